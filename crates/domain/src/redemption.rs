@@ -1,0 +1,203 @@
+//! Who may present a refresh token, and when.
+//!
+//! A refresh token is presented once. These rules say what follows when nobody knows whether it was: the answer was lost,
+//! or whoever presented it is gone.
+
+use std::time::Duration;
+
+use crate::app::Rotation;
+use crate::id::Version;
+use crate::refresh_policy::Jitter;
+use crate::time::Timestamp;
+
+/// How long one exchange with the token endpoint may take, connecting included.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What a lease lasts beyond the deadline: for the way to the store and back.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// How long a lease is taken for. Longer than the exchange may take, so that it cannot run out during one.
+pub const LEASE: Duration = Duration::from_secs(DEADLINE.as_secs() + LEASE_MARGIN.as_secs());
+
+/// How long after its beginning an attempt's answer may still arrive and be stored.
+pub const QUIET_TIME: Duration = LEASE;
+
+/// The open attempts at redeeming one version's refresh token. Counts only while that version is the stored one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The version whose refresh token is presented.
+    pub version: Version,
+    /// When the first attempt began.
+    pub first_at: Timestamp,
+    /// How many attempts may have reached the provider. Takeovers add; who steps back before the first byte takes its
+    /// attempt back.
+    pub attempts: u32,
+}
+
+/// What a holder of the lease may do with the refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presenting {
+    /// Present it.
+    Now,
+    /// Ask the provider first whether it still lives: active, present it; inactive, the outcome is lost.
+    AfterIntrospection,
+    /// Present it once more, but not before this: a late answer may still land.
+    NotBefore(Timestamp),
+    /// It may have been accepted twice already. Nobody presents it by itself; once the token ends, the outcome is lost.
+    Exhausted,
+}
+
+/// Decides what may follow `earlier` attempts of unknown outcome.
+///
+/// `hard_end` is when the access token at hand stops serving: while it does, nothing is urgent.
+pub fn presenting(
+    earlier: Option<&Intent>,
+    rotation: Rotation,
+    can_introspect: bool,
+    hard_end: Timestamp,
+    now: Timestamp,
+) -> Presenting {
+    let Some(earlier) = earlier.filter(|intent| intent.attempts > 0) else {
+        return Presenting::Now;
+    };
+    match rotation {
+        Rotation::Never => return Presenting::Now,
+        Rotation::Grace(window) if now < earlier.first_at.after(window) => return Presenting::Now,
+        Rotation::Grace(_) | Rotation::SingleUse => {}
+    }
+    let quiet_until = earlier.first_at.after(QUIET_TIME).max(hard_end);
+    if now < quiet_until {
+        Presenting::NotBefore(quiet_until)
+    } else if can_introspect {
+        Presenting::AfterIntrospection
+    } else if earlier.attempts == 1 {
+        Presenting::Now
+    } else {
+        Presenting::Exhausted
+    }
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// HubSpot announces up to 24 h with 477 (account migrating).
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long to wait after `failures` failures in a row: doubling from 1 s to 5 min, up to half of it jitter; never less
+/// than what the provider asked for.
+pub fn backoff(failures: u32, retry_after: Option<Duration>, jitter: Jitter) -> Duration {
+    let whole = BACKOFF_FIRST
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX);
+    let own = whole / 2 + jitter.of(whole / 2);
+    own.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST_AT: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn check(
+        attempts: u32,
+        rotation: Rotation,
+        can_introspect: bool,
+        seconds_later: u64,
+        expected: Presenting,
+    ) {
+        let intent = Intent {
+            version: Version::FIRST,
+            first_at: FIRST_AT,
+            attempts,
+        };
+        let now = FIRST_AT.after(Duration::from_secs(seconds_later));
+        let hard_end = FIRST_AT.after(Duration::from_secs(60));
+        assert_eq!(
+            presenting(Some(&intent), rotation, can_introspect, hard_end, now),
+            expected,
+            "{attempts} attempts, {rotation:?}, introspection {can_introspect}, {seconds_later} s later"
+        );
+    }
+
+    #[test]
+    fn without_an_open_attempt_the_token_is_presented() {
+        let end = FIRST_AT;
+        assert_eq!(
+            presenting(None, Rotation::SingleUse, false, end, FIRST_AT),
+            Presenting::Now
+        );
+        check(0, Rotation::SingleUse, false, 0, Presenting::Now);
+    }
+
+    #[test]
+    fn a_refresh_token_that_never_rotates_may_be_presented_again() {
+        check(1, Rotation::Never, true, 0, Presenting::Now);
+        check(7, Rotation::Never, false, 9, Presenting::Now);
+    }
+
+    #[test]
+    fn inside_its_grace_window_it_is_repeated_freely_and_afterwards_it_is_single_use() {
+        let grace = Rotation::Grace(Duration::from_secs(30));
+        let urgent = FIRST_AT.after(Duration::from_secs(60));
+        check(3, grace, false, 29, Presenting::Now);
+        check(1, grace, false, 30, Presenting::NotBefore(urgent));
+        check(1, grace, false, 60, Presenting::Now);
+        check(2, grace, false, 60, Presenting::Exhausted);
+    }
+
+    #[test]
+    fn a_single_use_token_waits_for_late_answers_and_for_the_old_access_token_to_end() {
+        let urgent = FIRST_AT.after(Duration::from_secs(60));
+        check(1, Rotation::SingleUse, true, 1, Presenting::NotBefore(urgent));
+        check(1, Rotation::SingleUse, true, 59, Presenting::NotBefore(urgent));
+        let intent = Intent {
+            version: Version::FIRST,
+            first_at: FIRST_AT,
+            attempts: 1,
+        };
+        let already_ended = FIRST_AT;
+        assert_eq!(
+            presenting(Some(&intent), Rotation::SingleUse, true, already_ended, FIRST_AT),
+            Presenting::NotBefore(FIRST_AT.after(QUIET_TIME))
+        );
+    }
+
+    #[test]
+    fn a_single_use_token_is_asked_about_first_where_the_provider_can_be_asked() {
+        check(1, Rotation::SingleUse, true, 60, Presenting::AfterIntrospection);
+        check(5, Rotation::SingleUse, true, 60, Presenting::AfterIntrospection);
+    }
+
+    #[test]
+    fn a_single_use_token_gets_one_replay_and_no_third_attempt() {
+        check(1, Rotation::SingleUse, false, 60, Presenting::Now);
+        check(2, Rotation::SingleUse, false, 60, Presenting::Exhausted);
+        check(2, Rotation::SingleUse, false, 100_000, Presenting::Exhausted);
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_five_minutes_and_honours_retry_after() {
+        let full = Jitter::new(1.0);
+        let seconds = |failures| backoff(failures, None, full).as_secs();
+        assert_eq!(
+            [
+                seconds(0),
+                seconds(1),
+                seconds(2),
+                seconds(3),
+                seconds(9),
+                seconds(10),
+                seconds(99)
+            ],
+            [1, 1, 2, 4, 256, 300, 300]
+        );
+        assert_eq!(backoff(3, None, Jitter::NONE), Duration::from_secs(2));
+        let asked = |seconds| backoff(1, Some(Duration::from_secs(seconds)), full).as_secs();
+        assert_eq!([asked(0), asked(120), asked(999_999)], [1, 120, 86_400]);
+    }
+
+    #[test]
+    fn a_lease_outlasts_the_exchange_it_protects() {
+        assert!(LEASE >= DEADLINE + LEASE_MARGIN);
+    }
+}
