@@ -7,6 +7,7 @@
 //! Start reading at [`connection`] for the thing that is kept, at [`redemption`] for who may redeem and when, at
 //! [`token_answer`] for what a token endpoint said, and at [`api_answer`] for what a 401 means.
 
+pub mod access;
 pub mod api_answer;
 pub mod app;
 pub mod connection;

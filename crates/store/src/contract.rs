@@ -1,0 +1,616 @@
+//! What the engine asks of persistence: one contract, whichever database keeps it.
+//!
+//! Every method is one transaction. A change of a connection's state and the event that tells of it are written together.
+//! Leases are judged by the store's own clock alone; the `now` that callers pass is wall time, for what is recorded.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use evergrant_domain::access::{Limits, Role};
+use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
+use evergrant_domain::event::Event;
+use evergrant_domain::redemption::Intent;
+use evergrant_domain::rejection::Cooldown;
+use evergrant_domain::{
+    AppName, CodeVerifier, Connection, ConnectionId, Customer, Fence, Kind, ReconnectReason, RefreshToken, Timestamp,
+    TokenSet, Version,
+};
+
+/// Why the store did not do what it was asked. Nothing was changed, except where it says otherwise.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Busy, full, unreachable: it may pass. `outcome_unknown` where the commit itself failed and may have happened.
+    #[error("the store is not available: {what}")]
+    Unavailable {
+        /// What the database said, without values.
+        what: String,
+        /// Whether the change may have been made all the same.
+        outcome_unknown: bool,
+    },
+    /// A record does not open with the vault key, or was tampered with. Only this record is affected.
+    #[error("the {field} of {record} does not open with the vault key: the record was changed, moved or sealed with another key")]
+    Unreadable {
+        /// Which record.
+        record: String,
+        /// Which field.
+        field: &'static str,
+    },
+    /// The database holds something that this version cannot read: a bug, or another program's writing.
+    #[error("the store holds a value that cannot be read: {what}")]
+    Corrupt {
+        /// What and where.
+        what: String,
+    },
+}
+
+/// A connection with its token set, as read in one go. The token set is gone once it is disconnected.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The record.
+    pub connection: Connection,
+    /// `None` for a disconnected connection.
+    pub tokens: Option<TokenSet>,
+    /// The cooldown that the last redemption because of a 401 began.
+    pub cooldown: Option<Cooldown>,
+}
+
+/// A connection to be made.
+#[derive(Debug)]
+pub struct NewConnection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Its app.
+    pub app: AppName,
+    /// The caller's reference.
+    pub customer: Customer,
+    /// Whether there is anything to refresh.
+    pub kind: Kind,
+    /// The provider's account, where it is known.
+    pub account: Option<Account>,
+    /// Its first token set.
+    pub tokens: TokenSet,
+    /// The caller's labels.
+    pub labels: Vec<(String, String)>,
+    /// What the history says.
+    pub event: Event,
+}
+
+/// What came of making or reconnecting a connection.
+#[derive(Debug)]
+pub enum Connected {
+    /// It is stored.
+    Stored(Box<Held>),
+    /// The id is taken.
+    IdTaken,
+    /// Another live connection has this app, customer and account.
+    AccountTaken {
+        /// Which.
+        by: ConnectionId,
+    },
+    /// Another live connection of this app holds this refresh token.
+    GrantTaken {
+        /// Which.
+        by: ConnectionId,
+    },
+    /// There is no such connection (reconnect only).
+    Missing,
+}
+
+/// The right to redeem one version's refresh token. Only the store makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    connection: ConnectionId,
+    version: Version,
+    fence: Fence,
+}
+
+impl Lease {
+    pub(crate) fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
+        Self { connection, version, fence }
+    }
+
+    /// Whose refresh token may be redeemed.
+    pub fn connection(&self) -> &ConnectionId {
+        &self.connection
+    }
+
+    /// The version it holds for.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Its number.
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+}
+
+/// What came of asking for a lease.
+#[derive(Debug)]
+pub enum LeaseAnswer {
+    /// Taken, and one attempt added to the intent, in one statement; `held` was read under it.
+    Taken {
+        /// The right.
+        lease: Lease,
+        /// The connection as it stands under the lease.
+        held: Box<Held>,
+        /// The intent as it was before this attempt was added.
+        earlier: Option<Intent>,
+        /// Whether another holder had it and is gone, or too slow.
+        took_over: bool,
+    },
+    /// Another holder has it.
+    Busy,
+    /// The stored version is another one, or the connection is not `active`. Nothing was taken.
+    Moved(Box<Held>),
+    /// There is no such connection.
+    Missing,
+}
+
+/// Whether a redemption that brought nothing may have reached the provider's grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presented {
+    /// Nothing was presented, or the provider said definitely that it did nothing: the attempt is taken back.
+    No,
+    /// Nobody knows: the attempt stays counted.
+    Unknown,
+}
+
+/// What came of storing a refreshed token set.
+#[derive(Debug)]
+pub enum Landed {
+    /// It is the stored one now.
+    Stored(Box<Held>),
+    /// The stored version is another one; nothing was changed.
+    Moved(Box<Held>),
+    /// The connection was disconnected meanwhile; the new refresh token is in the revocation queue.
+    Disconnected,
+}
+
+/// A refreshed token set to be stored.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// The set, with the old refresh token where the answer brought none.
+    pub tokens: TokenSet,
+    /// The account that the answer named, where it is not the pinned one: stored with `account_mismatch`, never served.
+    pub mismatch: Option<String>,
+    /// The account, where the record had none pinned yet.
+    pub account: Option<Account>,
+    /// What the history says.
+    pub event: Event,
+}
+
+/// What came of a cooldown that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CooldownAnswer {
+    /// It begins now: one redemption may follow.
+    Began(Cooldown),
+    /// One holds already: no redemption.
+    Holds(Cooldown),
+    /// The stored version is another one.
+    Moved,
+}
+
+/// When a refresh token is revoked on disconnecting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoke {
+    /// Only where no other live connection has that app and account.
+    Auto,
+    /// In any case.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// How far a disconnected connection's revocation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocationState {
+    /// In the queue.
+    Pending,
+    /// The provider has revoked it.
+    Done,
+    /// The provider revokes no tokens, there was none, or it was not asked for.
+    Unsupported,
+    /// Kept alive: another live connection has that app and account.
+    Shared,
+}
+
+impl RevocationState {
+    /// The word in the store and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Done => "done",
+            Self::Unsupported => "unsupported",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+/// A refresh token waiting to be revoked.
+#[derive(Debug)]
+pub struct Revocation {
+    /// Its place in the queue.
+    pub id: i64,
+    /// Whose token it was.
+    pub connection: ConnectionId,
+    /// The app it was issued to.
+    pub app: AppName,
+    /// The token.
+    pub refresh_token: RefreshToken,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Which connections to list: AND between kinds, OR within one; an empty kind asks for nothing.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionFilter {
+    /// Of these apps.
+    pub apps: Vec<AppName>,
+    /// Of these customers.
+    pub customers: Vec<Customer>,
+    /// In these accounts.
+    pub accounts: Vec<String>,
+    /// With one of these status words.
+    pub statuses: Vec<String>,
+    /// Whose id, customer, account id or account domain contains this, ignoring ASCII case.
+    pub q: Option<String>,
+    /// Within these limits.
+    pub limits: Limits,
+    /// At most so many.
+    pub limit: u32,
+    /// After this one: `(created_at, id)` of the last of the page before.
+    pub after: Option<(Timestamp, ConnectionId)>,
+}
+
+/// Which connections are due for a refresh that nobody waits for.
+#[derive(Debug, Clone)]
+pub struct DueQuery {
+    /// The time now.
+    pub now: Timestamp,
+    /// Per app: those used since then; `None` for all of them.
+    pub apps: Vec<(AppName, Option<Timestamp>)>,
+    /// At most so many.
+    pub limit: u32,
+    /// How far their next attempt is pushed on by this very statement, so that no other process claims them too.
+    pub push: Duration,
+}
+
+/// What a connection's use left behind since it was last told; merged, the later time wins.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// What was seen.
+    pub last: LastSeen,
+}
+
+/// What changed, as the change feed tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A connection's version or status.
+    Connection {
+        /// Which.
+        id: ConnectionId,
+        /// Its version now.
+        version: Version,
+    },
+    /// An app's health or rotation.
+    App(AppName),
+    /// An API key was made or revoked.
+    Keys,
+}
+
+/// What is known about an app beyond its configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AppState {
+    /// The provider refused this set of client credentials.
+    pub rejected: Option<CredentialsRejected>,
+    /// The provider was seen to rotate although it was not expected to.
+    pub single_use_since: Option<Timestamp>,
+    /// The fingerprint of the client secret that worked last.
+    pub secret_that_worked: Option<String>,
+}
+
+/// A refusal of an app's credentials. It counts only while the configured credentials are the refused ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialsRejected {
+    /// The provider's error code.
+    pub code: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Of client id and secrets.
+    pub credentials_fingerprint: String,
+}
+
+/// An API key as stored: its hash is kept, never the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id, for listing and revoking.
+    pub id: String,
+    /// A name for people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// On what.
+    pub limits: Limits,
+    /// The lane its calls take, where it is fixed.
+    pub lane: Option<String>,
+    /// How long its calls may wait for budget, in seconds.
+    pub max_wait: Option<u32>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A customer's way through the provider's consent, as begun by a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectSession {
+    /// Its id, the last part of its link.
+    pub id: String,
+    /// The app to be connected.
+    pub app: AppName,
+    /// For this customer.
+    pub customer: Customer,
+    /// The connection to be made or reconnected, where the caller named it.
+    pub connection: Option<ConnectionId>,
+    /// Narrower than the app's; empty for the app's own.
+    pub scopes: Vec<String>,
+    /// Where the browser goes afterwards.
+    pub return_url: Option<String>,
+    /// Until when it may be used.
+    pub expires_at: Timestamp,
+    /// What came of it.
+    pub outcome: SessionOutcome,
+}
+
+/// What came of a connect session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOutcome {
+    /// Nothing yet.
+    Pending,
+    /// A connection.
+    Connected(ConnectionId),
+    /// Nothing, and why.
+    Failed {
+        /// One word.
+        code: String,
+        /// One sentence.
+        detail: String,
+    },
+}
+
+/// One authorization request on its way: what its `state` stands for. Single use.
+#[derive(Debug, Clone)]
+pub struct Authorization {
+    /// SHA-256 of the state.
+    pub state_hash: [u8; 32],
+    /// SHA-256 of the cookie that the browser must bring back.
+    pub cookie_hash: [u8; 32],
+    /// The session it belongs to; `None` for reconnect links and installs from a marketplace.
+    pub session: Option<String>,
+    /// The app to be connected.
+    pub app: AppName,
+    /// For this customer.
+    pub customer: Customer,
+    /// The connection to be made or reconnected.
+    pub connection: Option<ConnectionId>,
+    /// What was asked for.
+    pub scopes: Vec<String>,
+    /// Where the browser goes afterwards.
+    pub return_url: Option<String>,
+    /// RFC 7636, where it is used.
+    pub code_verifier: Option<CodeVerifier>,
+    /// Until when it may come back.
+    pub expires_at: Timestamp,
+}
+
+/// An event as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Grows with time.
+    pub id: i64,
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// Whose.
+    pub connection: ConnectionId,
+    /// [`evergrant_domain::event::EventKind`] as a word.
+    pub kind: String,
+    /// Why.
+    pub detail: String,
+    /// The version that stood after it.
+    pub version: Version,
+    /// The provider's correlation id.
+    pub provider_correlation_id: Option<String>,
+}
+
+/// What the engine asks of persistence.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Makes a connection.
+    async fn create(&self, new: NewConnection, now: Timestamp) -> Result<Connected, StoreError>;
+
+    /// Restores a connection with a new grant. Unconditional: version and fence grow, lease, intent, trouble and cooldown
+    /// are void, the status is `active`. An answer of the old grant then finds another version.
+    async fn reconnect(
+        &self,
+        id: &ConnectionId,
+        account: Option<Account>,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError>;
+
+    /// The record with its token set.
+    async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError>;
+
+    /// The record alone; opens no secret.
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>, StoreError>;
+
+    /// The live connection of an app, customer and account.
+    async fn find(&self, app: &AppName, customer: &Customer, account: &str) -> Result<Option<Connection>, StoreError>;
+
+    /// Lists records by creation, then id.
+    async fn list(&self, filter: ConnectionFilter) -> Result<Vec<Connection>, StoreError>;
+
+    /// Changes what the caller may change; `None` leaves a part as it is. A customer that would break the rule of one live
+    /// connection per app, customer and account is answered with [`Connected::AccountTaken`].
+    async fn patch(
+        &self,
+        id: &ConnectionId,
+        customer: Option<Customer>,
+        labels: Option<Vec<(String, String)>>,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError>;
+
+    /// Takes the lease on redeeming `version`, adds one attempt to its intent, and reads the connection under it.
+    async fn take_lease(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseAnswer, StoreError>;
+
+    /// Whether `lease` is still held and lasts at least this long, by the store's clock.
+    async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError>;
+
+    /// Stores what a redemption brought, frees the lease where it is still this one, and settles intent and trouble.
+    ///
+    /// `WHERE version = n AND status <> 'disconnected'`. The status moves as
+    /// [`evergrant_domain::ConnectionStatus::after_token_set_landed`] says; the set is unproven where it says so, and after
+    /// more than one attempt.
+    async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError>;
+
+    /// Records a redemption that brought nothing and frees the lease where it is still this one. The trouble is kept only
+    /// where the version still stands.
+    async fn give_up(
+        &self,
+        lease: &Lease,
+        presented: Presented,
+        trouble: Option<RefreshTrouble>,
+        event: Option<Event>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// The verdict, in one statement: `WHERE version = n AND fence = mine AND status = 'active'`. `false` means that it
+    /// did not hold any more: re-read. Frees the lease.
+    async fn condemn(
+        &self,
+        lease: &Lease,
+        reason: ReconnectReason,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Begins the cooldown of a redemption because of a 401, unless one holds.
+    async fn begin_cooldown(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        now: Timestamp,
+    ) -> Result<CooldownAnswer, StoreError>;
+
+    /// Whether a forced refresh may be made now; at most one in `every`.
+    async fn claim_forced_refresh(
+        &self,
+        id: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Disconnects: status, version + 1, fence + 1, tokens erased, the refresh token moved to the revocation queue, all in
+    /// one transaction. Idempotent. `None` where there is no such connection.
+    async fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+        superseded_by: Option<ConnectionId>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<(Connection, RevocationState)>, StoreError>;
+
+    /// Erases a disconnected connection with its history. A revocation in the queue stays there until it is done.
+    async fn purge(&self, id: &ConnectionId) -> Result<(), StoreError>;
+
+    /// Claims revocations that are due, pushing their next try on by `push`.
+    async fn claim_revocations(&self, limit: u32, push: Duration, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+
+    /// Puts a refresh token into the queue: an answer that came for a disconnected connection.
+    async fn queue_revocation(
+        &self,
+        connection: &ConnectionId,
+        app: &AppName,
+        refresh_token: RefreshToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Ends a revocation; its token is erased.
+    async fn finish_revocation(&self, id: i64, state: RevocationState, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Claims connections that are due and pushes their next attempt on, in the statement that reads them.
+    async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError>;
+
+    /// Notes what connections were used for.
+    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError>;
+
+    /// Appends an event that goes with no change of the record.
+    async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError>;
+
+    /// A connection's history, newest first.
+    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Where the change feed stands.
+    async fn change_head(&self) -> Result<i64, StoreError>;
+
+    /// What changed after `after`, and where the feed stands now.
+    async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError>;
+
+    /// What is known about an app.
+    async fn app_state(&self, app: &AppName) -> Result<AppState, StoreError>;
+
+    /// The provider refused these credentials; keeps the first refusal's time.
+    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError>;
+
+    /// The provider accepted the credentials, with this secret.
+    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError>;
+
+    /// The provider was seen to rotate. `true` for the first to say so.
+    async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Keeps an API key by its hash.
+    async fn create_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError>;
+
+    /// Every API key, by creation.
+    async fn keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// The key with this hash.
+    async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Revokes a key; `false` where there is no such key.
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Keeps a connect session.
+    async fn create_session(&self, session: ConnectSession) -> Result<(), StoreError>;
+
+    /// A connect session.
+    async fn session(&self, id: &str) -> Result<Option<ConnectSession>, StoreError>;
+
+    /// Says what came of a session. A connected one stays connected.
+    async fn finish_session(&self, id: &str, outcome: SessionOutcome) -> Result<(), StoreError>;
+
+    /// Keeps an authorization request until its state comes back.
+    async fn begin_authorization(&self, authorization: Authorization) -> Result<(), StoreError>;
+
+    /// Spends a state: the first to ask gets it, nobody else ever again. An expired one is spent, too, and not returned.
+    async fn spend_state(&self, state_hash: [u8; 32], now: Timestamp) -> Result<Option<Authorization>, StoreError>;
+
+    /// Forgets sessions, authorizations and feed entries that ended before `before`.
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
