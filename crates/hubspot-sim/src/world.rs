@@ -714,6 +714,6 @@ mod tests {
     fn the_code_challenge_of_rfc_7636_is_met_by_its_verifier() {
         // RFC 7636, appendix B.
         let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-        assert_eq!(s256(verifier), "E9Melhoa2OwvFrEMTJguCHaAoeK1t8URWbuGJSstw-cM");
+        assert_eq!(s256(verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 }
