@@ -1,0 +1,142 @@
+//! The settings, once they are known to be sound.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evergrant_domain::App;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::network::Network;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that was read; `None` where there is none and defaults and environment had to do.
+    pub path: Option<PathBuf>,
+    /// `[server]`
+    pub server: Server,
+    /// `[store]`
+    pub store: Store,
+    /// `[vault]`
+    pub vault: Vault,
+    /// `[coordination]`
+    pub coordination: Coordination,
+    /// `[log]`
+    pub log: Log,
+    /// `[apps.NAME]`, by name.
+    pub apps: Vec<App>,
+}
+
+/// Where the service is reached.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The address to bind. Beyond loopback it is served with TLS, or stands behind a proxy that does.
+    pub listen: SocketAddr,
+    /// What redirect URIs and links begin with. Without a path it ends in `/`, as URLs do.
+    ///
+    /// Where nothing is said it is `http://localhost` with the port of `listen`, be that port 0.
+    pub public_url: Url,
+    /// How long calls in flight may take to finish once the service was told to stop.
+    pub drain_timeout: Duration,
+    /// The certificate and its key; `None` means plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Server {
+    /// The other address that `localhost` may stand for: a service on 127.0.0.1 is also served on ::1 and the reverse,
+    /// because clients differ in which of them they try. `None` for any other address.
+    pub fn other_loopback(&self) -> Option<IpAddr> {
+        match self.listen.ip() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
+            _ => None,
+        }
+    }
+}
+
+/// A certificate chain and its private key, both PEM. They are read anew when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the service's own first.
+    pub cert_file: PathBuf,
+    /// The private key; not readable by everyone.
+    pub key_file: PathBuf,
+}
+
+/// Where connections are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The SQLite file. It need not exist yet.
+    pub path: PathBuf,
+}
+
+/// What the tokens are sealed with.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    /// The key; `None` where none was named and there is none at `key_file`.
+    pub key: Option<VaultKeyText>,
+    /// Where the key lies, or would lie.
+    pub key_file: PathBuf,
+}
+
+/// A vault key as it was written, base64 presumably. Whoever opens the vault decides whether it is one.
+#[derive(Clone)]
+pub struct VaultKeyText {
+    text: SecretString,
+    source: String,
+}
+
+impl VaultKeyText {
+    pub(crate) fn new(text: &str, source: String) -> Self {
+        Self {
+            text: SecretString::from(text.trim().to_owned()),
+            source,
+        }
+    }
+
+    /// The bare text, without white space around it.
+    pub fn expose(&self) -> &str {
+        self.text.expose_secret()
+    }
+
+    /// Where it was read, for messages: a path or the name of a variable.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+impl fmt::Debug for VaultKeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VaultKeyText(.. from {})", self.source)
+    }
+}
+
+/// How processes that share a store stay in step. The mode is not here: this version has one, the lease.
+#[derive(Debug, Clone)]
+pub struct Coordination {
+    /// How long cached tokens serve while the store cannot be reached.
+    pub max_stale: Duration,
+}
+
+/// What is logged.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Which calls through the gateway get a line.
+    pub calls: LogCalls,
+}
+
+/// Which calls through the gateway get a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogCalls {
+    /// None.
+    Off,
+    /// Those that got 401, 403, 429 or 5xx, were repeated, or left with an expired token.
+    Failures,
+    /// Every one.
+    All,
+}
