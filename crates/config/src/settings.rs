@@ -1,0 +1,280 @@
+//! What the sections of the configuration may say, apps apart.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::config::{Coordination, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
+use crate::network::Network;
+use crate::section::{At, Section};
+use crate::{Config, apps, secret_file};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+const NOT_YET: &str = "not in this version yet: remove it";
+
+/// Reads everything. What is returned is only sound where no problem was noted.
+pub(crate) fn read(root: &mut Section<'_>) -> Config {
+    let server = root.section("server", server);
+    let store = root.section("store", store);
+    let vault = root.section("vault", vault);
+    let coordination = root.section("coordination", coordination);
+    let log = root.section("log", log);
+    let apps = root.section("apps", |apps| {
+        apps.sections(|name, app| apps::read(name, app, &server.public_url))
+            .into_iter()
+            .flatten()
+            .collect()
+    });
+    for key in ["lifeboat", "metrics", "webhooks"] {
+        root.refuse_given(key, NOT_YET);
+    }
+    Config {
+        path: None,
+        server,
+        store,
+        vault,
+        coordination,
+        log,
+        apps,
+    }
+}
+
+fn server(section: &mut Section<'_>) -> Server {
+    let reading = section.reading;
+    let listen = section
+        .text("listen")
+        .and_then(|text| reading.parsed(text, |text| listen_address(text)));
+    let plain_http = section.choice("plain_http", &[("behind-proxy", ())]);
+    let tls = section.section("tls", tls_files);
+    let (tls, plain_http) = reading.one_of_two(tls, plain_http);
+
+    if let Some(listen) = &listen
+        && !listen.value.ip().is_loopback()
+        && tls.is_none()
+        && plain_http.is_none()
+    {
+        let reason = format!(
+            "{} can be reached from other machines, and tokens would cross the network in clear: \
+             give tls = {{ cert_file = \"…\", key_file = \"…\" }}, \
+             or plain_http = \"behind-proxy\" where a proxy in front of it speaks TLS",
+            listen.value
+        );
+        reading.refuse(&listen.place, reason);
+    }
+
+    let listen = listen.map_or_else(default_listen, |listen| listen.value);
+    let public_url = section
+        .text("public_url")
+        .and_then(|text| reading.parsed(text, |text| public_url(text)));
+    let trusted_proxies = section.texts("trusted_proxies").and_then(|texts| {
+        reading.parsed(texts, |texts| {
+            texts
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<Vec<Network>, _>>()
+        })
+    });
+    Server {
+        listen,
+        public_url: public_url.map_or_else(|| default_public_url(listen, tls.is_some()), |url| url.value),
+        drain_timeout: section
+            .duration("drain_timeout", SECOND..=HOUR)
+            .map_or(Duration::from_secs(25), |at| at.value),
+        tls: tls.and_then(|tls| tls.value),
+        trusted_proxies: trusted_proxies.map_or_else(Vec::new, |networks| networks.value),
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    ([127, 0, 0, 1], 8484).into()
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => &format!("127.0.0.1:{port}"),
+        None => text,
+    };
+    numeric
+        .parse()
+        .map_err(|_| "not an address and a port: write it like \"127.0.0.1:8484\" or \"[::1]:8484\"")
+}
+
+/// `localhost` and not the address: HubSpot takes no other host over plain HTTP.
+fn default_public_url(listen: SocketAddr, tls: bool) -> Url {
+    let scheme = if tls { "https" } else { "http" };
+    Url::parse(&format!("{scheme}://localhost:{}", listen.port())).expect("a port makes no URL invalid")
+}
+
+fn public_url(text: &str) -> Result<Url, String> {
+    let url = endpoint_url(text)?;
+    match url.query() {
+        Some(_) => Err(format!(
+            "{text:?} has a query: links are made by adding a path to it"
+        )),
+        None => Ok(url),
+    }
+}
+
+/// A URL that credentials may be sent to or come back on: https, or http to this machine itself.
+pub(crate) fn endpoint_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user name or password".to_owned());
+    }
+    if url.fragment().is_some() {
+        return Err(format!(
+            "{text:?} has a fragment (#…), which is never sent: remove it"
+        ));
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        "http" => Err(format!(
+            "{text:?} would send secrets in clear: plain http is for loopback only, use https"
+        )),
+        _ => Err(format!(
+            "{text:?} must begin with https://, or http:// on loopback"
+        )),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// The two files, where TLS was asked for: `None` inside where a problem was noted about them.
+fn tls_files(section: &mut Section<'_>) -> Option<At<Option<TlsFiles>>> {
+    let reading = section.reading;
+    if section.is_given() {
+        for key in ["cert_file", "key_file"] {
+            section.require(key, "is missing: tls needs cert_file and key_file, both PEM");
+        }
+    }
+    let cert_file = section.path("cert_file");
+    let cert_file =
+        cert_file.and_then(|at| reading.parsed(at, |path| secret_file::read(path).map(|_| path.clone())));
+    let key_file = section.path("key_file");
+    let key_file = key_file
+        .and_then(|at| reading.parsed(at, |path| secret_file::read_private(path).map(|_| path.clone())));
+    let files = cert_file.zip(key_file).map(|(cert, key)| TlsFiles {
+        cert_file: cert.value,
+        key_file: key.value,
+    });
+    section.is_given().then(|| At {
+        value: files,
+        place: section.place.clone(),
+    })
+}
+
+fn store(section: &mut Section<'_>) -> Store {
+    let reading = section.reading;
+    let path = section.text("url").and_then(|text| {
+        let place = text.place.clone();
+        reading.parsed(text, |url| {
+            sqlite_path(url).map(|path| reading.path(&place, path))
+        })
+    });
+    Store {
+        path: path.map_or_else(|| reading.beside_file("evergrant.db".as_ref()), |path| path.value),
+    }
+}
+
+/// `sqlite://evergrant.db` is beside the file, `sqlite:///var/lib/evergrant.db` is where it says.
+fn sqlite_path(url: &str) -> Result<&str, String> {
+    match url.split_once("://") {
+        Some(("sqlite", "")) => Err("names no file: write \"sqlite://evergrant.db\"".to_owned()),
+        Some(("sqlite", path)) if path.contains(['?', '#']) => {
+            Err("takes no parameters: write \"sqlite://\" and a path".to_owned())
+        }
+        Some(("sqlite", path)) => Ok(path),
+        // Not quoted: such a URL may hold a password.
+        Some(("postgres" | "postgresql", _)) => Err(
+            "needs PostgreSQL, which this version does not speak: write \"sqlite://evergrant.db\"".to_owned(),
+        ),
+        _ => Err("must be \"sqlite://\" and a path, like \"sqlite://evergrant.db\"".to_owned()),
+    }
+}
+
+fn vault(section: &mut Section<'_>) -> Vault {
+    let reading = section.reading;
+    let key = section.text("key");
+    let named = section.path("key_file");
+    let key_file = match &named {
+        Some(named) => named.value.clone(),
+        None => reading.beside_file("evergrant.key".as_ref()),
+    };
+    if let Some(key) = &key
+        && !key.place.is_variable()
+    {
+        let reason =
+            "a key does not belong in this file: give key_file, or EVERGRANT_VAULT__KEY in the environment";
+        reading.refuse(&key.place, reason);
+        return Vault { key: None, key_file };
+    }
+    let key = match reading.one_of_two(key, named) {
+        (Some(key), _) => Some(VaultKeyText::new(&key.value, "EVERGRANT_VAULT__KEY".to_owned())),
+        (None, Some(named)) => reading.parsed(named, |path| key_from(path)).map(|key| key.value),
+        // Where nobody named a file there may be none: before `init`, or for commands that work over the network.
+        (None, None) if !key_file.exists() => None,
+        (None, None) => match key_from(&key_file) {
+            Ok(key) => Some(key),
+            Err(reason) => {
+                section.refuse_absent("key_file", reason);
+                None
+            }
+        },
+    };
+    Vault { key, key_file }
+}
+
+fn key_from(path: &PathBuf) -> Result<VaultKeyText, String> {
+    let text = secret_file::read_private(path)?;
+    Ok(VaultKeyText::new(&text, path.display().to_string()))
+}
+
+fn coordination(section: &mut Section<'_>) -> Coordination {
+    let reading = section.reading;
+    if let Some(mode) = section.text("mode") {
+        reading.parsed(mode, |mode| match mode.as_str() {
+            "lease" => Ok(()),
+            "row_lock" => {
+                Err("needs PostgreSQL, which this version does not speak: leave it at \"lease\"".to_owned())
+            }
+            "redis" => {
+                Err("needs Redis, which this version does not speak: leave it at \"lease\"".to_owned())
+            }
+            other => Err(format!("must be \"lease\", not {other:?}")),
+        });
+    }
+    section.refuse_given(
+        "redis_url",
+        "needs Redis, which this version does not speak: remove it",
+    );
+    let max_stale = section.duration("max_stale", SECOND..=24 * HOUR);
+    Coordination {
+        max_stale: max_stale.map_or(Duration::from_secs(60), |at| at.value),
+    }
+}
+
+fn log(section: &mut Section<'_>) -> Log {
+    let calls = section.choice(
+        "calls",
+        &[
+            ("off", LogCalls::Off),
+            ("failures", LogCalls::Failures),
+            ("all", LogCalls::All),
+        ],
+    );
+    Log {
+        calls: calls.map_or(LogCalls::Failures, |calls| calls.value),
+    }
+}
