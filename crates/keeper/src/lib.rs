@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The engine: holds connections, keeps their tokens fresh, redeems each refresh token once however many ask.
+//!
+//! [`Keeper::current`] is the door of every call, [`Keeper::rejected`] what a 401 leads to, [`Keeper::refresh`] what a
+//! person asks for. All three end in one place, the flight of a connection ([`flight`]), and only [`redeem`] presents a
+//! refresh token. The keeper knows nothing of HTTP servers, pages or the calls that its tokens are used for.
+//!
+//! Start reading at [`keeper`], then [`redeem`].
+
+mod apps;
+mod background;
+mod cache;
+mod clock;
+mod connect;
+mod error;
+mod flight;
+mod keeper;
+mod redeem;
+#[cfg(test)]
+mod tests;
+mod throttle;
+
+pub use clock::{Clock, SystemClock};
+pub use connect::{Consent, Import, ImportTokens};
+pub use error::{ConnectError, KeepError};
+pub use keeper::{AfterRejection, Keeper, KeeperParts, RefreshReport, Renewal};
+
+pub use cache::Current;

@@ -1,0 +1,190 @@
+//! The apps: which secret to use, whether the provider accepts it, what is known about its rotation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::app::AppHealth;
+use evergrant_domain::redemption::DEADLINE;
+use evergrant_domain::token_answer::{Failure, Introspected};
+use evergrant_domain::{App, AppName, ClientSecret, Rotation};
+use evergrant_oauth::{ClientCheck, Introspect};
+use evergrant_store::StoreError;
+use evergrant_store::contract::CredentialsRejected;
+use tokio::time::Instant;
+
+use crate::error::KeepError;
+use crate::keeper::Keeper;
+
+/// While an app's credentials are refused, one redemption in this time looks whether they still are.
+const CANARY_EVERY: Duration = Duration::from_secs(30);
+
+impl Keeper {
+    /// Whether the provider accepts the app's own credentials, as far as anyone knows.
+    pub async fn app_health(&self, name: &AppName) -> Result<AppHealth, KeepError> {
+        let app = self.configured(name)?;
+        Ok(match self.rejection_that_counts(&app).await? {
+            Some(rejected) => AppHealth::CredentialsRejected {
+                code: rejected.code,
+                since: rejected.since,
+            },
+            None => AppHealth::Ok,
+        })
+    }
+
+    /// Asks the provider whether it accepts the app's credentials; no grant is touched. With several secrets, one that is
+    /// accepted is enough.
+    pub async fn check_app(&self, name: &AppName) -> Result<ClientCheck, KeepError> {
+        let app = self.configured(name)?;
+        let mut worst = ClientCheck::Unknown(Failure::without_answer("no_client_secret"));
+        for secret in self.secrets_in_order(&app).await? {
+            match self.inner.endpoint.check_client(&app, &secret, DEADLINE).await {
+                ClientCheck::Accepted => {
+                    self.note_secret_that_worked(&app, &secret).await;
+                    return Ok(ClientCheck::Accepted);
+                }
+                other => worst = other,
+            }
+        }
+        if let ClientCheck::Refused(failure) = &worst {
+            self.reject_app(&app, failure).await?;
+        }
+        Ok(worst)
+    }
+
+    pub(crate) fn configured(&self, name: &AppName) -> Result<Arc<App>, KeepError> {
+        self.app(name)
+            .ok_or_else(|| KeepError::AppNotConfigured { app: name.clone() })
+    }
+
+    /// The secret that worked last, then the others, newest first.
+    pub(crate) async fn secrets_in_order(&self, app: &App) -> Result<Vec<ClientSecret>, StoreError> {
+        let mut secrets = app.client_secrets.clone();
+        if secrets.len() > 1
+            && let Some(worked) = self.inner.store.app_state(&app.name).await?.secret_that_worked
+        {
+            secrets.sort_by_key(|secret| self.secret_fingerprint(app, secret) != worked);
+        }
+        Ok(secrets)
+    }
+
+    /// A refusal counts only for the credentials that were refused: a changed configuration clears it.
+    pub(crate) async fn rejection_that_counts(
+        &self,
+        app: &App,
+    ) -> Result<Option<CredentialsRejected>, StoreError> {
+        let configured = self.credentials_fingerprint(app);
+        let state = self.inner.store.app_state(&app.name).await?;
+        Ok(state
+            .rejected
+            .filter(|rejected| rejected.credentials_fingerprint == configured))
+    }
+
+    /// While the app is refused, only a canary is sent: the first to ask in a while.
+    pub(crate) fn is_canary(&self, app: &App) -> bool {
+        let now = self.inner.clock.boot();
+        let mut canaries = self.inner.canaries.lock();
+        let next = canaries.entry(app.name.clone()).or_default();
+        let free = now >= *next;
+        if free {
+            *next = now + CANARY_EVERY;
+        }
+        free
+    }
+
+    pub(crate) async fn reject_app(&self, app: &App, failure: &Failure) -> Result<(), StoreError> {
+        tracing::error!(
+            event = "app_credentials_rejected",
+            app = %app.name,
+            code = %failure.code,
+            "the provider refuses the client id or secret of this app: correct them in the configuration; no connection is lost"
+        );
+        let now = self.inner.clock.now();
+        self.inner
+            .canaries
+            .lock()
+            .insert(app.name.clone(), self.inner.clock.boot() + CANARY_EVERY);
+        let rejected = CredentialsRejected {
+            code: failure.code.clone(),
+            since: now,
+            credentials_fingerprint: self.credentials_fingerprint(app),
+        };
+        self.inner.store.reject_app(&app.name, rejected).await
+    }
+
+    /// One success clears a refusal. Written only where it changes something: most redemptions change nothing here.
+    pub(crate) async fn note_secret_that_worked(&self, app: &App, secret: &ClientSecret) {
+        let fingerprint = self.secret_fingerprint(app, secret);
+        let noted = async {
+            let state = self.inner.store.app_state(&app.name).await?;
+            if state.rejected.is_none() && state.secret_that_worked.as_ref() == Some(&fingerprint) {
+                return Ok(());
+            }
+            if state.rejected.is_some() {
+                tracing::info!(event = "app_credentials_accepted", app = %app.name, "the provider accepts this app's credentials again");
+            }
+            self.inner.store.accept_app(&app.name, fingerprint).await
+        };
+        let noted: Result<(), StoreError> = noted.await;
+        if let Err(error) = noted {
+            tracing::warn!(event = "store_error", app = %app.name, %error, "which client secret works could not be noted");
+        }
+    }
+
+    /// What happens to a redeemed refresh token, as configured or as seen since.
+    pub(crate) async fn rotation(&self, app: &App) -> Result<Rotation, StoreError> {
+        let seen = self.inner.store.app_state(&app.name).await?.single_use_since;
+        Ok(match (app.provider.rotation, seen) {
+            (Rotation::Never, Some(_)) => Rotation::SingleUse,
+            (configured, _) => configured,
+        })
+    }
+
+    /// The provider was seen to rotate although that was not expected: from now on nothing is presented twice.
+    pub(crate) async fn expect_rotation(&self, app: &App) {
+        match self
+            .inner
+            .store
+            .switch_to_single_use(&app.name, self.inner.clock.now())
+            .await
+        {
+            Ok(true) => tracing::error!(
+                event = "rotation_seen",
+                app = %app.name,
+                "the provider answered with another refresh token than it was given; from now on each is taken to be single use"
+            ),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(event = "store_error", app = %app.name, %error, "that the provider rotates could not be noted");
+            }
+        }
+    }
+
+    /// Introspects with the first secret that the provider accepts.
+    pub(crate) async fn introspect(&self, app: &App, token: Introspect<'_>) -> Introspected {
+        let deadline = Instant::now() + DEADLINE;
+        let mut answer = Introspected::Unknown(Failure::without_answer("store_unavailable"));
+        for secret in self.secrets_in_order(app).await.unwrap_or_default() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answer = self.inner.endpoint.introspect(app, &secret, token, left).await;
+            if !matches!(answer, Introspected::ClientRefused(_)) {
+                break;
+            }
+        }
+        answer
+    }
+
+    fn secret_fingerprint(&self, app: &App, secret: &ClientSecret) -> String {
+        self.inner
+            .vault
+            .fingerprint(&format!("client_secret/{}", app.name), secret.expose())
+    }
+
+    fn credentials_fingerprint(&self, app: &App) -> String {
+        let mut all = app.client_id.clone();
+        for secret in &app.client_secrets {
+            all.push('\n');
+            all.push_str(&self.secret_fingerprint(app, secret));
+        }
+        self.inner.vault.fingerprint("client_credentials", &all)
+    }
+}

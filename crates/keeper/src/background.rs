@@ -1,0 +1,302 @@
+//! What runs by itself: the change feed, the scheduler, revocations, and what is written every now and then.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use evergrant_domain::connection::LastSeen;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::redemption::DEADLINE;
+use evergrant_domain::token_answer::{Failure, Revoked};
+use evergrant_domain::{ConnectionId, KeepFresh};
+use evergrant_store::StoreError;
+use evergrant_store::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::keeper::{Keeper, millis};
+
+const FEED_EVERY: Duration = Duration::from_millis(500);
+const DUE_EVERY: Duration = Duration::from_secs(1);
+const USAGE_EVERY: Duration = Duration::from_secs(30);
+const REVOKE_EVERY: Duration = Duration::from_secs(10);
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// How many due connections one look claims.
+const DUE_AT_ONCE: u32 = 256;
+/// How far a claimed connection's next attempt is pushed on: past one exchange, so that no other process claims it too.
+const DUE_PUSH: Duration = Duration::from_secs(30);
+/// "Lately" is two lifetimes of the connection's own token, looked at after claiming; this bounds what is claimed at all.
+const USED_AT_MOST_AGO: Duration = Duration::from_secs(2 * 24 * 3600);
+
+const REVOKE_AT_ONCE: u32 = 16;
+const REVOKE_PUSH: Duration = Duration::from_secs(60);
+
+/// How long finished connect sessions and feed entries are kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// A feed that was not read for so long may have been swept meanwhile: everything at hand is read again.
+const FEED_GAP: Duration = Duration::from_secs(3600);
+
+impl Keeper {
+    /// Starts the background work: once, on the runtime that the keeper lives on.
+    pub fn start(&self) {
+        self.spawn_watching();
+        self.every(DUE_EVERY, |keeper| async move { keeper.refresh_due().await });
+        self.every(USAGE_EVERY, |keeper| async move { keeper.flush_usage().await });
+        self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
+        self.every(SWEEP_EVERY, |keeper| async move {
+            let before = keeper.inner.clock.now().before(KEPT);
+            keeper.inner.store.sweep(before).await
+        });
+    }
+
+    /// Stops the background work and waits until every redemption in flight is saved. No new one begins.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        if let Err(error) = self.flush_usage().await {
+            tracing::warn!(event = "store_error", %error, "what connections were used for could not be noted");
+        }
+    }
+
+    /// Notes what happened to a connection, behind the call that saw it. The same kind of event is noted once in a while:
+    /// a thousand calls that come back 403 are one line of a history.
+    pub fn event(&self, id: &ConnectionId, event: Event) {
+        if !self
+            .inner
+            .throttle
+            .admits(id, event.kind, self.inner.clock.boot())
+        {
+            return;
+        }
+        let keeper = self.clone();
+        let id = id.clone();
+        self.inner.tasks.spawn(async move {
+            let now = keeper.inner.clock.now();
+            if let Err(error) = keeper.inner.store.note_event(&id, event, now).await {
+                tracing::warn!(event = "store_error", connection_id = %id, %error, "an event could not be noted");
+            }
+        });
+    }
+
+    /// Works on the revocation queue now instead of at the next round.
+    pub(crate) fn revoke_soon(&self) {
+        let keeper = self.clone();
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = keeper.revoke_queued().await {
+                tracing::warn!(event = "store_error", %error, "the revocation queue could not be read");
+            }
+        });
+    }
+
+    fn every<F, W>(&self, period: Duration, work: F)
+    where
+        F: Fn(Self) -> W + Send + 'static,
+        W: Future<Output = Result<(), StoreError>> + Send,
+    {
+        let keeper = self.clone();
+        self.inner.tasks.spawn(async move {
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = keeper.inner.stopping.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                if let Err(error) = work(keeper.clone()).await {
+                    tracing::warn!(event = "store_error", %error, "background work could not be done; it is tried again");
+                }
+            }
+        });
+    }
+
+    /// The truth about what other processes did. Begins where the feed stands when the keeper is made: nothing is at hand
+    /// then that could be out of date.
+    fn spawn_watching(&self) {
+        let keeper = self.clone();
+        self.inner.tasks.spawn(async move {
+            let mut read_to = None;
+            let mut ticks = interval(FEED_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = keeper.inner.stopping.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                match keeper.read_feed(read_to).await {
+                    Ok(head) => read_to = Some(head),
+                    Err(error) => {
+                        tracing::warn!(event = "store_error", %error, "the change feed could not be read; cached tokens serve for a while");
+                    }
+                }
+            }
+        });
+    }
+
+    async fn read_feed(&self, read_to: Option<i64>) -> Result<i64, StoreError> {
+        let began = self.inner.clock.boot();
+        let last = Duration::from_millis(self.inner.feed_read_at.load(Ordering::Relaxed));
+        let head = match read_to {
+            Some(read_to) if began.saturating_sub(last) < FEED_GAP => {
+                let (changes, head) = self.inner.store.changes(read_to).await?;
+                for change in changes {
+                    match change {
+                        Change::Connection { id, .. } => self.inner.cache.forget(&id),
+                        Change::Keys => self.next_keys_generation(),
+                        // What is known about an app is read with every redemption.
+                        Change::App(_) => {}
+                    }
+                }
+                head
+            }
+            _ => {
+                let head = self.inner.store.change_head().await?;
+                self.inner.cache.clear();
+                self.next_keys_generation();
+                head
+            }
+        };
+        self.inner.feed_read_at.store(millis(began), Ordering::Relaxed);
+        Ok(head)
+    }
+
+    fn next_keys_generation(&self) {
+        self.inner.keys_generation.fetch_add(1, Ordering::Release);
+    }
+
+    async fn refresh_due(&self) -> Result<(), StoreError> {
+        let now = self.inner.clock.now();
+        let apps = self
+            .apps()
+            .into_iter()
+            .filter_map(|app| match app.keep_fresh {
+                KeepFresh::Off => None,
+                KeepFresh::Used => Some((app.name.clone(), Some(now.before(USED_AT_MOST_AGO)))),
+                KeepFresh::Always => Some((app.name.clone(), None)),
+            })
+            .collect::<Vec<_>>();
+        if apps.is_empty() {
+            return Ok(());
+        }
+        let query = DueQuery {
+            now,
+            apps,
+            limit: DUE_AT_ONCE,
+            push: DUE_PUSH,
+        };
+        for id in self.inner.store.claim_due(query).await? {
+            if self.is_worth_refreshing(&id).await? {
+                self.refresh_behind(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// `used` means within the last two lifetimes of the connection's own token.
+    async fn is_worth_refreshing(&self, id: &ConnectionId) -> Result<bool, StoreError> {
+        let Some(connection) = self.inner.store.connection(id).await? else {
+            return Ok(false);
+        };
+        let Some(app) = self.app(&connection.app) else {
+            return Ok(false);
+        };
+        let lifetime = connection.ends.expires.since(connection.issued_at);
+        let lately = self.inner.clock.now().before(lifetime * 2);
+        Ok(match app.keep_fresh {
+            KeepFresh::Off => false,
+            // What was used since the last flush counts, too; the store does not know of it yet.
+            KeepFresh::Used => {
+                let unflushed = self.inner.usage.lock().get(id).and_then(|seen| seen.call_at);
+                connection
+                    .last
+                    .call_at
+                    .max(unflushed)
+                    .is_some_and(|at| at >= lately)
+            }
+            KeepFresh::Always => true,
+        })
+    }
+
+    pub(crate) async fn flush_usage(&self) -> Result<(), StoreError> {
+        let seen = std::mem::take(&mut *self.inner.usage.lock());
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let usage: Vec<Usage> = seen
+            .into_iter()
+            .map(|(connection, last)| Usage { connection, last })
+            .collect();
+        let noted = self.inner.store.note_usage(usage.clone()).await;
+        if noted.is_err() {
+            for Usage { connection, last } in usage {
+                self.note(&connection, last);
+            }
+        }
+        noted
+    }
+
+    async fn revoke_queued(&self) -> Result<(), StoreError> {
+        let now = self.inner.clock.now();
+        for revocation in self
+            .inner
+            .store
+            .claim_revocations(REVOKE_AT_ONCE, REVOKE_PUSH, now)
+            .await?
+        {
+            self.revoke(revocation).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
+        let Some(app) = self.app(&revocation.app) else {
+            return Ok(());
+        };
+        let mut revoked = Revoked::TryAgain(Failure::without_answer("no_client_secret"));
+        for secret in self.secrets_in_order(&app).await? {
+            revoked = self
+                .inner
+                .endpoint
+                .revoke(&app, &secret, &revocation.refresh_token, DEADLINE)
+                .await;
+            if !matches!(&revoked, Revoked::TryAgain(failure) if failure.code == "client_refused") {
+                break;
+            }
+        }
+        let id = &revocation.connection;
+        let state = match revoked {
+            Revoked::Done => RevocationState::Done,
+            Revoked::Unsupported(_) => RevocationState::Unsupported,
+            Revoked::TryAgain(failure) => {
+                tracing::warn!(
+                    event = "revocation_failed",
+                    connection_id = %id,
+                    app = %revocation.app,
+                    code = %failure.code,
+                    attempt = revocation.attempts,
+                    "a refresh token could not be revoked yet; it stays in the queue"
+                );
+                return Ok(());
+            }
+        };
+        let now = self.inner.clock.now();
+        self.inner
+            .store
+            .finish_revocation(revocation.id, state, now)
+            .await?;
+        if state == RevocationState::Done {
+            let event = Event::new(EventKind::Revoked, "the provider revoked the refresh token");
+            self.inner.store.note_event(id, event, now).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the later of two sights of each kind.
+pub(crate) fn merge(last: &mut LastSeen, seen: &LastSeen) {
+    last.call_at = last.call_at.max(seen.call_at);
+    last.success_at = last.success_at.max(seen.success_at);
+    last.refresh_at = last.refresh_at.max(seen.refresh_at);
+    last.unauthorized_at = last.unauthorized_at.max(seen.unauthorized_at);
+    last.forbidden_at = last.forbidden_at.max(seen.forbidden_at);
+    last.rate_limited_at = last.rate_limited_at.max(seen.rate_limited_at);
+}

@@ -1,0 +1,384 @@
+//! How a connection comes to be, is restored, and ends.
+
+use std::time::Duration;
+
+use evergrant_domain::connection::Account;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::redemption::DEADLINE;
+use evergrant_domain::token_answer::{Failure, Introspected, Issued, TokenAnswer, TokenFacts};
+use evergrant_domain::{
+    AccessToken, AccountId, App, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId,
+    ConnectionStatus, Customer, Kind, RefreshToken, Timestamp, TokenSet,
+};
+use evergrant_oauth::Introspect;
+use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revoke};
+use tokio::time::Instant;
+
+use crate::error::{ConnectError, KeepError};
+use crate::keeper::{Keeper, jitter};
+
+/// How long a static token is taken to serve: nothing says when it ends.
+const FOR_EVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// A customer's consent, as it came back from the provider.
+#[derive(Debug)]
+pub struct Consent {
+    /// The app that was consented to.
+    pub app: AppName,
+    /// For this customer.
+    pub customer: Customer,
+    /// The connection to be made under this id, or to be restored. Without one, the customer's connection to the account
+    /// that was chosen is restored where there is one.
+    pub connection: Option<ConnectionId>,
+    /// The code.
+    pub code: AuthorizationCode,
+    /// As it was in the authorization request.
+    pub redirect_uri: String,
+    /// RFC 7636, where it was used.
+    pub code_verifier: Option<CodeVerifier>,
+    /// What was asked for: what was granted, where the answer does not say (RFC 6749 §5.1).
+    pub scopes: Vec<String>,
+}
+
+/// A connection whose tokens were issued elsewhere.
+#[derive(Debug)]
+pub struct Import {
+    /// Its id; made where there is none.
+    pub id: Option<ConnectionId>,
+    /// The app that its tokens were issued to.
+    pub app: AppName,
+    /// The caller's reference.
+    pub customer: Customer,
+    /// Its tokens.
+    pub tokens: ImportTokens,
+    /// The account, where it is known; else one introspection pins it.
+    pub account: Option<AccountId>,
+    /// The caller's labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// What an import brings.
+#[derive(Debug)]
+pub enum ImportTokens {
+    /// A grant.
+    OAuth {
+        /// The refresh token.
+        refresh_token: RefreshToken,
+        /// The access token, where there is one. Without it, or without its end, the connection is due at once.
+        access_token: Option<AccessToken>,
+        /// When the access token ends.
+        expires_at: Option<Timestamp>,
+        /// What was granted; the app's scopes where nothing is said.
+        scopes: Option<Vec<String>>,
+    },
+    /// A private-app token or service key.
+    Static {
+        /// The token.
+        access_token: AccessToken,
+    },
+}
+
+impl Keeper {
+    /// Redeems an authorization code and stores what it brings: a new connection, or an old one restored in place.
+    pub async fn consent(&self, consent: Consent) -> Result<Connection, ConnectError> {
+        let app = self
+            .configured(&consent.app)
+            .map_err(|_| ConnectError::AppNotConfigured {
+                app: consent.app.clone(),
+            })?;
+        let sent_at = self.inner.clock.now();
+        let issued = self.exchange(&app, &consent).await?;
+        let facts = match self
+            .introspect(&app, Introspect::Access(&issued.access_token))
+            .await
+        {
+            Introspected::Active(facts) => *facts,
+            // The tokens are in hand; what else the provider could tell about the account is not worth losing them.
+            Introspected::Inactive | Introspected::ClientRefused(_) | Introspected::Unknown(_) => {
+                TokenFacts::default()
+            }
+        };
+        let account = account_of(&issued, &facts, &consent.customer)?;
+        let tokens = TokenSet {
+            access_token: issued.access_token,
+            refresh_token: issued.refresh_token,
+            token_type: issued.token_type,
+            scopes: issued.scopes.or(facts.scopes).unwrap_or(consent.scopes),
+            issued_at: sent_at,
+            ends: app.refresh_policy.ends(sent_at, issued.lifetime, jitter()),
+            unproven: false,
+        };
+        self.connect(&app, consent.customer, consent.connection, account, tokens)
+            .await
+    }
+
+    /// Takes over a connection whose tokens were issued elsewhere.
+    pub async fn import(&self, import: Import) -> Result<Connection, ConnectError> {
+        let app = self
+            .configured(&import.app)
+            .map_err(|_| ConnectError::AppNotConfigured {
+                app: import.app.clone(),
+            })?;
+        let now = self.inner.clock.now();
+        let jitter = jitter();
+        let mut account = import.account.map(|id| Account {
+            id,
+            domain: None,
+            user: None,
+        });
+        let (kind, tokens) = match import.tokens {
+            ImportTokens::Static { access_token } => {
+                require_sendable(access_token.expose())?;
+                let tokens = TokenSet {
+                    access_token,
+                    refresh_token: None,
+                    token_type: "bearer".to_owned(),
+                    scopes: Vec::new(),
+                    issued_at: now,
+                    ends: app.refresh_policy.ends(now, FOR_EVER, jitter),
+                    unproven: false,
+                };
+                (Kind::Static, tokens)
+            }
+            ImportTokens::OAuth {
+                refresh_token,
+                access_token,
+                expires_at,
+                scopes,
+            } => {
+                require_sendable(refresh_token.expose())?;
+                if let Some(token) = &access_token {
+                    require_sendable(token.expose())?;
+                }
+                let facts = if account.is_none() && app.provider.introspect_url.is_some() {
+                    self.facts_of(&app, &refresh_token).await?
+                } else {
+                    TokenFacts::default()
+                };
+                if let (None, Some(id)) = (&account, facts.account) {
+                    account = Some(Account {
+                        id,
+                        domain: facts.domain,
+                        user: facts.user,
+                    });
+                }
+                // Without an access token, or without its end, it is due at once: its lifetime is nothing.
+                let lifetime = match (&access_token, expires_at) {
+                    (Some(_), Some(expires_at)) => expires_at.since(now),
+                    _ => Duration::ZERO,
+                };
+                let tokens = TokenSet {
+                    access_token: access_token.unwrap_or_else(|| AccessToken::new("")),
+                    refresh_token: Some(refresh_token),
+                    token_type: "bearer".to_owned(),
+                    scopes: scopes.or(facts.scopes).unwrap_or_else(|| app.scopes.clone()),
+                    issued_at: now,
+                    ends: app.refresh_policy.ends(now, lifetime, jitter),
+                    unproven: false,
+                };
+                (Kind::OAuth, tokens)
+            }
+        };
+        let new = NewConnection {
+            id: import.id.unwrap_or_else(new_id),
+            app: import.app,
+            customer: import.customer,
+            kind,
+            account,
+            tokens,
+            labels: import.labels,
+            event: Event::new(EventKind::Connected, "a record was imported"),
+        };
+        let made = self.inner.store.create(new, now).await?;
+        announce(made)
+    }
+
+    /// Ends a connection: its tokens are erased, its refresh token is revoked where that is asked for and possible.
+    pub async fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+    ) -> Result<(Connection, RevocationState), KeepError> {
+        let connection = self.inner.store.connection(id).await?.ok_or(KeepError::Unknown)?;
+        let revokes = self
+            .app(&connection.app)
+            .is_some_and(|app| app.provider.revoke_url.is_some());
+        let event = Event::new(EventKind::Disconnected, "its owner disconnected it");
+        let ended = self
+            .inner
+            .store
+            .disconnect(
+                id,
+                if revokes { revoke } else { Revoke::Never },
+                None,
+                event,
+                self.inner.clock.now(),
+            )
+            .await?
+            .ok_or(KeepError::Unknown)?;
+        self.inner.cache.forget(id);
+        if ended.1 == RevocationState::Pending {
+            self.revoke_soon();
+        }
+        tracing::info!(event = "disconnected", connection_id = %id, app = %connection.app, "its owner disconnected it");
+        Ok(ended)
+    }
+
+    async fn exchange(&self, app: &App, consent: &Consent) -> Result<Issued, ConnectError> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut refused = Failure::without_answer("no_client_secret");
+        for secret in self.secrets_in_order(app).await? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = self
+                .inner
+                .endpoint
+                .exchange_code(
+                    app,
+                    &secret,
+                    &consent.code,
+                    &consent.redirect_uri,
+                    consent.code_verifier.as_ref(),
+                    left,
+                )
+                .await;
+            match answer {
+                TokenAnswer::Issued(issued) => {
+                    self.note_secret_that_worked(app, &secret).await;
+                    return Ok(*issued);
+                }
+                // The client is judged before the code, so the code is not spent.
+                TokenAnswer::ClientRefused(failure) => refused = failure,
+                TokenAnswer::NotIssued(failure) | TokenAnswer::EndpointFault(failure) => {
+                    return Err(ConnectError::ProviderUnavailable { code: failure.code });
+                }
+                TokenAnswer::Lost(_) => return Err(ConnectError::OutcomeLost),
+                TokenAnswer::CodeRefused(failure)
+                | TokenAnswer::GrantRefused(failure)
+                | TokenAnswer::WrongClient(failure) => {
+                    return Err(ConnectError::CodeRefused { code: failure.code });
+                }
+            }
+        }
+        self.reject_app(app, &refused).await?;
+        Err(ConnectError::AppCredentialsRejected {
+            app: app.name.clone(),
+            code: refused.code,
+        })
+    }
+
+    /// Restores the connection that is meant, or makes a new one.
+    async fn connect(
+        &self,
+        app: &App,
+        customer: Customer,
+        named: Option<ConnectionId>,
+        account: Account,
+        tokens: TokenSet,
+    ) -> Result<Connection, ConnectError> {
+        let store = &self.inner.store;
+        let now = self.inner.clock.now();
+        let existing = match &named {
+            Some(id) => store.connection(id).await?,
+            None => store.find(&app.name, &customer, account.id.as_str()).await?,
+        };
+        let Some(existing) = existing else {
+            let new = NewConnection {
+                id: named.unwrap_or_else(new_id),
+                app: app.name.clone(),
+                customer,
+                kind: Kind::OAuth,
+                account: Some(account),
+                tokens,
+                labels: Vec::new(),
+                event: Event::new(EventKind::Connected, "a customer gave consent"),
+            };
+            return announce(store.create(new, now).await?);
+        };
+        if existing.app != app.name || existing.customer != customer {
+            return Err(ConnectError::IdTaken);
+        }
+        // A disconnected connection holds nothing any more: its customer may choose anew.
+        let ended = matches!(existing.status, ConnectionStatus::Disconnected { .. });
+        if let Some(pinned) = &existing.account
+            && pinned.id != account.id
+            && !ended
+        {
+            return Err(ConnectError::AccountMismatch {
+                expected: pinned
+                    .domain
+                    .clone()
+                    .unwrap_or_else(|| pinned.id.as_str().to_owned()),
+                got: account.domain.unwrap_or_else(|| account.id.as_str().to_owned()),
+            });
+        }
+        let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
+        let restored = store
+            .reconnect(&existing.id, Some(account), tokens, event, now)
+            .await?;
+        self.inner.cache.forget(&existing.id);
+        announce(restored)
+    }
+
+    async fn facts_of(&self, app: &App, refresh_token: &RefreshToken) -> Result<TokenFacts, ConnectError> {
+        match self.introspect(app, Introspect::Refresh(refresh_token)).await {
+            Introspected::Active(facts) => Ok(*facts),
+            Introspected::Inactive => Err(ConnectError::GrantInactive),
+            Introspected::ClientRefused(failure) => Err(ConnectError::AppCredentialsRejected {
+                app: app.name.clone(),
+                code: failure.code,
+            }),
+            // The account is pinned by the first refresh then.
+            Introspected::Unknown(_) => Ok(TokenFacts::default()),
+        }
+    }
+}
+
+fn announce(connected: Connected) -> Result<Connection, ConnectError> {
+    match connected {
+        Connected::Stored(held) => {
+            let connection = held.connection;
+            tracing::info!(
+                event = "connected",
+                connection_id = %connection.id,
+                app = %connection.app,
+                version = connection.version.number(),
+                "a connection holds a grant"
+            );
+            Ok(connection)
+        }
+        Connected::IdTaken | Connected::Missing => Err(ConnectError::IdTaken),
+        Connected::AccountTaken { by } => Err(ConnectError::AccountTaken { by }),
+        Connected::GrantTaken { by } => Err(ConnectError::GrantTaken { by }),
+    }
+}
+
+/// The account that was chosen: of the token answer or its `id_token`, then of the introspection; where none says it, the
+/// customer's own reference identifies it.
+fn account_of(issued: &Issued, facts: &TokenFacts, customer: &Customer) -> Result<Account, ConnectError> {
+    let id = match issued.account.clone().or_else(|| facts.account.clone()) {
+        Some(id) => id,
+        None => AccountId::parse(customer.as_str()).map_err(|_| ConnectError::Invalid {
+            what: "the customer cannot stand for an account",
+        })?,
+    };
+    Ok(Account {
+        id,
+        domain: facts.domain.clone(),
+        user: facts.user.clone(),
+    })
+}
+
+/// RFC 6749 appendix A: a token is visible ASCII. Anything else could not be sent.
+fn require_sendable(token: &str) -> Result<(), ConnectError> {
+    if !token.is_empty() && token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
+        Ok(())
+    } else {
+        Err(ConnectError::Invalid {
+            what: "a token is one or more visible ASCII characters without spaces",
+        })
+    }
+}
+
+fn new_id() -> ConnectionId {
+    ConnectionId::parse(&uuid::Uuid::now_v7().to_string()).expect("a UUID keeps the rules of ids")
+}

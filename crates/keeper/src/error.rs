@@ -1,0 +1,137 @@
+//! Why there is no token, or no connection. One variant per next step.
+
+use std::time::Duration;
+
+use evergrant_domain::{AppName, ConnectionId, ReconnectReason, Timestamp};
+use evergrant_store::StoreError;
+
+/// Why there is no token.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeepError {
+    /// There is no such connection.
+    #[error("there is no such connection")]
+    Unknown,
+    /// The customer must install the app again.
+    #[error("the connection needs reconnecting: {}", reason.meaning())]
+    ReconnectRequired {
+        /// Why.
+        reason: ReconnectReason,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Its owner disconnected it.
+    #[error("the connection was disconnected")]
+    Disconnected,
+    /// The provider refuses the app's own credentials.
+    #[error("the provider refuses the credentials of app {app}: {code}")]
+    AppCredentialsRejected {
+        /// Which app.
+        app: AppName,
+        /// The provider's code.
+        code: String,
+    },
+    /// The connection's app is not in the configuration.
+    #[error("app {app} is not in the configuration")]
+    AppNotConfigured {
+        /// Which app.
+        app: AppName,
+    },
+    /// The token endpoint issued nothing, and the token at hand has ended.
+    #[error("the provider's token endpoint issued no token: {code}")]
+    ProviderUnavailable {
+        /// What failed.
+        code: String,
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// The store does not answer, and what is known without it is too old.
+    #[error("the store is not available")]
+    StoreUnavailable {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// Too many wait for the same thing, or it takes too long.
+    #[error("the redemption takes longer than a caller may wait")]
+    Overloaded {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+}
+
+impl From<StoreError> for KeepError {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "the store did not answer");
+        Self::StoreUnavailable {
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// The app is not in the configuration.
+    #[error("app {app} is not in the configuration")]
+    AppNotConfigured {
+        /// Which app.
+        app: AppName,
+    },
+    /// The provider refused the authorization code.
+    #[error("the provider refused the authorization code: {code}")]
+    CodeRefused {
+        /// Its code.
+        code: String,
+    },
+    /// The provider refuses the app's own credentials.
+    #[error("the provider refuses the credentials of app {app}: {code}")]
+    AppCredentialsRejected {
+        /// Which app.
+        app: AppName,
+        /// Its code.
+        code: String,
+    },
+    /// The provider issued nothing.
+    #[error("the provider's token endpoint issued no token: {code}")]
+    ProviderUnavailable {
+        /// What failed.
+        code: String,
+    },
+    /// The provider's answer was lost; the code is spent.
+    #[error("the provider's answer was lost; begin again")]
+    OutcomeLost,
+    /// The customer chose another account than the one to be restored.
+    #[error("this connection belongs to account {expected}, but account {got} was chosen")]
+    AccountMismatch {
+        /// The pinned account.
+        expected: String,
+        /// The chosen one.
+        got: String,
+    },
+    /// The id is taken.
+    #[error("a connection with this id exists already")]
+    IdTaken,
+    /// The account is connected already.
+    #[error("connection {by} already connects this app, customer and account")]
+    AccountTaken {
+        /// Which connection.
+        by: ConnectionId,
+    },
+    /// The grant is held already.
+    #[error("connection {by} already holds this grant")]
+    GrantTaken {
+        /// Which connection.
+        by: ConnectionId,
+    },
+    /// The provider says that the refresh token to be imported is dead.
+    #[error("the provider says that this refresh token is not active")]
+    GrantInactive,
+    /// What was asked for makes no sense.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

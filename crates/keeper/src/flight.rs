@@ -1,0 +1,91 @@
+//! Single flight: one redemption of a connection at a time in this process, as a task that outlives whoever began it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::ConnectionId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cache::Current;
+use crate::error::KeepError;
+use crate::keeper::Keeper;
+use crate::redeem::Why;
+
+/// How long a caller waits for a flight: a lease that another process holds, and an exchange of our own.
+const CALLER_WAITS: Duration = Duration::from_secs(45);
+
+pub(crate) type Outcome = Result<Arc<Current>, KeepError>;
+
+/// The flights in progress, by connection.
+#[derive(Default)]
+pub(crate) struct Flights {
+    by_connection: Mutex<HashMap<ConnectionId, watch::Receiver<Option<Outcome>>>>,
+}
+
+impl Keeper {
+    /// Joins the connection's flight, or starts it, and waits for its outcome.
+    pub(crate) async fn fly(&self, id: &ConnectionId, why: Why) -> Outcome {
+        let mut flight = self.join(id, why);
+        let landed = tokio::time::timeout(CALLER_WAITS, flight.wait_for(Option::is_some)).await;
+        match landed {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(overloaded())),
+            // The task ended without an outcome: it panicked, or the runtime is going down.
+            Ok(Err(_)) | Err(_) => Err(overloaded()),
+        }
+    }
+
+    /// Starts a flight that nobody waits for, unless one is on its way.
+    pub(crate) fn refresh_behind(&self, id: &ConnectionId) {
+        drop(self.join(id, Why::Due { min_ttl: None }));
+    }
+
+    fn join(&self, id: &ConnectionId, why: Why) -> watch::Receiver<Option<Outcome>> {
+        let mut flights = self.inner.flights.by_connection.lock();
+        if let Some(flight) = flights.get(id) {
+            return flight.clone();
+        }
+        let (landing, flight) = watch::channel(None);
+        // A process that is going down begins nothing that it may not live to store.
+        if self.inner.stopping.is_cancelled() {
+            landing.send_replace(Some(Err(overloaded())));
+            return flight;
+        }
+        flights.insert(id.clone(), flight.clone());
+        drop(flights);
+        let keeper = self.clone();
+        let id = id.clone();
+        // The task is its own: a caller that goes away does not take a redemption with it.
+        self.inner.tasks.spawn(async move {
+            let leaves = Leaves {
+                keeper: &keeper,
+                id: &id,
+            };
+            let outcome = keeper.redeem(&id, why).await;
+            // Out of the list before the outcome is told: who comes after it finds what it stored, or starts anew.
+            drop(leaves);
+            landing.send_replace(Some(outcome));
+        });
+        flight
+    }
+}
+
+/// Takes the flight off the list however its task ends, a panic included: an entry that stayed would block the connection
+/// for ever.
+struct Leaves<'a> {
+    keeper: &'a Keeper,
+    id: &'a ConnectionId,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.keeper.inner.flights.by_connection.lock().remove(self.id);
+    }
+}
+
+fn overloaded() -> KeepError {
+    KeepError::Overloaded {
+        retry_after: Duration::from_secs(5),
+    }
+}

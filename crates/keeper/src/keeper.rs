@@ -1,0 +1,408 @@
+//! The keeper's doors, and the path of a call with a fresh token.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use evergrant_domain::api_answer::Class;
+use evergrant_domain::connection::LastSeen;
+use evergrant_domain::refresh_policy::Jitter;
+use evergrant_domain::rejection::YOUNG;
+use evergrant_domain::token_set::Due;
+use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Version};
+use evergrant_oauth::TokenEndpoint;
+use evergrant_store::contract::Held;
+use evergrant_store::{Store, Vault};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::background::merge;
+use crate::cache::{Cache, Current};
+use crate::clock::Clock;
+use crate::error::KeepError;
+use crate::flight::Flights;
+use crate::redeem::Why;
+use crate::throttle::Throttle;
+
+/// A forced refresh is made at most once in this time, whoever asks.
+const FORCED_EVERY: Duration = Duration::from_secs(10);
+
+/// Exchanges with one app's token endpoint at a time. The permit is taken before the lease, so that nothing waits between
+/// the lease and the sending.
+const EXCHANGES_PER_APP: usize = 32;
+
+/// What a keeper is made of.
+pub struct KeeperParts {
+    /// The configured apps.
+    pub apps: Vec<App>,
+    /// Where connections are kept.
+    pub store: Arc<dyn Store>,
+    /// The keys of this installation: for fingerprints.
+    pub vault: Arc<Vault>,
+    /// The wire.
+    pub endpoint: TokenEndpoint,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// How long cached tokens serve while the store does not answer.
+    pub max_stale: Duration,
+}
+
+/// The engine. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Keeper {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) apps: ArcSwap<HashMap<AppName, Arc<App>>>,
+    pub(crate) permits: Mutex<HashMap<AppName, Arc<tokio::sync::Semaphore>>>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) endpoint: TokenEndpoint,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cache: Cache,
+    pub(crate) flights: Flights,
+    pub(crate) usage: Mutex<HashMap<ConnectionId, LastSeen>>,
+    /// Boot-time milliseconds of the last time that the change feed was read to its end.
+    pub(crate) feed_read_at: AtomicU64,
+    pub(crate) max_stale: Duration,
+    pub(crate) keys_generation: AtomicU64,
+    /// Boot time from which the next canary of a refused app may be sent.
+    pub(crate) canaries: Mutex<HashMap<AppName, Duration>>,
+    /// The version whose refresh token was examined last, by connection: see [`Keeper::examine`].
+    pub(crate) examined: Mutex<HashMap<ConnectionId, Version>>,
+    pub(crate) throttle: Throttle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// How a refresh that somebody asks for treats a young token set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// A set younger than 60 s is returned as it is.
+    IfOld,
+    /// Redeemed whatever its age, at most once in 10 s.
+    Forced,
+}
+
+/// What a refresh spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefreshReport {
+    /// Whether a refresh token was redeemed.
+    pub redeemed: bool,
+    /// The version before.
+    pub version_before: Version,
+    /// The version now.
+    pub version: Version,
+}
+
+/// What follows from a 401.
+#[derive(Debug)]
+pub enum AfterRejection {
+    /// Repeat the call with this token.
+    Newer {
+        /// The token.
+        token: Arc<Current>,
+        /// Why the call came back 401.
+        class: Class,
+    },
+    /// Pass the 401 through.
+    Stays {
+        /// What it means.
+        class: Class,
+        /// One sentence.
+        why: &'static str,
+    },
+}
+
+impl Keeper {
+    /// Puts a keeper together. Nothing runs by itself until [`Keeper::start`].
+    pub fn new(parts: KeeperParts) -> Self {
+        let booted = millis(parts.clock.boot());
+        let keeper = Self {
+            inner: Arc::new(Inner {
+                apps: ArcSwap::default(),
+                permits: Mutex::default(),
+                store: parts.store,
+                vault: parts.vault,
+                endpoint: parts.endpoint,
+                clock: parts.clock,
+                cache: Cache::default(),
+                flights: Flights::default(),
+                usage: Mutex::default(),
+                feed_read_at: AtomicU64::new(booted),
+                max_stale: parts.max_stale,
+                keys_generation: AtomicU64::new(0),
+                canaries: Mutex::default(),
+                examined: Mutex::default(),
+                throttle: Throttle::default(),
+                tasks: TaskTracker::new(),
+                stopping: CancellationToken::new(),
+            }),
+        };
+        keeper.set_apps(parts.apps);
+        keeper
+    }
+
+    /// Replaces the configured apps. Tokens at hand are read again, so that a new refresh policy reaches them.
+    pub fn set_apps(&self, apps: Vec<App>) {
+        let apps = apps
+            .into_iter()
+            .map(|app| (app.name.clone(), Arc::new(app)))
+            .collect();
+        self.inner.apps.store(Arc::new(apps));
+        self.inner.cache.clear();
+    }
+
+    /// A configured app.
+    pub fn app(&self, name: &AppName) -> Option<Arc<App>> {
+        self.inner.apps.load().get(name).cloned()
+    }
+
+    /// The configured apps, by name.
+    pub fn apps(&self) -> Vec<Arc<App>> {
+        let mut apps: Vec<_> = self.inner.apps.load().values().cloned().collect();
+        apps.sort_by(|a, b| a.name.cmp(&b.name));
+        apps
+    }
+
+    /// Where connections are kept.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// The keys of this installation.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.inner.vault
+    }
+
+    /// The wire.
+    pub fn endpoint(&self) -> &TokenEndpoint {
+        &self.inner.endpoint
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// A token that serves now.
+    ///
+    /// A fresh one comes from memory. In the soft window it comes from memory, too, and one refresh starts behind it; at the
+    /// hard end callers wait for that refresh. `min_ttl` is a wish, see
+    /// [`evergrant_domain::refresh_policy::satisfies_min_ttl`].
+    pub async fn current(
+        &self,
+        id: &ConnectionId,
+        min_ttl: Option<Duration>,
+    ) -> Result<Arc<Current>, KeepError> {
+        if let Some(token) = self.inner.cache.find(id) {
+            let boot = self.inner.clock.boot();
+            let wish_granted = min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now());
+            if boot < token.hard && wish_granted && self.feed_is_recent(boot) {
+                if boot >= token.soft && !token.rests(boot) {
+                    self.refresh_behind(id);
+                }
+                return Ok(token);
+            }
+        }
+        let sight = self.inner.cache.sight(id);
+        let held = self.held(id).await?;
+        let token = self.usable(&held)?;
+        let now = self.inner.clock.now();
+        let why = Why::Due { min_ttl };
+        if !why.asks_for_redemption(&held, now) {
+            self.inner.cache.keep(&token, sight);
+            return Ok(token);
+        }
+        if self.due(&held) == Due::Soft && token.satisfies(min_ttl, now) {
+            self.inner.cache.keep(&token, sight);
+            self.refresh_behind(id);
+            return Ok(token);
+        }
+        self.fly(id, why).await
+    }
+
+    /// What follows from a 401 that came back for `version`. At most one redemption per connection and cooldown.
+    pub async fn rejected(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        class: Class,
+    ) -> Result<AfterRejection, KeepError> {
+        let held = self.held(id).await?;
+        self.usable(&held)?;
+        if held.connection.version > version {
+            // A stale token: the newer one is taken through the same door as for any call.
+            let token = self.current(id, None).await?;
+            return Ok(AfterRejection::Newer {
+                token,
+                class: Class::StaleToken,
+            });
+        }
+        if held.connection.kind == Kind::Static {
+            return Ok(AfterRejection::Stays {
+                class: Class::StaticRejected,
+                why: "this connection holds a static token: there is nothing to refresh, the token itself must be replaced",
+            });
+        }
+        if class == Class::MalformedToken {
+            return Ok(AfterRejection::Stays {
+                class,
+                why: "the provider cannot decode this access token at all; refreshing would not help",
+            });
+        }
+        let why = Why::Rejected { version };
+        let mut token = self.fly(id, why).await?;
+        if token.version <= version {
+            // The flight that was joined may have been on its way for another reason, and found nothing to do.
+            token = self.fly(id, why).await?;
+        }
+        if token.version > version {
+            return Ok(AfterRejection::Newer { token, class });
+        }
+        self.examine(id, version);
+        Ok(AfterRejection::Stays {
+            class: Class::RejectedAfterRefresh,
+            why: "the token was refreshed a short while ago and is rejected all the same: wrong account, missing right or a skewed clock",
+        })
+    }
+
+    /// Redeems because somebody asks for it; joins a redemption that is on its way.
+    pub async fn refresh(
+        &self,
+        id: &ConnectionId,
+        if_version: Option<Version>,
+        renewal: Renewal,
+    ) -> Result<RefreshReport, KeepError> {
+        let held = self.held(id).await?;
+        let before = held.connection.version;
+        let as_it_is = RefreshReport {
+            redeemed: false,
+            version_before: before,
+            version: before,
+        };
+        let now = self.inner.clock.now();
+        if self.usable(&held)?.kind == Kind::Static || if_version.is_some_and(|wanted| wanted != before) {
+            return Ok(as_it_is);
+        }
+        let allowed = match renewal {
+            Renewal::IfOld => {
+                self.due(&held) == Due::Hard
+                    || (now >= held.connection.issued_at.after(YOUNG)
+                        && !held.cooldown.is_some_and(|cooldown| cooldown.holds(now)))
+            }
+            Renewal::Forced => {
+                self.inner
+                    .store
+                    .claim_forced_refresh(id, FORCED_EVERY, now)
+                    .await?
+            }
+        };
+        if !allowed {
+            return Ok(as_it_is);
+        }
+        let token = self
+            .fly(
+                id,
+                Why::Asked {
+                    version: before,
+                    renewal,
+                },
+            )
+            .await?;
+        Ok(RefreshReport {
+            redeemed: token.version > before,
+            version_before: before,
+            version: token.version,
+        })
+    }
+
+    /// Notes what a connection was used for; written to the store every now and then.
+    pub fn note(&self, id: &ConnectionId, seen: LastSeen) {
+        let mut usage = self.inner.usage.lock();
+        if let Some(last) = usage.get_mut(id) {
+            merge(last, &seen);
+        } else {
+            usage.insert(id.clone(), seen);
+        }
+    }
+
+    /// The record with its tokens, or that there is none.
+    pub(crate) async fn held(&self, id: &ConnectionId) -> Result<Held, KeepError> {
+        self.inner.store.held(id).await?.ok_or(KeepError::Unknown)
+    }
+
+    /// The token of a record that may serve, or why it may not.
+    pub(crate) fn usable(&self, held: &Held) -> Result<Arc<Current>, KeepError> {
+        match &held.connection.status {
+            ConnectionStatus::Active => {}
+            ConnectionStatus::ReconnectRequired { reason, since } => {
+                self.inner.cache.forget(&held.connection.id);
+                return Err(KeepError::ReconnectRequired {
+                    reason: *reason,
+                    since: *since,
+                });
+            }
+            ConnectionStatus::Disconnected { .. } => {
+                self.inner.cache.forget(&held.connection.id);
+                return Err(KeepError::Disconnected);
+            }
+        }
+        let name = &held.connection.app;
+        let app = self
+            .app(name)
+            .ok_or_else(|| KeepError::AppNotConfigured { app: name.clone() })?;
+        let clock = &self.inner.clock;
+        // A token that cannot stand in a header was never stored, so a missing one means that the row is being erased.
+        Current::of(held, app, clock.now(), clock.boot())
+            .map(Arc::new)
+            .ok_or(KeepError::Disconnected)
+    }
+
+    pub(crate) fn due(&self, held: &Held) -> Due {
+        held.tokens
+            .as_ref()
+            .map_or(Due::Hard, |tokens| tokens.due(self.inner.clock.now()))
+    }
+
+    /// Grows whenever any process made or revoked an API key: what was read about keys before is out of date then.
+    pub fn keys_generation(&self) -> u64 {
+        self.inner.keys_generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the store was read lately enough for what is at hand to serve: within `max_stale`.
+    pub fn store_is_recent(&self) -> bool {
+        self.feed_is_recent(self.inner.clock.boot())
+    }
+
+    fn feed_is_recent(&self, boot: Duration) -> bool {
+        millis(boot).saturating_sub(self.inner.feed_read_at.load(Ordering::Relaxed))
+            <= millis(self.inner.max_stale)
+    }
+
+    pub(crate) fn permits(&self, app: &AppName) -> Arc<tokio::sync::Semaphore> {
+        let mut permits = self.inner.permits.lock();
+        permits
+            .entry(app.clone())
+            .or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(EXCHANGES_PER_APP)))
+            .clone()
+    }
+}
+
+/// A number for jitter, from the system's generator. Without randomness there is no jitter: everything still works, only less
+/// spread.
+pub(crate) fn jitter() -> Jitter {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => Jitter::new(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)),
+        Err(_) => Jitter::NONE,
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

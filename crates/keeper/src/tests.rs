@@ -1,0 +1,36 @@
+//! What the tests in this crate share.
+
+use evergrant_domain::app::{ClientAuth, Dialect};
+use evergrant_domain::{App, AppName, ClientSecret, KeepFresh, Provider, RefreshPolicy, Rotation};
+use url::Url;
+
+/// A HubSpot app at `base`.
+pub(crate) fn app(base: &str) -> App {
+    let url = |path: &str| Url::parse(&format!("{base}{path}")).expect("a literal URL");
+    App {
+        name: AppName::parse("crm").expect("a literal name"),
+        provider: Provider {
+            dialect: Dialect::HubSpot,
+            authorize_url: url("oauth/authorize"),
+            token_url: url("oauth/2026-09/token"),
+            introspect_url: Some(url("oauth/2026-09/token/introspect")),
+            revoke_url: Some(url("oauth/2026-09/token/revoke")),
+            api_base: url(""),
+            client_auth: ClientAuth::Post,
+            pkce: false,
+            rotation: Rotation::Never,
+            account_claim: "hub_id".into(),
+        },
+        client_id: "sim-client".into(),
+        client_secrets: vec![ClientSecret::new("sim-secret")],
+        redirect_uri: "http://localhost:8484/oauth/callback".into(),
+        scopes: vec!["oauth".into()],
+        optional_scopes: vec![],
+        refresh_policy: RefreshPolicy::Queue,
+        keep_fresh: KeepFresh::Off,
+        return_urls: vec![],
+        display_name: None,
+        support_url: None,
+        public_install: false,
+    }
+}

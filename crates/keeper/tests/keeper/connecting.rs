@@ -1,0 +1,292 @@
+//! How connections come to be, are restored, and end.
+
+use std::time::Duration;
+
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::refresh_policy::Jitter;
+use evergrant_domain::{
+    AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, RefreshPolicy, RefreshToken, TokenSet,
+    Version,
+};
+use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper};
+use evergrant_store::Store;
+use evergrant_store::contract::{Connected, RevocationState, Revoke};
+
+use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
+
+const REDIRECT_URI: &str = "http://localhost:8484/oauth/callback";
+
+/// The connection `c1` gets a new grant, in the store alone: as another process would do it.
+pub(crate) async fn reconnect_behind(store: &dyn Store, clock: &dyn Clock, grant: &hubspot_sim::Grant) {
+    let now = clock.now();
+    let tokens = TokenSet {
+        access_token: AccessToken::new(grant.access_token.clone()),
+        refresh_token: Some(RefreshToken::new(grant.refresh_token.clone())),
+        token_type: "bearer".into(),
+        scopes: grant.scopes.clone(),
+        issued_at: now,
+        ends: RefreshPolicy::Queue.ends(now, grant.expires_in, Jitter::NONE),
+        unproven: false,
+    };
+    let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
+    let id = ConnectionId::parse("c1").unwrap();
+    let answer = store.reconnect(&id, None, tokens, event, now).await.unwrap();
+    assert!(matches!(answer, Connected::Stored(_)), "{answer:?}");
+}
+
+/// A customer of `portal` consents; the code that comes back.
+async fn code(world: &World, portal: u64) -> AuthorizationCode {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("client_id", CLIENT)
+        .append_pair("redirect_uri", REDIRECT_URI)
+        .append_pair("scope", "oauth")
+        .append_pair("_sim_hub_id", &portal.to_string())
+        .finish();
+    let mut stream = tokio::net::TcpStream::connect(world.hubspot.address())
+        .await
+        .unwrap();
+    let request = format!("GET /oauth/authorize?{query} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let location = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("location: "))
+        .unwrap_or_else(|| panic!("{answer}"));
+    let location = url::Url::parse(location.trim()).unwrap();
+    let code = location
+        .query_pairs()
+        .find(|(name, _)| name == "code")
+        .unwrap()
+        .1
+        .into_owned();
+    AuthorizationCode::new(code)
+}
+
+fn consent(code: AuthorizationCode, connection: Option<&ConnectionId>) -> Consent {
+    Consent {
+        app: AppName::parse("crm").unwrap(),
+        customer: Customer::parse("acme").unwrap(),
+        connection: connection.cloned(),
+        code,
+        redirect_uri: REDIRECT_URI.into(),
+        code_verifier: None,
+        scopes: vec!["oauth".into()],
+    }
+}
+
+async fn consented(
+    world: &World,
+    keeper: &Keeper,
+    portal: u64,
+    connection: Option<&ConnectionId>,
+) -> Result<evergrant_domain::Connection, ConnectError> {
+    keeper
+        .consent(consent(code(world, portal).await, connection))
+        .await
+}
+
+#[tokio::test]
+async fn a_consent_becomes_a_connection_that_knows_its_account() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = consented(&world, &keeper, HUB, None).await.unwrap();
+    let account = connection.account.unwrap();
+    assert_eq!(account.id.as_str(), "1001");
+    assert!(account.domain.is_some() && account.user.is_some(), "{account:?}");
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert!(world.accepts(&token.access_token).await);
+}
+
+#[tokio::test]
+async fn a_second_consent_for_the_same_account_restores_the_connection_in_place() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let first = consented(&world, &keeper, HUB, None).await.unwrap();
+    world.hubspot.uninstall(CLIENT, HUB);
+    world.pass(PAST_EXPIRY);
+    assert!(matches!(
+        keeper.current(&first.id, None).await,
+        Err(KeepError::ReconnectRequired { .. })
+    ));
+    let again = consented(&world, &keeper, HUB, None).await.unwrap();
+    assert_eq!(again.id, first.id);
+    assert!(again.version > first.version);
+    assert!(keeper.current(&first.id, None).await.is_ok());
+    let elsewhere = consented(&world, &keeper, 2002, None).await.unwrap();
+    assert_ne!(elsewhere.id, first.id);
+}
+
+#[tokio::test]
+async fn a_different_account_is_refused_on_reconnecting_and_both_are_named() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = consented(&world, &keeper, HUB, None).await.unwrap();
+    let error = consented(&world, &keeper, 2002, Some(&connection.id))
+        .await
+        .unwrap_err();
+    let ConnectError::AccountMismatch { expected, got } = &error else {
+        panic!("{error:?}")
+    };
+    assert_ne!(expected, got);
+    // What was there still serves.
+    assert!(keeper.current(&connection.id, None).await.is_ok());
+    assert_eq!(
+        keeper
+            .store()
+            .connection(&connection.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .version,
+        connection.version
+    );
+}
+
+#[tokio::test]
+async fn a_reconnect_in_mid_refresh_wins_and_the_old_grants_answer_changes_nothing() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    world
+        .hubspot
+        .arm(hubspot_sim::Fault::token(hubspot_sim::FaultKind::HoldAfterIssue));
+    let caller = tokio::spawn({
+        let (keeper, id) = (keeper.clone(), connection.id.clone());
+        async move { keeper.current(&id, None).await }
+    });
+    world.hubspot.wait_for_held(1).await;
+    let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
+    reconnect_behind(&**keeper.store(), &*world.clock, &grant).await;
+    world.hubspot.release_held();
+    let token = caller.await.unwrap().unwrap();
+    assert_eq!(token.access_token.expose(), grant.access_token);
+    assert_eq!(token.version, connection.version.next());
+}
+
+#[tokio::test]
+async fn a_code_is_good_once_and_a_refused_one_makes_no_connection() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let code = code(&world, HUB).await;
+    keeper.consent(consent(code.clone(), None)).await.unwrap();
+    let error = keeper.consent(consent(code, None)).await.unwrap_err();
+    assert!(matches!(error, ConnectError::CodeRefused { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_import_without_an_access_token_is_due_at_once_and_pinned_to_its_account() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
+    let import = |refresh_token: &str, id: &str| Import {
+        id: Some(ConnectionId::parse(id).unwrap()),
+        app: AppName::parse("crm").unwrap(),
+        customer: Customer::parse("acme").unwrap(),
+        tokens: ImportTokens::OAuth {
+            refresh_token: RefreshToken::new(refresh_token),
+            access_token: None,
+            expires_at: None,
+            scopes: None,
+        },
+        account: None,
+        labels: vec![("team".into(), "eu".into())],
+    };
+    let connection = keeper.import(import(&grant.refresh_token, "c1")).await.unwrap();
+    assert_eq!(
+        connection.account.map(|account| account.id.as_str().to_owned()),
+        Some("1001".into())
+    );
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert!(world.accepts(&token.access_token).await);
+    assert_eq!(token.version, Version::FIRST.next());
+
+    let taken = keeper
+        .import(import(&grant.refresh_token, "c2"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            taken,
+            ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. }
+        ),
+        "{taken:?}"
+    );
+    let dead = keeper.import(import("na1-never-issued", "c3")).await.unwrap_err();
+    assert!(matches!(dead, ConnectError::GrantInactive), "{dead:?}");
+    let unsendable = keeper.import(import("with space", "c4")).await.unwrap_err();
+    assert!(
+        matches!(unsendable, ConnectError::Invalid { .. }),
+        "{unsendable:?}"
+    );
+    assert_redeemed_once(&world.hubspot);
+}
+
+#[tokio::test]
+async fn a_disconnect_revokes_the_grant_at_the_provider_and_is_idempotent() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    let (ended, state) = keeper.disconnect(&connection.id, Revoke::Auto).await.unwrap();
+    assert_eq!(
+        (ended.status.as_str(), state),
+        ("disconnected", RevocationState::Pending)
+    );
+    keeper.shutdown().await;
+    assert_eq!(world.hubspot.ledger().grants_revoked, 1);
+    let (_, state) = keeper.disconnect(&connection.id, Revoke::Auto).await.unwrap();
+    assert_eq!(state, RevocationState::Done);
+    assert!(matches!(
+        keeper.current(&connection.id, None).await,
+        Err(KeepError::Disconnected)
+    ));
+}
+
+#[tokio::test]
+async fn what_another_process_disconnected_is_served_no_longer_than_a_second() {
+    let world = World::new().await;
+    let (first, second) = (world.keeper().await, world.keeper().await);
+    let connection = world.connected(&first).await;
+    first.start();
+    first.current(&connection.id, None).await.unwrap();
+    // The feed is read twice a second; it must have been read once before anything is disconnected.
+    first.store().change_head().await.unwrap();
+    second.disconnect(&connection.id, Revoke::Never).await.unwrap();
+    let seen = async {
+        while first.current(&connection.id, None).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), seen)
+        .await
+        .expect("the change feed tells of it");
+    assert!(matches!(
+        first.current(&connection.id, None).await,
+        Err(KeepError::Disconnected)
+    ));
+    first.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_always_kept_fresh_is_refreshed_without_a_call() {
+    let world = World::new().await;
+    let mut app = world.app();
+    app.keep_fresh = evergrant_domain::KeepFresh::Always;
+    let keeper = world.keeper_of(app).await;
+    let connection = world.connected(&keeper).await;
+    world.pass(Duration::from_secs(1600));
+    keeper.start();
+    let refreshed = async {
+        while world.hubspot.ledger().refreshes_accepted == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refreshed)
+        .await
+        .expect("the scheduler refreshes it");
+    keeper.shutdown().await;
+    let held = keeper.store().connection(&connection.id).await.unwrap().unwrap();
+    assert_eq!(held.version, Version::FIRST.next());
+}

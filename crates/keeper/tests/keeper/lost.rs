@@ -1,0 +1,241 @@
+//! Answers that were lost, by what the provider does to a redeemed refresh token.
+
+use std::time::Duration;
+
+use evergrant_domain::{ReconnectReason, Rotation};
+use evergrant_keeper::{KeepError, Keeper};
+use hubspot_sim::{Fault, FaultKind};
+
+use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
+
+const LOST: [FaultKind; 4] = [
+    FaultKind::AnswerLostAfterIssue,
+    FaultKind::TruncatedJsonAfterIssue,
+    FaultKind::EmptyBody,
+    FaultKind::HugeBody { mib: 2 },
+];
+
+async fn fails(keeper: &Keeper) -> KeepError {
+    let id = evergrant_domain::ConnectionId::parse("c1").unwrap();
+    keeper.current(&id, None).await.unwrap_err()
+}
+
+fn reason(error: &KeepError) -> Option<ReconnectReason> {
+    match error {
+        KeepError::ReconnectRequired { reason, .. } => Some(*reason),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn where_refresh_tokens_never_rotate_a_lost_answer_costs_a_pause() {
+    for kind in LOST {
+        let world = World::new().await;
+        let keeper = world.keeper().await;
+        let connection = world.connected(&keeper).await;
+        world.hubspot.arm(Fault::token(kind.clone()));
+        world.pass(PAST_EXPIRY);
+        assert!(
+            matches!(fails(&keeper).await, KeepError::ProviderUnavailable { .. }),
+            "{kind:?}"
+        );
+        world.pass(Duration::from_secs(2));
+        let token = keeper.current(&connection.id, None).await.unwrap();
+        assert!(world.accepts(&token.access_token).await, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn inside_its_grace_window_a_lost_answer_is_asked_for_again() {
+    let window = Duration::from_secs(30);
+    let world = World::with(hubspot_sim::Rotation::Grace(window)).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::Grace(window);
+    let keeper = world.keeper_of(app).await;
+    let connection = world.connected(&keeper).await;
+    world.hubspot.arm(Fault::token(FaultKind::AnswerLostAfterIssue));
+    world.pass(PAST_EXPIRY);
+    assert!(matches!(
+        fails(&keeper).await,
+        KeepError::ProviderUnavailable { .. }
+    ));
+    world.pass(Duration::from_secs(2));
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert!(world.accepts(&token.access_token).await);
+    assert!(
+        keeper
+            .store()
+            .connection(&connection.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .unproven
+    );
+}
+
+#[tokio::test]
+async fn a_single_use_token_is_asked_about_before_it_is_presented_again() {
+    // Lost after the provider had issued: the old token is dead, and that is found out without presenting it.
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    let keeper = world.keeper_of(app.clone()).await;
+    let connection = world.connected(&keeper).await;
+    world.hubspot.arm(Fault::token(FaultKind::AnswerLostAfterIssue));
+    world.pass(PAST_EXPIRY);
+    assert!(matches!(
+        fails(&keeper).await,
+        KeepError::ProviderUnavailable { .. }
+    ));
+    world.pass(Duration::from_secs(10));
+    let quiet = fails(&keeper).await;
+    let KeepError::ProviderUnavailable { code, retry_after } = &quiet else {
+        panic!("{quiet:?}")
+    };
+    assert_eq!(code, "outcome_pending");
+    assert!(
+        *retry_after > Duration::from_secs(10) && *retry_after <= Duration::from_secs(30),
+        "{retry_after:?}"
+    );
+    world.pass(Duration::from_secs(30));
+    assert_eq!(
+        reason(&fails(&keeper).await),
+        Some(ReconnectReason::RedemptionOutcomeLost)
+    );
+    assert_eq!(
+        world
+            .hubspot
+            .ledger()
+            .refresh_tokens
+            .iter()
+            .map(|token| token.presented)
+            .max(),
+        Some(1)
+    );
+    assert_redeemed_once(&world.hubspot);
+
+    // Cut before the provider did anything: it lives, and is presented again.
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    app.provider = world.app().provider;
+    app.provider.rotation = Rotation::SingleUse;
+    let keeper = world.keeper_of(app).await;
+    let token = world.connected(&keeper).await;
+    world.hubspot.arm(Fault::token(FaultKind::CutBeforeIssue));
+    world.pass(PAST_EXPIRY);
+    assert!(matches!(
+        fails(&keeper).await,
+        KeepError::ProviderUnavailable { .. }
+    ));
+    world.pass(Duration::from_secs(60));
+    let token = keeper.current(&token.id, None).await.unwrap();
+    assert!(world.accepts(&token.access_token).await);
+    assert_redeemed_once(&world.hubspot);
+    assert_eq!(connection.id, token.connection);
+}
+
+#[tokio::test]
+async fn without_introspection_a_single_use_token_gets_one_replay_and_no_third_presentation() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    app.provider.introspect_url = None;
+    let keeper = world.keeper_of(app).await;
+    world.connected(&keeper).await;
+    world
+        .hubspot
+        .arm(Fault::token(FaultKind::CutBeforeIssue).times(2));
+    world.pass(PAST_EXPIRY);
+    for _ in 0..2 {
+        assert!(matches!(
+            fails(&keeper).await,
+            KeepError::ProviderUnavailable { .. }
+        ));
+        world.pass(Duration::from_secs(60));
+    }
+    for _ in 0..3 {
+        assert_eq!(
+            reason(&fails(&keeper).await),
+            Some(ReconnectReason::RedemptionOutcomeLost)
+        );
+    }
+    let presented: u64 = world
+        .hubspot
+        .ledger()
+        .refresh_tokens
+        .iter()
+        .map(|token| token.presented)
+        .sum();
+    assert_eq!(presented, 2);
+}
+
+#[tokio::test]
+async fn a_provider_that_is_seen_to_rotate_is_taken_to_be_single_use_from_then_on() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    keeper.current(&connection.id, None).await.unwrap();
+    world.hubspot.arm(Fault::token(FaultKind::AnswerLostAfterIssue));
+    world.pass(PAST_EXPIRY);
+    assert!(matches!(
+        fails(&keeper).await,
+        KeepError::ProviderUnavailable { .. }
+    ));
+    world.pass(Duration::from_secs(5));
+    let pending = fails(&world.keeper().await).await;
+    assert!(
+        matches!(&pending, KeepError::ProviderUnavailable { code, .. } if code == "outcome_pending"),
+        "{pending:?}"
+    );
+    assert_redeemed_once(&world.hubspot);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_the_answer_leaves_out_is_kept() {
+    let world = World::with(hubspot_sim::Rotation::Omit).await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    for expected in 1..=3 {
+        world.pass(PAST_EXPIRY);
+        let token = keeper.current(&connection.id, None).await.unwrap();
+        assert!(world.accepts(&token.access_token).await);
+        assert_eq!(world.hubspot.ledger().refreshes_accepted, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_disconnect_in_mid_refresh_wins_and_the_new_refresh_token_is_revoked() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    world.hubspot.arm(Fault::token(FaultKind::HoldAfterIssue));
+    let caller = tokio::spawn({
+        let (keeper, id) = (keeper.clone(), connection.id.clone());
+        async move { keeper.current(&id, None).await }
+    });
+    world.hubspot.wait_for_held(1).await;
+    keeper
+        .disconnect(&connection.id, evergrant_store::contract::Revoke::Auto)
+        .await
+        .unwrap();
+    world.hubspot.release_held();
+    assert!(matches!(
+        caller.await.unwrap().unwrap_err(),
+        KeepError::Disconnected
+    ));
+    keeper.shutdown().await;
+    let ledger = world.hubspot.ledger();
+    assert!(
+        ledger
+            .refresh_tokens
+            .iter()
+            .all(|token| token.dead || token.superseded),
+        "{ledger:?}"
+    );
+    assert!(matches!(
+        fails(&world.keeper().await).await,
+        KeepError::Disconnected
+    ));
+    assert!(world.hubspot.grant(CLIENT, HUB).is_some());
+}

@@ -1,0 +1,15 @@
+//! The keeper through its doors, against a simulated HubSpot and a real SQLite file.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
+
+mod connecting;
+mod crash;
+mod lost;
+mod once;
+mod refused;
+mod rejected;
+mod steps;
+mod world;

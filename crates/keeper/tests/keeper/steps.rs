@@ -1,0 +1,118 @@
+//! A store whose every step can be watched, failed, or made the last one of this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use evergrant_domain::connection::{Account, RefreshTrouble};
+use evergrant_domain::event::Event;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
+};
+use evergrant_store::contract::*;
+use parking_lot::Mutex;
+
+/// When a step is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Before,
+    After,
+}
+
+type Watch = dyn Fn(&'static str, Moment) -> Result<(), StoreError> + Send + Sync;
+
+/// Hands everything on to `inner`, and asks `watch` before and after each step.
+pub(crate) struct Steps {
+    inner: Arc<dyn Store>,
+    watch: Box<Watch>,
+}
+
+impl Steps {
+    pub(crate) fn new(
+        inner: Arc<dyn Store>,
+        watch: impl Fn(&'static str, Moment) -> Result<(), StoreError> + Send + Sync + 'static,
+    ) -> Arc<dyn Store> {
+        Arc::new(Self {
+            inner,
+            watch: Box::new(watch),
+        })
+    }
+
+    /// Fails the first `times` steps of this name before they happen.
+    pub(crate) fn failing(
+        inner: Arc<dyn Store>,
+        name: &'static str,
+        times: usize,
+        outcome_unknown: Moment,
+    ) -> Arc<dyn Store> {
+        let left = Mutex::new(times);
+        Self::new(inner, move |step, moment| {
+            let mut left = left.lock();
+            if step == name && moment == outcome_unknown && *left > 0 {
+                *left -= 1;
+                return Err(StoreError::Unavailable {
+                    what: "a test says so".into(),
+                    outcome_unknown: moment == Moment::After,
+                });
+            }
+            Ok(())
+        })
+    }
+}
+
+macro_rules! steps {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for Steps {
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
+                (self.watch)(stringify!($name), Moment::Before)?;
+                let answer = self.inner.$name($($arg),*).await;
+                (self.watch)(stringify!($name), Moment::After)?;
+                answer
+            })*
+        }
+    };
+}
+
+steps! {
+    fn create(new: NewConnection, now: Timestamp) -> Connected;
+    fn reconnect(id: &ConnectionId, account: Option<Account>, tokens: TokenSet, event: Event, now: Timestamp) -> Connected;
+    fn held(id: &ConnectionId) -> Option<Held>;
+    fn connection(id: &ConnectionId) -> Option<Connection>;
+    fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
+    fn list(filter: ConnectionFilter) -> Vec<Connection>;
+    fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
+    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, now: Timestamp) -> LeaseAnswer;
+    fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
+    fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
+    fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();
+    fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
+    fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
+    fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;
+    fn disconnect(id: &ConnectionId, revoke: Revoke, superseded_by: Option<ConnectionId>, event: Event, now: Timestamp) -> Option<(Connection, RevocationState)>;
+    fn purge(id: &ConnectionId) -> ();
+    fn claim_revocations(limit: u32, push: Duration, now: Timestamp) -> Vec<Revocation>;
+    fn queue_revocation(connection: &ConnectionId, app: &AppName, refresh_token: RefreshToken, now: Timestamp) -> ();
+    fn finish_revocation(id: i64, state: RevocationState, now: Timestamp) -> ();
+    fn claim_due(query: DueQuery) -> Vec<ConnectionId>;
+    fn note_usage(usage: Vec<Usage>) -> ();
+    fn note_event(id: &ConnectionId, event: Event, now: Timestamp) -> ();
+    fn events(id: &ConnectionId, limit: u32) -> Vec<StoredEvent>;
+    fn change_head() -> i64;
+    fn changes(after: i64) -> (Vec<Change>, i64);
+    fn app_state(app: &AppName) -> AppState;
+    fn reject_app(app: &AppName, rejected: CredentialsRejected) -> ();
+    fn accept_app(app: &AppName, secret_fingerprint: String) -> ();
+    fn switch_to_single_use(app: &AppName, now: Timestamp) -> bool;
+    fn create_key(key: ApiKey, hash: [u8; 32]) -> ();
+    fn keys() -> Vec<ApiKey>;
+    fn key_by_hash(hash: [u8; 32]) -> Option<ApiKey>;
+    fn revoke_key(id: &str, now: Timestamp) -> bool;
+    fn create_session(session: ConnectSession) -> ();
+    fn session(id: &str) -> Option<ConnectSession>;
+    fn finish_session(id: &str, outcome: SessionOutcome) -> ();
+    fn begin_authorization(authorization: Authorization) -> ();
+    fn spend_state(state_hash: [u8; 32], now: Timestamp) -> Option<Authorization>;
+    fn sweep(before: Timestamp) -> ();
+    fn ping() -> ();
+}

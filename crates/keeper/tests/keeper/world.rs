@@ -1,0 +1,202 @@
+//! A simulated HubSpot, a store in a folder of its own, and keepers on it: each is a process of its own to the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use evergrant_domain::app::{ClientAuth, Dialect};
+use evergrant_domain::{
+    AccessToken, AccountId, App, AppName, ClientSecret, Connection, ConnectionId, Customer, KeepFresh,
+    Provider, RefreshPolicy, RefreshToken, Rotation, Timestamp,
+};
+use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, SystemClock};
+use evergrant_oauth::{TlsRoots, TokenEndpoint};
+use evergrant_store::{SqliteStore, Store, Vault, VaultKey};
+use hubspot_sim::{SimConfig, Simulator};
+use url::Url;
+
+pub(crate) const HUB: u64 = 1001;
+pub(crate) const CLIENT: &str = "sim-client";
+/// Longer than any token lives.
+pub(crate) const PAST_EXPIRY: Duration = Duration::from_secs(1801);
+
+/// The machine's clock, moved forward.
+#[derive(Debug, Default)]
+pub(crate) struct MovedClock(AtomicI64);
+
+impl MovedClock {
+    fn ahead(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs())
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().after(self.ahead())
+    }
+
+    fn boot(&self) -> Duration {
+        SystemClock.boot() + self.ahead()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) hubspot: Simulator,
+    pub(crate) clock: Arc<MovedClock>,
+    folder: tempfile::TempDir,
+    key: String,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(hubspot_sim::Rotation::Never).await
+    }
+
+    pub(crate) async fn with(rotation: hubspot_sim::Rotation) -> Self {
+        let config = SimConfig {
+            seed: 7,
+            rotation,
+            ..SimConfig::default()
+        };
+        Self {
+            hubspot: Simulator::start(config).await.unwrap(),
+            clock: Arc::default(),
+            folder: tempfile::tempdir().unwrap(),
+            key: VaultKey::generate().to_base64().to_string(),
+        }
+    }
+
+    /// Moves every clock but the store's.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.hubspot.advance(time);
+        self.clock
+            .0
+            .fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("evergrant.db")
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn app(&self) -> App {
+        app(&self.hubspot.base_url())
+    }
+
+    pub(crate) async fn store(&self) -> (Arc<dyn Store>, Arc<Vault>) {
+        open(&self.database(), &self.key).await
+    }
+
+    /// A keeper with a store of its own, as another process would have. Its background work does not run.
+    pub(crate) async fn keeper(&self) -> Keeper {
+        self.keeper_of(self.app()).await
+    }
+
+    pub(crate) async fn keeper_of(&self, app: App) -> Keeper {
+        let (store, vault) = self.store().await;
+        keeper(app, store, vault, self.clock.clone())
+    }
+
+    /// A connection to the portal [`HUB`], as fresh as the grant it is made of.
+    pub(crate) async fn connected(&self, keeper: &Keeper) -> Connection {
+        self.connected_as(keeper, "c1", HUB).await
+    }
+
+    pub(crate) async fn connected_as(&self, keeper: &Keeper, id: &str, hub: u64) -> Connection {
+        let grant = self.hubspot.grant(CLIENT, hub).unwrap();
+        let import = Import {
+            id: Some(ConnectionId::parse(id).unwrap()),
+            app: AppName::parse("crm").unwrap(),
+            customer: Customer::parse("acme").unwrap(),
+            tokens: ImportTokens::OAuth {
+                refresh_token: RefreshToken::new(grant.refresh_token),
+                access_token: Some(AccessToken::new(grant.access_token)),
+                expires_at: Some(self.clock.now().after(grant.expires_in)),
+                scopes: None,
+            },
+            account: Some(AccountId::parse(&hub.to_string()).unwrap()),
+            labels: vec![],
+        };
+        keeper.import(import).await.unwrap()
+    }
+
+    /// Whether the provider takes this access token.
+    pub(crate) async fn accepts(&self, token: &AccessToken) -> bool {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.hubspot.address())
+            .await
+            .unwrap();
+        let request = format!(
+            "GET /crm/v3/objects/contacts HTTP/1.1\r\nhost: sim\r\nconnection: close\r\nauthorization: Bearer {}\r\n\r\n",
+            token.expose()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.starts_with("HTTP/1.1 200")
+    }
+}
+
+pub(crate) async fn open(database: &std::path::Path, key: &str) -> (Arc<dyn Store>, Arc<Vault>) {
+    let vault = Arc::new(Vault::new(VaultKey::from_base64(key).unwrap()));
+    let store = SqliteStore::open(database, vault.clone()).await.unwrap();
+    (Arc::new(store), vault)
+}
+
+pub(crate) fn keeper(app: App, store: Arc<dyn Store>, vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Keeper {
+    Keeper::new(KeeperParts {
+        apps: vec![app],
+        store,
+        vault,
+        endpoint: TokenEndpoint::new(TlsRoots::Native),
+        clock,
+        max_stale: Duration::from_secs(60),
+    })
+}
+
+pub(crate) fn app(base: &str) -> App {
+    let url = |path: &str| Url::parse(&format!("{base}/{path}")).unwrap();
+    App {
+        name: AppName::parse("crm").unwrap(),
+        provider: Provider {
+            dialect: Dialect::HubSpot,
+            authorize_url: url("oauth/authorize"),
+            token_url: url("oauth/2026-09/token"),
+            introspect_url: Some(url("oauth/2026-09/token/introspect")),
+            revoke_url: Some(url("oauth/2026-09/token/revoke")),
+            api_base: url(""),
+            client_auth: ClientAuth::Post,
+            pkce: false,
+            rotation: Rotation::Never,
+            account_claim: "hub_id".into(),
+        },
+        client_id: CLIENT.into(),
+        client_secrets: vec![ClientSecret::new("sim-secret")],
+        redirect_uri: "http://localhost:8484/oauth/callback".into(),
+        scopes: vec!["oauth".into()],
+        optional_scopes: vec![],
+        refresh_policy: RefreshPolicy::Queue,
+        keep_fresh: KeepFresh::Off,
+        return_urls: vec![],
+        display_name: None,
+        support_url: None,
+        public_install: false,
+    }
+}
+
+/// What every run must hold, whatever happened in it: PROTOCOL's I1 and I2, from the provider's own ledger.
+pub(crate) fn assert_redeemed_once(hubspot: &Simulator) {
+    let ledger = hubspot.ledger();
+    assert_eq!(
+        ledger.replays, 0,
+        "a refresh token was presented after it had been replaced: {ledger:?}"
+    );
+    assert!(
+        ledger.grant_overlaps_max <= 1,
+        "two redemptions of one connection at once: {ledger:?}"
+    );
+}
