@@ -1,111 +1,246 @@
-//! The one sender of token requests.
+//! What can be asked of a provider, and what its answers come to.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_domain::token_answer::{Failure, Introspected, Revoked, TokenAnswer};
-use evergrant_domain::{AccessToken, App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+use evergrant_domain::token_answer::{self, Failure, Introspected, RawAnswer, Revoked, TokenAnswer};
+use evergrant_domain::{App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 
-use crate::tls::TlsRoots;
+pub use crate::request::Introspect;
+use crate::request::TokenRequest;
+use crate::sender::{self, Answer, Body, NoAnswer};
+use crate::tls::{Tls, TlsRoots};
 
-/// What a redemption came to.
+/// What a redemption of a refresh token came to.
 #[derive(Debug, Clone)]
 pub enum Redeemed {
-    /// The last check before the first byte said no: nothing was sent.
+    /// The last check before the first byte said no. Nothing was sent.
     SteppedBack,
-    /// It was tried.
+    /// It was tried, and this came of it.
     Answered(TokenAnswer),
 }
 
-/// The token to ask about.
-#[derive(Debug, Clone, Copy)]
-pub enum Introspect<'a> {
-    /// An access token.
-    Access(&'a AccessToken),
-    /// A refresh token.
-    Refresh(&'a RefreshToken),
-}
-
-/// Whether the provider knows the client.
+/// Whether a provider accepts the app's own credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCheck {
-    /// It does, and the secret is right.
+    /// It knows the client id, and the secret is right.
     Accepted,
     /// It refuses the client id or the secret.
     Refused(Failure),
-    /// No usable answer.
+    /// It gave no answer that says.
     Unknown(Failure),
 }
 
-/// The one sender.
-#[derive(Debug, Clone)]
+/// Sends requests to token endpoints: one fresh connection and one request for each call, and no retry.
+///
+/// Each `deadline` covers the whole exchange, connecting included. Failures without a code of the provider carry a word of
+/// ours. Nothing was sent: `unusable_url`, `plain_http_refused`, `name_not_resolved`, `unreachable`, `no_tls_roots`,
+/// `certificate_refused`, `tls_failed`. Sent, but no readable answer: `connection_lost`, `unreadable`, `answer_too_long`,
+/// `answer_encoded`. `timeout` may be either; the variant says which. `not_supported`: the provider has no such endpoint.
+#[derive(Clone)]
 pub struct TokenEndpoint {
-    _roots: TlsRoots,
+    tls: Arc<Tls>,
 }
 
 impl TokenEndpoint {
-    /// A sender that trusts `roots`.
+    /// A sender that believes those for whom `roots` vouch.
     pub fn new(roots: TlsRoots) -> Self {
-        Self { _roots: roots }
+        Self {
+            tls: Arc::new(Tls::new(roots)),
+        }
     }
 
-    /// Redeems a refresh token (RFC 6749 §6).
+    /// Redeems a refresh token. The caller holds the lease and decides about another try.
+    ///
+    /// `before_first_byte` runs when the connection stands and only the request is missing, so that what it checks is still
+    /// true when the first byte leaves. Where it says no, nothing is sent.
+    ///
+    /// Source: RFC 6749 §6; PROTOCOL rules 4, 7, 8.
     pub async fn redeem<F, G>(
         &self,
-        _app: &App,
-        _secret: &ClientSecret,
-        _refresh_token: &RefreshToken,
-        _deadline: Duration,
+        app: &App,
+        secret: &ClientSecret,
+        refresh_token: &RefreshToken,
+        deadline: Duration,
         before_first_byte: F,
     ) -> Redeemed
     where
         F: FnOnce() -> G + Send,
         G: Future<Output = bool> + Send,
     {
-        before_first_byte().await;
-        Redeemed::SteppedBack
+        let request = TokenRequest::redemption(app, secret, refresh_token);
+        match sender::send(&self.tls, request, deadline, before_first_byte).await {
+            Err(NoAnswer::SteppedBack) => Redeemed::SteppedBack,
+            sent => Redeemed::Answered(token_answer(sent, app)),
+        }
     }
 
-    /// Redeems an authorization code (RFC 6749 §4.1.3).
-    #[expect(clippy::unused_async, reason = "sends in the next commit")]
+    /// Redeems an authorization code. It is single use: after a lost answer the customer begins again.
+    ///
+    /// `redirect_uri` and `verifier` are those that the customer was sent to consent with.
+    ///
+    /// Source: RFC 6749 §4.1.3; RFC 7636 §4.5.
     pub async fn exchange_code(
         &self,
-        _app: &App,
-        _secret: &ClientSecret,
-        _code: &AuthorizationCode,
-        _redirect_uri: &str,
-        _verifier: Option<&CodeVerifier>,
-        _deadline: Duration,
+        app: &App,
+        secret: &ClientSecret,
+        code: &AuthorizationCode,
+        redirect_uri: &str,
+        verifier: Option<&CodeVerifier>,
+        deadline: Duration,
     ) -> TokenAnswer {
-        TokenAnswer::NotIssued(Failure::without_answer("not_sent"))
+        let request = TokenRequest::code_exchange(app, secret, code, redirect_uri, verifier);
+        token_answer(self.send(request, deadline).await, app)
     }
 
-    /// Asks about a token (RFC 7662).
-    #[expect(clippy::unused_async, reason = "sends in the next commit")]
+    /// Asks whether a token lives. No grant is touched, so it may be asked again at will.
+    ///
+    /// Source: RFC 7662 §2.
     pub async fn introspect(
         &self,
-        _app: &App,
-        _secret: &ClientSecret,
-        _token: Introspect<'_>,
-        _deadline: Duration,
+        app: &App,
+        secret: &ClientSecret,
+        token: Introspect<'_>,
+        deadline: Duration,
     ) -> Introspected {
-        Introspected::Unknown(Failure::without_answer("not_supported"))
+        let Some(request) = TokenRequest::introspection(app, secret, token) else {
+            return Introspected::Unknown(Failure::without_answer(NOT_SUPPORTED));
+        };
+        let answer = match self.send(request, deadline).await {
+            Ok(answer) => answer,
+            Err(none) => return Introspected::Unknown(Failure::without_answer(none.word())),
+        };
+        match answer.whole_body() {
+            Ok(raw) => {
+                token_answer::read_introspection(raw, app.provider.dialect, &app.provider.account_claim)
+            }
+            Err(word) => Introspected::Unknown(answer.failure(word)),
+        }
     }
 
-    /// Revokes a refresh token (RFC 7009).
-    #[expect(clippy::unused_async, reason = "sends in the next commit")]
+    /// Revokes a refresh token. Revoking twice does no harm, so it may be tried until it is done.
+    ///
+    /// Source: RFC 7009 §2.
     pub async fn revoke(
         &self,
-        _app: &App,
-        _secret: &ClientSecret,
-        _refresh_token: &RefreshToken,
-        _deadline: Duration,
+        app: &App,
+        secret: &ClientSecret,
+        refresh_token: &RefreshToken,
+        deadline: Duration,
     ) -> Revoked {
-        Revoked::Unsupported(Failure::without_answer("not_supported"))
+        let Some(request) = TokenRequest::revocation(app, secret, refresh_token) else {
+            return Revoked::Unsupported(Failure::without_answer(NOT_SUPPORTED));
+        };
+        let answer = match self.send(request, deadline).await {
+            Ok(answer) => answer,
+            Err(none) => return Revoked::TryAgain(Failure::without_answer(none.word())),
+        };
+        match answer.whole_body() {
+            Ok(raw) => token_answer::read_revocation(raw),
+            // RFC 7009 §2.2: a success says it all in its status, whatever became of the body.
+            Err(_) if (200..300).contains(&answer.status) => Revoked::Done,
+            Err(word) => Revoked::TryAgain(answer.failure(word)),
+        }
     }
 
-    /// Asks whether the provider accepts the client.
-    #[expect(clippy::unused_async, reason = "sends in the next commit")]
-    pub async fn check_client(&self, _app: &App, _secret: &ClientSecret, _deadline: Duration) -> ClientCheck {
-        ClientCheck::Unknown(Failure::without_answer("not_sent"))
+    /// Asks whether the app's own credentials are right, by redeeming a refresh token that cannot exist: who is told that
+    /// the grant is bad was let in.
+    ///
+    /// # Panics
+    ///
+    /// Where the system has no random numbers to give.
+    pub async fn check_client(&self, app: &App, secret: &ClientSecret, deadline: Duration) -> ClientCheck {
+        let nonsense = RefreshToken::new(crate::random_secret());
+        let request = TokenRequest::redemption(app, secret, &nonsense);
+        match token_answer(self.send(request, deadline).await, app) {
+            TokenAnswer::GrantRefused(_) | TokenAnswer::WrongClient(_) => ClientCheck::Accepted,
+            TokenAnswer::ClientRefused(failure) => ClientCheck::Refused(failure),
+            // Whoever takes nonsense for a grant takes anything for a client.
+            TokenAnswer::Issued(_) => ClientCheck::Unknown(Failure::without_answer("nonsense_accepted")),
+            TokenAnswer::NotIssued(failure)
+            | TokenAnswer::Lost(failure)
+            | TokenAnswer::CodeRefused(failure)
+            | TokenAnswer::EndpointFault(failure) => ClientCheck::Unknown(failure),
+        }
+    }
+
+    async fn send(&self, request: TokenRequest, deadline: Duration) -> Result<Answer, NoAnswer> {
+        sender::send(&self.tls, request, deadline, async || true).await
+    }
+}
+
+impl fmt::Debug for TokenEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenEndpoint").finish_non_exhaustive()
+    }
+}
+
+const NOT_SUPPORTED: &str = "not_supported";
+
+/// Rules 7 and 8: without a byte sent nothing was issued; without a readable answer nobody knows.
+fn token_answer(sent: Result<Answer, NoAnswer>, app: &App) -> TokenAnswer {
+    let answer = match sent {
+        Ok(answer) => answer,
+        Err(none @ NoAnswer::Lost(_)) => return TokenAnswer::Lost(Failure::without_answer(none.word())),
+        Err(none @ (NoAnswer::NotSent(_) | NoAnswer::SteppedBack)) => {
+            return TokenAnswer::NotIssued(Failure::without_answer(none.word()));
+        }
+    };
+    let read = |body| {
+        token_answer::read(
+            answer.raw(body),
+            app.provider.dialect,
+            &app.provider.account_claim,
+        )
+    };
+    match &answer.body {
+        Body::Whole(body) => read(body),
+        // The status still counts: a 429 is none the less one, and a 404 no token set.
+        Body::Unreadable(word) => match read(b"") {
+            TokenAnswer::Lost(failure) if failure.code == "unreadable" => {
+                TokenAnswer::Lost(answer.failure(word))
+            }
+            other => other,
+        },
+        // Here it counts only where it says alone that nothing was issued.
+        Body::Cut(word) => match read(b"") {
+            not_issued @ TokenAnswer::NotIssued(_) => not_issued,
+            _ => TokenAnswer::Lost(answer.failure(word)),
+        },
+    }
+}
+
+impl NoAnswer {
+    fn word(self) -> &'static str {
+        match self {
+            Self::SteppedBack => "stepped_back",
+            Self::NotSent(word) | Self::Lost(word) => word,
+        }
+    }
+}
+
+impl Answer {
+    fn whole_body(&self) -> Result<RawAnswer<'_>, &'static str> {
+        match &self.body {
+            Body::Whole(body) => Ok(self.raw(body)),
+            Body::Unreadable(word) | Body::Cut(word) => Err(word),
+        }
+    }
+
+    fn raw<'a>(&self, body: &'a [u8]) -> RawAnswer<'a> {
+        RawAnswer {
+            status: self.status,
+            retry_after: self.retry_after,
+            body,
+        }
+    }
+
+    fn failure(&self, word: &str) -> Failure {
+        Failure {
+            http_status: Some(self.status),
+            retry_after: self.retry_after,
+            ..Failure::without_answer(word)
+        }
     }
 }

@@ -1,0 +1,71 @@
+//! `Retry-After` (RFC 9110 §10.2.3).
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::{DATE, RETRY_AFTER};
+
+/// How long a pause the answer asks for, at most a day: HubSpot's 477 asks for up to that, and nobody may silence us longer.
+///
+/// A date counts from the answer's own `Date`, so no clock of ours has a say. Without that, and for nonsense, `None`.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let pause = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(value).ok()?;
+        let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+        until.duration_since(now).unwrap_or_default()
+    };
+    Some(pause.min(PAUSE_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn check(retry_after: &str, date: Option<&str>, seconds: Option<u64>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).unwrap());
+        if let Some(date) = date {
+            headers.insert(DATE, HeaderValue::from_str(date).unwrap());
+        }
+        let pause = super::retry_after(&headers);
+        assert_eq!(
+            pause,
+            seconds.map(Duration::from_secs),
+            "{retry_after:?} {date:?}"
+        );
+    }
+
+    #[test]
+    fn seconds_are_read_and_capped() {
+        check("0", None, Some(0));
+        check("120", None, Some(120));
+        check("86400", None, Some(86_400));
+        check("86401", None, Some(86_400));
+        check("99999999999999999999999999", None, Some(86_400));
+    }
+
+    #[test]
+    fn a_date_counts_from_the_answers_own_date() {
+        let date = Some("Wed, 21 Oct 2026 07:28:00 GMT");
+        check("Wed, 21 Oct 2026 07:30:00 GMT", date, Some(120));
+        check("Wednesday, 21-Oct-26 07:30:00 GMT", date, Some(120));
+        check("Wed, 21 Oct 2026 07:27:00 GMT", date, Some(0));
+        check("Fri, 21 Oct 2033 07:28:00 GMT", date, Some(86_400));
+        check("Wed, 21 Oct 2026 07:30:00 GMT", None, None);
+        check("Wed, 21 Oct 2026 07:30:00 GMT", Some("yesterday"), None);
+    }
+
+    #[test]
+    fn nonsense_asks_for_nothing() {
+        for nonsense in ["", "-1", "+5", "1.5", "soon", "1e3", "\u{663}"] {
+            check(nonsense, Some("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        }
+        assert_eq!(super::retry_after(&HeaderMap::new()), None);
+    }
+}
