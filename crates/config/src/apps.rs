@@ -47,8 +47,20 @@ pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> O
             &[("hubspot", Dialect::HubSpot), ("generic", Dialect::Generic)],
         )
         .map_or(Dialect::HubSpot, |at| at.value);
-    section.require("client_id", "is missing: the provider shows it on the app's page");
-    let client_id = section.text("client_id");
+    section.require(
+        &["client_id"],
+        "is missing: the provider shows it on the app's page",
+    );
+    let client_id = section.text("client_id").and_then(|client_id| {
+        reading.parsed(client_id, |id| {
+            let blank = id.contains(|c: char| c.is_whitespace() || c.is_control());
+            if blank {
+                Err("must not hold white space")
+            } else {
+                Ok(id.clone())
+            }
+        })
+    });
     let client_secrets = client_secrets(section);
     let redirect_uri = redirect_uri(section, dialect, public_url);
     let (provider, scopes, optional_scopes) = match dialect {
@@ -56,7 +68,7 @@ pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> O
             for key in GENERIC_ONLY {
                 section.refuse_given(key, "is for provider = \"generic\" only: HubSpot's is known");
             }
-            section.require("scopes", NO_SCOPES);
+            section.require(&["scopes"], NO_SCOPES);
             (
                 hubspot(section),
                 scopes(section, "scopes", 1),
@@ -70,6 +82,7 @@ pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> O
             (generic(section), scopes(section, "scopes", 0), Vec::new())
         }
     };
+    // What may be missing comes last: everything before it is read, and thereby checked, in any case.
     Some(App {
         refresh_policy: refresh_policy(section),
         keep_fresh: section
@@ -102,21 +115,19 @@ fn client_secrets(section: &mut Section<'_>) -> Vec<ClientSecret> {
         "client_secret",
         "a secret does not belong in a configuration: give client_secret_file or client_secret_env",
     );
+    section.require(
+        &["client_secret_file", "client_secret_env"],
+        "is missing: name a file with the secret, or give client_secret_env",
+    );
     let files = section.text_or_texts("client_secret_file");
     let variables = section.text_or_texts("client_secret_env");
-    if files.is_none() && variables.is_none() {
-        section.refuse_absent(
-            "client_secret_file",
-            "is missing: name a file with the secret, or give client_secret_env",
-        );
-    }
     let secrets = match reading.one_of_two(files, variables) {
         (Some(files), _) => {
             let place = files.place.clone();
             reading.parsed(files, |files| {
                 files
                     .iter()
-                    .map(|file| secret_file::read(&reading.path(&place, file)))
+                    .map(|file| secret_file::read_one(&reading.path(&place, file)))
                     .collect::<Result<Vec<_>, _>>()
             })
         }
@@ -248,7 +259,7 @@ fn below(base: &Url, path: &str) -> Url {
 fn generic(section: &mut Section<'_>) -> Option<Provider> {
     for key in ["authorize_url", "token_url", "api_base"] {
         section.require(
-            key,
+            &[key],
             "is missing: provider = \"generic\" needs authorize_url, token_url and api_base",
         );
     }

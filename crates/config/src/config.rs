@@ -48,7 +48,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The other address that `localhost` may stand for: a service on 127.0.0.1 is also served on ::1 and the reverse,
+    /// The other address that `localhost` may stand for: a service on 127.0.0.1 is also served on `::1` and the reverse,
     /// because clients differ in which of them they try. `None` for any other address.
     pub fn other_loopback(&self) -> Option<IpAddr> {
         match self.listen.ip() {

@@ -1,10 +1,10 @@
-//! Files that hold one secret.
+//! Files that hold secrets.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-/// No secret is longer; what is, is another file given by mistake.
+/// No secret or certificate chain is longer; what is, is another file given by mistake.
 const SIZE_MAX: u64 = 64 * 1024;
 
 /// The text of a file without the white space around it. The reason of a refusal never quotes what was read.
@@ -22,19 +22,25 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
     }
     match text.trim() {
         "" => Err(format!("{shown} is empty")),
-        secret => Ok(secret.to_owned()),
+        text => Ok(text.to_owned()),
     }
 }
 
-/// As [`read`], where nobody but owner and group may read the file.
-pub(crate) fn read_private(path: &Path) -> Result<String, String> {
+/// As [`read`], where the file holds one secret and nothing else.
+pub(crate) fn read_one(path: &Path) -> Result<String, String> {
     let text = read(path)?;
-    refuse_for_everyone(path)?;
+    if text.contains(char::is_control) {
+        return Err(format!(
+            "{} holds more than one line: a file for each secret",
+            path.display()
+        ));
+    }
     Ok(text)
 }
 
+/// Refuses a file that others than owner and group may touch.
 #[cfg(unix)]
-fn refuse_for_everyone(path: &Path) -> Result<(), String> {
+pub(crate) fn refuse_open(path: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = path.display();
     let metadata = path
@@ -48,7 +54,8 @@ fn refuse_for_everyone(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Elsewhere there is no such mode to look at.
 #[cfg(not(unix))]
-fn refuse_for_everyone(_path: &Path) -> Result<(), String> {
+pub(crate) fn refuse_open(_path: &Path) -> Result<(), String> {
     Ok(())
 }

@@ -187,7 +187,7 @@ impl<'a> Section<'a> {
         entries.into_iter().map(one).collect()
     }
 
-    /// Whether anyone wrote it.
+    /// Whether anyone wrote it, and as a section.
     pub(crate) fn is_given(&self) -> bool {
         self.given
     }
@@ -300,10 +300,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Refuses that a key is missing, before it is asked for.
-    pub(crate) fn require(&self, key: &str, reason: &str) {
-        if !self.entries.contains_key(key) {
-            self.refuse_absent(key, reason);
+    /// Refuses that none of these keys is there, before they are asked for; the first one gets the blame. A section that
+    /// is not given lacks nothing.
+    pub(crate) fn require(&self, keys: &[&str], reason: &str) {
+        if self.given && !keys.iter().any(|key| self.entries.contains_key(*key)) {
+            self.refuse_absent(keys[0], reason);
         }
     }
 
@@ -331,7 +332,6 @@ impl<'a> Section<'a> {
     }
 
     fn below(&self, key: &str, written: Option<Written>) -> Section<'a> {
-        let given = written.is_some();
         let place = match &written {
             Some(written) => self.place_of(key, written),
             None => Place {
@@ -339,13 +339,13 @@ impl<'a> Section<'a> {
                 origin: self.place.origin.clone(),
             },
         };
-        let entries = match written.map(|written| written.value) {
-            None => Table::new(),
-            Some(Value::Table(table)) => table,
+        let (given, entries) = match written.map(|written| written.value) {
+            None => (false, Table::new()),
+            Some(Value::Table(table)) => (true, table),
             Some(other) => {
                 self.reading
                     .refuse(&place, format!("must be a section, not {}", other.kind()));
-                Table::new()
+                (false, Table::new())
             }
         };
         Section {

@@ -1,7 +1,7 @@
 //! What the sections of the configuration may say, apps apart.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -154,17 +154,22 @@ fn is_loopback(url: &Url) -> bool {
 /// The two files, where TLS was asked for: `None` inside where a problem was noted about them.
 fn tls_files(section: &mut Section<'_>) -> Option<At<Option<TlsFiles>>> {
     let reading = section.reading;
-    if section.is_given() {
-        for key in ["cert_file", "key_file"] {
-            section.require(key, "is missing: tls needs cert_file and key_file, both PEM");
-        }
+    for key in ["cert_file", "key_file"] {
+        section.require(&[key], "is missing: tls needs cert_file and key_file, both PEM");
     }
-    let cert_file = section.path("cert_file");
-    let cert_file =
-        cert_file.and_then(|at| reading.parsed(at, |path| secret_file::read(path).map(|_| path.clone())));
-    let key_file = section.path("key_file");
-    let key_file = key_file
-        .and_then(|at| reading.parsed(at, |path| secret_file::read_private(path).map(|_| path.clone())));
+    let cert_file = section.path("cert_file").and_then(|file| {
+        reading.parsed(file, |path| {
+            secret_file::read(path)?;
+            Ok::<_, String>(path.clone())
+        })
+    });
+    let key_file = section.path("key_file").and_then(|file| {
+        reading.parsed(file, |path| {
+            secret_file::read(path)?;
+            secret_file::refuse_open(path)?;
+            Ok::<_, String>(path.clone())
+        })
+    });
     let files = cert_file.zip(key_file).map(|(cert, key)| TlsFiles {
         cert_file: cert.value,
         key_file: key.value,
@@ -236,9 +241,12 @@ fn vault(section: &mut Section<'_>) -> Vault {
     Vault { key, key_file }
 }
 
-fn key_from(path: &PathBuf) -> Result<VaultKeyText, String> {
-    let text = secret_file::read_private(path)?;
-    Ok(VaultKeyText::new(&text, path.display().to_string()))
+fn key_from(path: &Path) -> Result<VaultKeyText, String> {
+    secret_file::refuse_open(path)?;
+    Ok(VaultKeyText::new(
+        &secret_file::read_one(path)?,
+        path.display().to_string(),
+    ))
 }
 
 fn coordination(section: &mut Section<'_>) -> Coordination {
