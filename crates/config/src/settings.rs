@@ -242,11 +242,9 @@ fn vault(section: &mut Section<'_>) -> Vault {
 }
 
 fn key_from(path: &Path) -> Result<VaultKeyText, String> {
+    let text = secret_file::read_one(path)?;
     secret_file::refuse_open(path)?;
-    Ok(VaultKeyText::new(
-        &secret_file::read_one(path)?,
-        path.display().to_string(),
-    ))
+    Ok(VaultKeyText::new(&text, path.display().to_string()))
 }
 
 fn coordination(section: &mut Section<'_>) -> Coordination {
