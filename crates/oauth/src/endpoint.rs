@@ -7,8 +7,7 @@ use std::time::Duration;
 use evergrant_domain::token_answer::{self, Failure, Introspected, RawAnswer, Revoked, TokenAnswer};
 use evergrant_domain::{App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 
-pub use crate::request::Introspect;
-use crate::request::TokenRequest;
+use crate::request::{Introspect, TokenRequest};
 use crate::sender::{self, Answer, Body, NoAnswer};
 use crate::tls::{Tls, TlsRoots};
 

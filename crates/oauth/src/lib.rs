@@ -1,9 +1,9 @@
 //! The wire: requests to token endpoints built, sent once, and their answers handed to the domain to be read.
 //!
 //! [`authorize_url`] and the requests are built by functions that send nothing. One sender sends them: a fresh connection
-//! for each exchange, no retry, no redirect, no pool, so that whether a byte left is never a guess. It knows nothing about
-//! connections, leases, versions or clocks, never decides whether to try again, and logs nothing. It is `pub` to `keeper`
-//! alone: whoever else redeemed a refresh token here would do it behind the keeper's back.
+//! for each exchange, no pool, no retry, no redirect, so that whether anything was sent is never a guess. It knows nothing
+//! about connections, leases, versions or clocks, never decides about another try, and logs nothing. Only `keeper` calls
+//! it: whoever else redeemed a refresh token here would do it behind the keeper's back.
 //!
 //! Start reading at [`TokenEndpoint`]; `request` holds what is sent, `sender` how, and `evergrant_domain::token_answer`
 //! what the answers mean.
@@ -16,7 +16,8 @@ mod sender;
 mod tls;
 
 pub use authorize::{authorize_url, new_code_verifier};
-pub use endpoint::{ClientCheck, Introspect, Redeemed, TokenEndpoint};
+pub use endpoint::{ClientCheck, Redeemed, TokenEndpoint};
+pub use request::Introspect;
 pub use tls::TlsRoots;
 
 /// A secret nobody can guess: 32 bytes of the system's randomness, in letters that need no escaping anywhere.

@@ -1,13 +1,12 @@
 //! The one sender: one request over one fresh connection.
 //!
 //! No pool, so no connection that died in waiting and no client that quietly tries again; no redirects; no content coding.
-//! A watch on the stream says whether a byte of the request left, so "not sent" is a fact and never a guess.
+//! Connecting and sending are two steps of ours, so "not sent" is a fact and never a guess.
 
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ pub(crate) enum NoAnswer {
     SteppedBack,
     /// No byte left, and the word says why.
     NotSent(&'static str),
-    /// Something left, nothing came back; the word says why.
+    /// Something may have left, nothing came back; the word says why.
     Lost(&'static str),
 }
 
@@ -68,7 +67,7 @@ where
     const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
     let deadline = Instant::now() + deadline.min(DEADLINE_MAX);
 
-    let stream = match timeout_at(deadline, connect(tls, request.url(), deadline)).await {
+    let mut stream = match timeout_at(deadline, connect(tls, request.url(), deadline)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(word)) => return Err(NoAnswer::NotSent(word)),
         Err(_) => return Err(NoAnswer::NotSent(TIMEOUT)),
@@ -81,32 +80,15 @@ where
         Ok(false) => return Err(NoAnswer::SteppedBack),
         Err(_) => return Err(NoAnswer::NotSent(TIMEOUT)),
     }
+    if !waits(&mut stream).await {
+        return Err(NoAnswer::NotSent(CONNECTION_LOST));
+    }
     // A timeout looks at its clock only after a first try, and that would send.
     if Instant::now() >= deadline {
         return Err(NoAnswer::NotSent(TIMEOUT));
     }
 
-    let begun = AtomicBool::new(false);
-    let mut head = None;
-    let exchange = exchange(
-        Watched {
-            stream,
-            begun: &begun,
-        },
-        request,
-        &mut head,
-    );
-    let body = timeout_at(deadline, exchange).await.unwrap_or(Body::Cut(TIMEOUT));
-    match (head, body) {
-        (Some(Head { status, retry_after }), body) => Ok(Answer {
-            status,
-            retry_after,
-            body,
-        }),
-        (None, Body::Cut(word)) if !begun.into_inner() => Err(NoAnswer::NotSent(word)),
-        (None, Body::Cut(word) | Body::Unreadable(word)) => Err(NoAnswer::Lost(word)),
-        (None, Body::Whole(_)) => Err(NoAnswer::Lost(CONNECTION_LOST)),
-    }
+    exchange(stream, request, deadline).await.map_err(NoAnswer::Lost)
 }
 
 const TIMEOUT: &str = "timeout";
@@ -150,51 +132,64 @@ async fn connect(tls: &Tls, url: &Url, deadline: Instant) -> Result<Box<dyn Stre
 ///
 /// Each is given its share of the time that is left: one that swallows everything must not use it all up.
 async fn connect_in_turn(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, &'static str> {
+    let mut word = UNREACHABLE;
     for (address, to_try) in addresses.iter().zip((1..=addresses.len()).rev()) {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let share = left / u32::try_from(to_try).unwrap_or(u32::MAX);
-        if let Ok(Ok(stream)) = timeout_at(now + share, TcpStream::connect(address)).await {
-            // A request is one small packet; where this cannot be set, it only waits a little.
-            let _ = stream.set_nodelay(true);
-            return Ok(stream);
+        match timeout_at(now + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // A request is one small packet; where this cannot be set, it only waits a little.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(_)) => word = UNREACHABLE,
+            Err(_) => word = TIMEOUT,
         }
     }
-    Err("unreachable")
+    Err(word)
 }
 
-/// What the status line and the headers say.
-struct Head {
-    status: u16,
-    retry_after: Option<Duration>,
+const UNREACHABLE: &str = "unreachable";
+
+/// Whether the peer still waits for our request. If it left meanwhile, or speaks unasked, it is better not to begin: now it
+/// is still certain that nothing was issued.
+async fn waits(stream: &mut Box<dyn Stream>) -> bool {
+    let mut byte = [0];
+    let mut byte = ReadBuf::new(&mut byte);
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut byte).is_pending())).await
 }
 
-/// Sends and reads. `head` is set as soon as there is one, so that whoever gives up on the rest still has it.
-async fn exchange(stream: Watched<'_>, request: http::Request<Full<Bytes>>, head: &mut Option<Head>) -> Body {
+/// Sends and reads. The error is the word for it: from here on a failure says nothing about what the peer has got.
+async fn exchange(
+    stream: Box<dyn Stream>,
+    request: http::Request<Full<Bytes>>,
+    deadline: Instant,
+) -> Result<Answer, &'static str> {
     const HEAD_MAX: usize = 64 * 1024;
-    let connected = http1::Builder::new()
+    let (mut sender, connection) = http1::Builder::new()
         .max_header_size(HEAD_MAX)
         .handshake(TokioIo::new(stream))
-        .await;
-    let Ok((mut sender, connection)) = connected else {
-        return Body::Cut(CONNECTION_LOST);
-    };
+        .await
+        .map_err(|_| CONNECTION_LOST)?;
     let mut answer = pin!(async {
-        match sender.send_request(request).await {
-            Ok(response) => {
-                *head = Some(Head {
-                    status: response.status().as_u16(),
-                    retry_after: retry_after(response.headers()),
-                });
-                read(response).await
-            }
-            Err(error) if error.is_parse() => Body::Unreadable("unreadable"),
-            Err(_) => Body::Cut(CONNECTION_LOST),
-        }
+        let response = match timeout_at(deadline, sender.send_request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_parse() => return Err("unreadable"),
+            Ok(Err(_)) => return Err(CONNECTION_LOST),
+            Err(_) => return Err(TIMEOUT),
+        };
+        Ok(Answer {
+            status: response.status().as_u16(),
+            retry_after: retry_after(response.headers()),
+            body: timeout_at(deadline, read(response))
+                .await
+                .unwrap_or(Body::Cut(TIMEOUT)),
+        })
     });
     // Nothing is spawned: who drops the exchange closes the connection.
     tokio::select! {
-        body = &mut answer => body,
+        answer = &mut answer => answer,
         // What the connection handed over before it ended is still to be read.
         _ = connection => answer.await,
     }
@@ -231,52 +226,76 @@ async fn read(response: http::Response<Incoming>) -> Body {
     Body::Whole(body)
 }
 
-/// A stream that remembers whether anyone began to write to it.
-struct Watched<'a> {
-    stream: Box<dyn Stream>,
-    begun: &'a AtomicBool,
-}
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
 
-impl Watched<'_> {
-    /// Noted before the attempt: whether a write that failed sent something, nobody knows.
-    fn begin(&mut self) -> Pin<&mut Box<dyn Stream>> {
-        self.begun.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.stream)
-    }
-}
+    use tokio::net::{TcpListener, TcpSocket};
 
-impl AsyncRead for Watched<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
+    use super::*;
 
-impl AsyncWrite for Watched<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.begin().poll_write(cx, buf)
+    const DEADLINE: Duration = Duration::from_secs(9);
+
+    async fn listener() -> TcpListener {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.begin().poll_write_vectored(cx, bufs)
+    async fn closed() -> SocketAddr {
+        listener().await.local_addr().unwrap()
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    /// An address that answers nothing: its queue is full, so the kernel drops whoever knocks.
+    struct BlackHole {
+        address: SocketAddr,
+        _queue: (TcpListener, Vec<TcpStream>),
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    impl BlackHole {
+        async fn new() -> Self {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let listener = socket.listen(1).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut queued = Vec::new();
+            let patience = Duration::from_secs(1);
+            while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+                queued.push(stream.unwrap());
+            }
+            Self {
+                address,
+                _queue: (listener, queued),
+            }
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    #[tokio::test(start_paused = true)]
+    async fn the_next_address_is_tried_where_one_refuses_or_swallows() {
+        let alive = listener().await;
+        let hole = BlackHole::new().await;
+        let addresses = [closed().await, hole.address, alive.local_addr().unwrap()];
+        let begun = Instant::now();
+        let stream = connect_in_turn(&addresses, begun + DEADLINE).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
+        // Half of what was left to two addresses.
+        assert!(
+            begun.elapsed() <= DEADLINE / 2 + Duration::from_millis(2),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_to_connect_says_whether_it_was_refused_or_swallowed() {
+        let deadline = Instant::now() + DEADLINE;
+        assert_eq!(
+            connect_in_turn(&[closed().await], deadline).await.err(),
+            Some("unreachable")
+        );
+        let hole = BlackHole::new().await;
+        assert_eq!(
+            connect_in_turn(&[hole.address], deadline).await.err(),
+            Some("timeout")
+        );
+        assert_eq!(connect_in_turn(&[], deadline).await.err(), Some("unreachable"));
     }
 }
