@@ -34,9 +34,13 @@ pub enum ClientCheck {
 /// Sends requests to token endpoints: one fresh connection and one request for each call, and no retry.
 ///
 /// Each `deadline` covers the whole exchange, connecting included. Failures without a code of the provider carry a word of
-/// ours. Nothing was sent: `unusable_url`, `plain_http_refused`, `name_not_resolved`, `unreachable`, `no_tls_roots`,
-/// `certificate_refused`, `tls_failed`. Sent, but no readable answer: `connection_lost`, `unreadable`, `answer_too_long`,
-/// `answer_encoded`. `timeout` may be either; the variant says which. `not_supported`: the provider has no such endpoint.
+/// ours:
+///
+/// - nothing was sent: `unusable_url`, `plain_http_refused`, `name_not_resolved`, `unreachable`, `no_tls_roots`,
+///   `certificate_refused`, `tls_failed`;
+/// - sent, but the answer is not to be read: `unreadable`, `answer_too_long`, `answer_encoded`;
+/// - either, and the variant says which: `timeout`, `connection_lost`;
+/// - not tried, as the provider has no such endpoint: `not_supported`.
 #[derive(Clone)]
 pub struct TokenEndpoint {
     tls: Arc<Tls>,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::RefreshToken;
+use evergrant_domain::token_answer::TokenAnswer;
 use evergrant_oauth::{Redeemed, TlsRoots, TokenEndpoint};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -236,4 +237,22 @@ async fn a_peer_that_leaves_or_speaks_before_the_first_byte_issued_nothing() {
         .await;
         assert_eq!(redeemed, "not issued: connection_lost", "{greeting:?}");
     }
+}
+
+#[tokio::test]
+async fn an_exchange_may_move_between_threads() {
+    let server = Server::start(tokens()).await;
+    let app = app(server.base());
+    let answer = tokio::spawn(async move {
+        let refresh_token = RefreshToken::new("r");
+        endpoint()
+            .redeem(&app, &secret(), &refresh_token, DEADLINE, || async {
+                !app.client_id.is_empty()
+            })
+            .await
+    });
+    assert!(matches!(
+        answer.await.unwrap(),
+        Redeemed::Answered(TokenAnswer::Issued(_))
+    ));
 }
