@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::{Config, Coordination, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
 pub use error::{ConfigError, Problem};
+pub use network::Network;
 
 /// What the file is called wherever it is looked for.
 pub const FILE_NAME: &str = "evergrant.toml";
