@@ -12,6 +12,7 @@ pub mod api_answer;
 pub mod app;
 pub mod connection;
 pub mod event;
+pub mod explain;
 pub mod id;
 pub mod redemption;
 pub mod refresh_policy;
