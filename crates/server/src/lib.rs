@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The service: HTTP API, gateway door, connect flow, health. Thin over keeper and gateway: it decides who may ask and shows
+//! what they answer.
+//!
+//! It knows nothing of databases, providers' answers or when a token is due. Nothing here holds a refresh token; an access token
+//! appears in one view, for keys of the role `tokens`.
+//!
+//! Start reading at [`Service::answer`], the one entry of every request; then the routes in `router`, the error answers
+//! in [`problem`], and the customer's way in `connect`.
+
+mod access;
+mod api;
+mod connect;
+mod health;
+mod help;
+mod input;
+mod listen;
+mod log;
+pub mod openapi;
+mod pages;
+pub mod problem;
+mod router;
+mod service;
+mod tls;
+mod trace;
+mod views;
+
+pub use listen::{BindError, ListenSettings, Server};
+pub use service::{Operator, Peer, Reach, Service, ServiceSettings};

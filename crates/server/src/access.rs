@@ -1,0 +1,240 @@
+//! Who asks: API keys, and what a key may see and do.
+//!
+//! Keys are known by their hash. Those that are in use are kept in memory for as long as no process makes or revokes a key
+//! (the keeper's `keys_generation`), so a call costs a hash and a look into a map, and a revocation is felt within a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use evergrant_domain::access::{Limits, Role};
+use evergrant_domain::{AppName, Connection, ConnectionId, Customer};
+use evergrant_keeper::Keeper;
+use evergrant_store::contract::ApiKey;
+use evergrant_store::vault::random_token;
+use http::{HeaderMap, header};
+use tokio::sync::Semaphore;
+
+use crate::problem::{Code, Problem};
+use crate::trace::single;
+
+const PREFIX: &str = "evg_";
+const KEY_BYTES: usize = 32;
+/// 32 bytes in base64url without padding.
+const KEY_TEXT: usize = 43;
+
+/// Look-ups of keys that are not at hand, at a time. Made-up keys cost the store that much and no more.
+const LOOKUPS: usize = 16;
+/// How long a look-up waits for its turn.
+const LOOKUP_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes a key and the hash that is kept of it.
+pub(crate) fn new_key() -> (String, [u8; 32]) {
+    let key = format!("{PREFIX}{}", random_token(KEY_BYTES));
+    let hash = sha256(key.as_bytes());
+    (key, hash)
+}
+
+/// SHA-256: the keys and states that it is used for are random, so nothing slower is needed.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
+
+/// Whoever makes a call: the operator at the machine itself, or the holder of an API key.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    key: Option<Arc<ApiKey>>,
+}
+
+impl Caller {
+    /// Who works on the store itself and needs no key.
+    pub(crate) const OPERATOR: Self = Self { key: None };
+
+    /// What it is limited to; `None` for nothing.
+    pub(crate) fn limits(&self) -> Option<&Limits> {
+        self.key.as_ref().map(|key| &key.limits).filter(|limits| **limits != Limits::default())
+    }
+
+    /// What to filter lists by.
+    pub(crate) fn filter(&self) -> Limits {
+        self.limits().cloned().unwrap_or_default()
+    }
+
+    /// How it is named in a history.
+    pub(crate) fn shown(&self) -> String {
+        self.key.as_ref().map_or_else(|| "the operator".to_owned(), |key| format!("API key {}", key.id))
+    }
+
+    fn role(&self) -> Role {
+        self.key.as_ref().map_or(Role::Admin, |key| key.role)
+    }
+
+    /// Refuses where the role does not include `needed`.
+    pub(crate) fn require(&self, needed: Role) -> Result<(), Problem> {
+        if self.role().includes(needed) {
+            return Ok(());
+        }
+        Err(Problem::because(
+            Code::Forbidden,
+            format!("this takes the role {}; the key's role is {}", needed.as_str(), self.role().as_str()),
+        ))
+    }
+
+    /// Whether an app lies within the key's limits.
+    pub(crate) fn sees_app(&self, app: &AppName) -> bool {
+        self.limits().is_none_or(|limits| limits.admit_app(app))
+    }
+
+    /// Whether a connection lies within the key's limits.
+    pub(crate) fn sees(&self, connection: &Connection) -> bool {
+        self.limits().is_none_or(|limits| limits.admit(connection))
+    }
+
+    /// Whether a connection of this app and customer, with this id or a new one, lies within the key's limits.
+    pub(crate) fn sees_parts(&self, app: &AppName, customer: &Customer, id: Option<&ConnectionId>) -> bool {
+        self.limits().is_none_or(|limits| match id {
+            Some(id) => limits.admit_parts(app, customer, id),
+            None => limits.admit_new(app, customer),
+        })
+    }
+
+    /// Whether it may make, see and revoke a key with these limits: one that reaches no further than itself.
+    pub(crate) fn may_grant(&self, limits: &Limits) -> bool {
+        fn within<T: PartialEq>(own: &[T], granted: &[T]) -> bool {
+            own.is_empty() || (!granted.is_empty() && granted.iter().all(|one| own.contains(one)))
+        }
+        self.limits().is_none_or(|own| {
+            within(&own.apps, &limits.apps)
+                && within(&own.customers, &limits.customers)
+                && within(&own.connections, &limits.connections)
+        })
+    }
+
+    /// The record, where there is one that the key may see: what the role then does not allow is 403, everything else looks as
+    /// if it did not exist.
+    pub(crate) async fn connection(
+        &self,
+        keeper: &Keeper,
+        id: &ConnectionId,
+        needed: Role,
+    ) -> Result<Connection, Problem> {
+        let connection = keeper.store().connection(id).await?;
+        let connection =
+            connection.filter(|connection| self.sees(connection)).ok_or_else(|| Problem::unknown_connection(id))?;
+        self.require(needed)?;
+        Ok(connection)
+    }
+
+    /// As [`Caller::connection`], where the record itself is not needed: a key without limits costs no look into the store,
+    /// and what does not exist shows later.
+    pub(crate) async fn admit(&self, keeper: &Keeper, id: &ConnectionId, needed: Role) -> Result<(), Problem> {
+        if self.limits().is_some() || !self.role().includes(needed) {
+            self.connection(keeper, id, needed).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys in use.
+pub(crate) struct Keys {
+    at_hand: papaya::HashMap<[u8; 32], AtHand>,
+    lookups: Semaphore,
+}
+
+#[derive(Clone)]
+struct AtHand {
+    key: Arc<ApiKey>,
+    generation: u64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { at_hand: papaya::HashMap::new(), lookups: Semaphore::new(LOOKUPS) }
+    }
+}
+
+impl Keys {
+    /// Whose key the request carries.
+    pub(crate) async fn caller(&self, keeper: &Keeper, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let refused = || Problem::new(Code::InvalidApiKey);
+        let key = bearer(headers).ok_or_else(refused)?;
+        let hash = sha256(key.as_bytes());
+        let generation = keeper.keys_generation();
+        let known = self.at_hand.pin().get(&hash).filter(|known| known.generation == generation).cloned();
+        let key = match known {
+            // What is known without the store counts for as long as cached tokens do.
+            Some(known) if keeper.store_is_recent() => known.key,
+            _ => self.look_up(keeper, hash, generation).await?.ok_or_else(refused)?,
+        };
+        let now = keeper.clock().now();
+        if key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= now) {
+            return Err(refused());
+        }
+        Ok(Caller { key: Some(key) })
+    }
+
+    async fn look_up(&self, keeper: &Keeper, hash: [u8; 32], generation: u64) -> Result<Option<Arc<ApiKey>>, Problem> {
+        let Ok(Ok(_turn)) = tokio::time::timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
+            return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
+        };
+        let key = keeper.store().key_by_hash(hash).await?.map(Arc::new);
+        let at_hand = self.at_hand.pin();
+        match &key {
+            // Only keys that exist are kept, so the map is no larger than their number.
+            Some(key) => at_hand.insert(hash, AtHand { key: key.clone(), generation }),
+            None => at_hand.remove(&hash),
+        };
+        Ok(key)
+    }
+
+    /// A key that this process revoked is not at hand any more; other processes learn it from the change feed.
+    pub(crate) fn forget(&self, id: &str) {
+        self.at_hand.pin().retain(|_, known| known.key.id != id);
+    }
+}
+
+/// The key of the one `Authorization` header. Nothing else is looked at: not the query, not a cookie.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = single(headers, &header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    let valid = scheme.eq_ignore_ascii_case("bearer")
+        && key.strip_prefix(PREFIX).is_some_and(|random| {
+            random.len() == KEY_TEXT
+                && random.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        });
+    valid.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_taken_from_one_well_formed_header_only() {
+        let (key, hash) = new_key();
+        assert_eq!(hash, sha256(key.as_bytes()));
+        let check = |values: &[&str], taken: bool| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("a literal value"));
+            }
+            assert_eq!(bearer(&headers).is_some(), taken, "{values:?}");
+        };
+        let whole = format!("Bearer {key}");
+        check(&[&whole], true);
+        check(&[&format!("bearer {key}")], true);
+        check(&[&whole, &whole], false);
+        check(&[], false);
+        for wrong in ["", "Bearer", "Bearer ", "Basic Zm9vOmJhcg==", &key, &key[..20]] {
+            check(&[wrong], false);
+        }
+        check(&[&format!("Bearer {key}x")], false);
+        check(&[&format!("Bearer {}", &key[..46])], false);
+        check(&[&format!("Bearer  {key}")], false);
+        check(&[&format!("Bearer {key}, Bearer {key}")], false);
+    }
+}

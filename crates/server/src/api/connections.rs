@@ -1,0 +1,374 @@
+//! Connections: listed, read, changed, ended, restored.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use evergrant_domain::access::Role;
+use evergrant_domain::redemption::QUIET_TIME;
+use evergrant_domain::{AppName, Connection, ConnectionId, ConnectionStatus, Customer, Health, Kind, Timestamp};
+use evergrant_store::contract::{Connected, ConnectionFilter, Revoke};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use crate::access::Caller;
+use crate::connect::link;
+use crate::input::{self, OptionalJson, PathId, Query};
+use crate::problem::{Code, Problem, ProblemView};
+use crate::service::Shared;
+use crate::views::{EventView, List, Record, time};
+
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 1000;
+
+/// How many records one page looks at where health, which is not stored, decides which to show. A page may end short of its
+/// limit then, with a cursor for the rest.
+const SCAN_MAX: usize = 10_000;
+
+/// How much of a history the refresh success rate is counted from.
+const HISTORY_MAX: u32 = 1000;
+
+/// Lists connections.
+///
+/// By creation, then id. A repeated filter means OR, different filters AND. `q` looks for a part of the id, the customer, or
+/// the account's id or domain.
+#[utoipa::path(
+    get, path = "/v1/connections", tag = "connections",
+    params(
+        ("app" = Option<Vec<String>>, Query), ("customer" = Option<Vec<String>>, Query),
+        ("account" = Option<Vec<String>>, Query), ("status" = Option<Vec<String>>, Query),
+        ("health" = Option<Vec<String>>, Query), ("q" = Option<String>, Query),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query),
+    ),
+    responses((status = 200, body = List<Record>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    caller: Caller,
+    mut query: Query,
+) -> Result<Json<List<Record>>, Problem> {
+    caller.require(Role::Support)?;
+    let limit = limit(&mut query)?;
+    let healths = query.each("health", read_health)?;
+    let mut filter = ConnectionFilter {
+        apps: query.each("app", AppName::parse)?,
+        customers: query.each("customer", Customer::parse)?,
+        accounts: query.all("account"),
+        statuses: query.each("status", read_status)?,
+        q: query.one("q")?.filter(|q| !q.is_empty()),
+        limits: caller.filter(),
+        // One more than shown says whether there is a next page.
+        limit: limit + 1,
+        after: query.one("cursor")?.as_deref().map(read_cursor).transpose()?,
+    };
+    query.done()?;
+    let limit = limit as usize;
+    let now = shared.now();
+    let mut found: Vec<Connection> = Vec::new();
+    let mut scanned = 0;
+    let next_cursor = 'pages: loop {
+        let page = shared.keeper().store().list(filter.clone()).await?;
+        let is_last = page.len() <= limit;
+        for connection in page {
+            if !healths.is_empty() && !healths.contains(&connection.health(now, QUIET_TIME)) {
+                filter.after = Some((connection.created_at, connection.id));
+            } else if found.len() < limit {
+                filter.after = Some((connection.created_at, connection.id.clone()));
+                found.push(connection);
+            } else {
+                break 'pages found.last().map(|last| write_cursor(last.created_at, &last.id));
+            }
+            scanned += 1;
+            if scanned == SCAN_MAX {
+                break 'pages filter.after.as_ref().map(|(at, id)| write_cursor(*at, id));
+            }
+        }
+        if is_last {
+            break None;
+        }
+    };
+    let items = found.iter().map(|connection| shared.record(connection)).collect();
+    Ok(Json(List { items, next_cursor }))
+}
+
+fn limit(query: &mut Query) -> Result<u32, Problem> {
+    let expected = format!("a number from 1 to {LIMIT_MAX}");
+    let limit = query.number::<u32>("limit", &expected)?.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(Problem::bad_request(format!("`limit`: expected {expected}")))
+    }
+}
+
+fn read_status(word: &str) -> Result<String, &'static str> {
+    match word {
+        "active" | "reconnect_required" | "disconnected" => Ok(word.to_owned()),
+        _ => Err("expected active, reconnect_required or disconnected"),
+    }
+}
+
+fn read_health(word: &str) -> Result<Option<Health>, &'static str> {
+    let health = match word {
+        "healthy" => Health::Healthy,
+        "degraded" => Health::Degraded,
+        "reconnect_required" => Health::ReconnectRequired,
+        "ambiguous" => Health::Ambiguous,
+        "unverified" => Health::Unverified,
+        _ => return Err("expected healthy, degraded, reconnect_required, ambiguous or unverified"),
+    };
+    Ok(Some(health))
+}
+
+fn write_cursor(created_at: Timestamp, id: &ConnectionId) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{id}", created_at.millis()))
+}
+
+/// A cursor carries no rights: it says where to go on, and the key's limits are applied to every page.
+fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
+    let read = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (at, id) = text.split_once(':')?;
+        Some((Timestamp::from_millis(at.parse().ok()?), ConnectionId::parse(id).ok()?))
+    };
+    read().ok_or_else(|| Problem::bad_request("`cursor`: expected the next_cursor of another page"))
+}
+
+/// The record of a connection.
+#[utoipa::path(
+    get, path = "/v1/connections/{id}", tag = "connections",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn read(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+) -> Result<Json<Record>, Problem> {
+    let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
+    let events = shared.keeper().store().events(&id, HISTORY_MAX).await?;
+    Ok(Json(shared.record(&connection).with_history(&events, shared.now())))
+}
+
+/// What callers may change of a connection. What is left out stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Patch {
+    /// Your own reference.
+    customer: Option<String>,
+    /// Replaces all labels.
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Changes a connection.
+#[utoipa::path(
+    patch, path = "/v1/connections/{id}", tag = "connections", request_body = Patch,
+    params(("id" = String, Path)),
+    responses((status = 200, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn patch(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    input::Json(patch): input::Json<Patch>,
+) -> Result<Json<Record>, Problem> {
+    let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
+    let customer = patch.customer.as_deref().map(read_customer).transpose()?;
+    if let Some(customer) = &customer
+        && !caller.sees_parts(&connection.app, customer, Some(&id))
+    {
+        return Err(Problem::because(Code::Forbidden, "the key is limited to other customers than this one"));
+    }
+    let labels = patch.labels.map(read_labels).transpose()?;
+    match shared.keeper().store().patch(&id, customer, labels, shared.now()).await? {
+        Connected::Stored(held) => Ok(Json(shared.record(&held.connection))),
+        Connected::AccountTaken { by } => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
+        Connected::GrantTaken { by } => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
+        Connected::IdTaken | Connected::Missing => Err(Problem::unknown_connection(&id)),
+    }
+}
+
+/// A conflict names the other connection only to keys that may see it.
+pub(crate) async fn taken(shared: &Shared, caller: &Caller, code: Code, by: &ConnectionId) -> Problem {
+    let problem = Problem::new(code);
+    match shared.keeper().store().connection(by).await {
+        Ok(Some(other)) if caller.sees(&other) => problem.about(by),
+        Ok(_) | Err(_) => problem,
+    }
+}
+
+pub(crate) fn read_customer(text: &str) -> Result<Customer, Problem> {
+    Customer::parse(text).map_err(|error| Problem::bad_request(format!("`customer`: {error}")))
+}
+
+/// Labels are for sorting and finding, not for keeping documents in.
+pub(crate) fn read_labels(labels: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
+    const LABELS_MAX: usize = 64;
+    const TEXT_MAX: usize = 255;
+    let is_label = |text: &str| text.len() <= TEXT_MAX && !text.chars().any(char::is_control);
+    let valid = labels.len() <= LABELS_MAX
+        && labels.iter().all(|(name, value)| !name.is_empty() && is_label(name) && is_label(value));
+    if valid {
+        Ok(labels.into_iter().collect())
+    } else {
+        Err(Problem::bad_request(format!(
+            "`labels`: expected at most {LABELS_MAX}, each name and value at most {TEXT_MAX} bytes without control characters"
+        )))
+    }
+}
+
+/// How a connection ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Ended {
+    /// `pending`, `done`, `unsupported` or `shared`: another live connection has this app and account.
+    revocation: &'static str,
+    /// Access tokens that were handed out may serve until then: providers do not take them back. `null`: none does.
+    access_tokens_valid_until: Option<String>,
+}
+
+/// Ends a connection.
+///
+/// Its tokens are erased at once. `revoke=auto` revokes the grant only where no other live connection has that app and
+/// account. `purge` erases record and history, too. Doing it again changes nothing.
+#[utoipa::path(
+    delete, path = "/v1/connections/{id}", tag = "connections",
+    params(
+        ("id" = String, Path), ("revoke" = Option<String>, Query, description = "auto, always or never"),
+        ("purge" = Option<bool>, Query)
+    ),
+    responses((status = 202, body = Ended), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn disconnect(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    mut query: Query,
+) -> Result<(StatusCode, Json<Ended>), Problem> {
+    let before = caller.connection(shared.keeper(), &id, Role::Admin).await?;
+    let revoke = match query.one("revoke")?.as_deref() {
+        None | Some("auto") => Revoke::Auto,
+        Some("always") => Revoke::Always,
+        Some("never") => Revoke::Never,
+        Some(_) => return Err(Problem::bad_request("`revoke`: expected auto, always or never")),
+    };
+    let purge = query.flag("purge")?;
+    query.done()?;
+    let work = {
+        let shared = shared.clone();
+        async move {
+            let ended = shared.keeper().disconnect(&id, revoke).await.map_err(|error| Problem::keep(error, &id))?;
+            if purge {
+                shared.keeper().store().purge(&id).await?;
+            }
+            Ok::<_, Problem>(ended)
+        }
+    };
+    let (_, revocation) = shared.to_the_end(work).await??;
+    let may_serve = before.kind == Kind::OAuth && before.ends.expires > shared.now();
+    let ended = Ended {
+        revocation: revocation.as_str(),
+        access_tokens_valid_until: may_serve.then(|| time(before.ends.expires)),
+    };
+    Ok((StatusCode::ACCEPTED, Json(ended)))
+}
+
+/// How long a reconnect link is to last, and what follows it.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LinkWish {
+    /// Seconds, up to 30 days; 7 days where nothing is said.
+    expires_in: Option<u64>,
+    /// Where the browser goes afterwards; must match the app's `return_urls`.
+    return_url: Option<String>,
+}
+
+/// A reconnect link.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LinkAnswer {
+    /// Send the customer there. It can only restore the account that the connection is pinned to.
+    url: String,
+    expires_at: String,
+}
+
+/// Makes a reconnect link.
+///
+/// Signed and expiring; nothing is stored.
+#[utoipa::path(
+    post, path = "/v1/connections/{id}/reconnect-link", tag = "connections", request_body = LinkWish,
+    params(("id" = String, Path)),
+    responses((status = 200, body = LinkAnswer), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn reconnect_link(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    OptionalJson(wish): OptionalJson<LinkWish>,
+) -> Result<Json<LinkAnswer>, Problem> {
+    let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
+    if let ConnectionStatus::Disconnected { .. } = connection.status {
+        return Err(Problem::new(Code::Disconnected).about(&id));
+    }
+    if connection.kind == Kind::Static {
+        return Err(Problem::bad_request("a static token is not issued by consent: replace the token itself").about(&id));
+    }
+    let app = shared
+        .keeper()
+        .app(&connection.app)
+        .ok_or_else(|| Problem::new(Code::AppNotConfigured).about(&id))?;
+    let lasts = match wish.expires_in {
+        None => link::LASTS,
+        Some(seconds) if seconds > 0 && seconds <= link::LASTS_MAX.as_secs() => Duration::from_secs(seconds),
+        Some(_) => {
+            let most = link::LASTS_MAX.as_secs();
+            return Err(Problem::bad_request(format!("`expires_in`: expected seconds from 1 to {most}")));
+        }
+    };
+    if let Some(url) = &wish.return_url
+        && !Url::parse(url).is_ok_and(|url| app.allows_return_to(&url))
+    {
+        return Err(Problem::bad_request("`return_url`: matches none of the app's return_urls"));
+    }
+    Ok(Json(LinkAnswer {
+        url: shared.reconnect_url(&id, lasts, wish.return_url),
+        expires_at: time(shared.now().after(lasts)),
+    }))
+}
+
+/// A connection's history, newest first.
+#[utoipa::path(
+    get, path = "/v1/connections/{id}/events", tag = "connections",
+    params(("id" = String, Path), ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000)),
+    responses((status = 200, body = List<EventView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn events(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    mut query: Query,
+) -> Result<Json<List<EventView>>, Problem> {
+    caller.connection(shared.keeper(), &id, Role::Support).await?;
+    let limit = limit(&mut query)?;
+    query.done()?;
+    let events = shared.keeper().store().events(&id, limit).await?;
+    Ok(Json(List::whole(events.into_iter().map(EventView::from).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_as_it_was_written_and_nothing_else_reads() {
+        let id = ConnectionId::parse("a.b_c~d-e").expect("a literal id");
+        let at = Timestamp::from_millis(1_764_000_000_123);
+        assert_eq!(read_cursor(&write_cursor(at, &id)).expect("a cursor"), (at, id));
+        for forged in ["", "x", "MTIz", "MTIzOi0", "ä"] {
+            assert!(read_cursor(forged).is_err(), "{forged}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `POST /v1/explain`: what a pasted answer means.
+
+use axum::Json;
+use axum::extract::State;
+use evergrant_domain::access::Role;
+use evergrant_domain::explain::explain;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::access::Caller;
+use crate::input;
+use crate::problem::{Problem, ProblemView};
+use crate::service::Shared;
+
+/// What was pasted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pasted {
+    /// An HTTP answer, a JSON error, the text of an exception, or a log line.
+    text: String,
+}
+
+/// What it means.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Explanation)]
+pub(crate) struct ExplanationView {
+    /// The same word as in headers and logs; for an answer of a token endpoint the code of the problem it leads to.
+    class: String,
+    /// What happened.
+    cause: String,
+    /// What to do.
+    action: String,
+    /// The HTTP status that was found.
+    status: Option<u16>,
+    /// The provider's error code that was found.
+    code: Option<String>,
+    missing_scopes: Vec<String>,
+    /// Seconds the provider asked to wait.
+    retry_after: Option<u64>,
+    provider_correlation_id: Option<String>,
+    /// A page about it.
+    help: String,
+}
+
+/// Reads any answer of the provider and says class, cause and action. Nothing is sent or stored.
+#[utoipa::path(
+    post, path = "/v1/explain", tag = "explain", request_body = Pasted,
+    responses((status = 200, body = ExplanationView), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn answer(
+    State(shared): State<Shared>,
+    caller: Caller,
+    input::Json(pasted): input::Json<Pasted>,
+) -> Result<Json<ExplanationView>, Problem> {
+    caller.require(Role::Support)?;
+    let explained = explain(&pasted.text)
+        .ok_or_else(|| Problem::bad_request("`text`: there is no HTTP status, JSON error or known message in it"))?;
+    Ok(Json(ExplanationView {
+        class: explained.verdict.as_str().to_owned(),
+        cause: explained.cause,
+        action: explained.action,
+        status: explained.status,
+        code: explained.code,
+        missing_scopes: explained.missing_scopes,
+        retry_after: explained.retry_after.map(|wait| wait.as_secs()),
+        provider_correlation_id: explained.correlation_id,
+        help: shared.public(&explained.verdict.help_path()),
+    }))
+}

@@ -1,0 +1,117 @@
+//! `ANY /gateway/{connection_id}/{path}`: an app's call, sent with the connection's access token.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use evergrant_domain::ConnectionId;
+use evergrant_domain::access::Role;
+use http::{HeaderMap, HeaderName, Request};
+
+use crate::access::Caller;
+use crate::input::parse_id;
+use crate::log::GatewayCall;
+use crate::problem::{Problem, ProblemView};
+use crate::service::Shared;
+
+const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
+
+/// Calls the provider's API.
+///
+/// Any method. The path after the connection's id, the query, the body and end-to-end headers go to the app's API base as they
+/// are; the answer comes back as it is. An answer of Evergrant's own carries `Evergrant-Error`. Instead of naming the connection
+/// in the path, `/gateway/-/{path}` takes it from the header `Evergrant-Connection`.
+#[utoipa::path(
+    get, path = "/gateway/{connection_id}/{path}", tag = "gateway",
+    params(
+        ("connection_id" = String, Path), ("path" = String, Path),
+        ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),
+    ),
+    responses(
+        (status = "default", description = "The provider's answer, or a problem with the header Evergrant-Error.", body = ProblemView<'_>, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request: Request<B>) -> Response
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let answer = async {
+        let (id, target) = destination(request.uri(), request.headers())?;
+        caller.admit(shared.keeper(), &id, Role::Gateway).await?;
+        match shared.engine.gateway().call(&id, &target, request).await {
+            Ok(answer) => {
+                let mut response = answer.response.map(Body::new);
+                response.extensions_mut().insert(GatewayCall { connection: id, record: answer.record });
+                Ok(response)
+            }
+            Err(refusal) => {
+                let mut response = shared.problem(Problem::refusal(&refusal, &id)).into_response();
+                response.extensions_mut().insert(GatewayCall { connection: id, record: refusal.record });
+                Ok::<_, Problem>(response)
+            }
+        }
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// The connection that is meant, and what is asked of its provider: path and query, as they were written.
+fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, String), Problem> {
+    let rest = uri.path().strip_prefix("/gateway/").unwrap_or_default();
+    // The slash is required: what follows the id directly must never become part of a host.
+    let (name, path) = rest
+        .split_once('/')
+        .ok_or_else(|| Problem::bad_request("the path of the call must follow the connection: /gateway/{id}/{path}"))?;
+    let mut named = headers.get_all(CONNECTION).iter();
+    let header = named.next().map(|value| value.to_str().unwrap_or_default());
+    if named.next().is_some() {
+        return Err(Problem::bad_request("Evergrant-Connection is there more than once"));
+    }
+    let id = match (name, header) {
+        ("-", None) => return Err(Problem::bad_request("/gateway/-/ takes the connection from Evergrant-Connection, which is missing")),
+        ("-", Some(header)) => parse_id(header)?,
+        (name, None) => parse_id(name)?,
+        (name, Some(header)) if name == header => parse_id(name)?,
+        (_, Some(_)) => return Err(Problem::bad_request("the path and Evergrant-Connection name different connections")),
+    };
+    let target = match uri.query() {
+        Some(query) => format!("/{path}?{query}"),
+        None => format!("/{path}"),
+    };
+    Ok((id, target))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn check(uri: &str, header: Option<&str>, expected: Option<(&str, &str)>) {
+        let mut headers = HeaderMap::new();
+        if let Some(header) = header {
+            headers.insert(CONNECTION, HeaderValue::from_str(header).expect("a literal value"));
+        }
+        let found = destination(&uri.parse().expect("a literal URI"), &headers).ok();
+        let found = found.as_ref().map(|(id, target)| (id.as_str(), target.as_str()));
+        assert_eq!(found, expected, "{uri} {header:?}");
+    }
+
+    #[test]
+    fn the_connection_and_the_target_are_taken_apart_as_they_were_written() {
+        check("/gateway/c1/crm/v3/x?a=%20b&a=c", None, Some(("c1", "/crm/v3/x?a=%20b&a=c")));
+        check("/gateway/-/crm/v3/x", Some("c1"), Some(("c1", "/crm/v3/x")));
+        check("/gateway/c1/", None, Some(("c1", "/")));
+        check("/gateway/c1//evil.test/x", None, Some(("c1", "//evil.test/x")));
+        check("/gateway/c1/x", Some("c1"), Some(("c1", "/x")));
+    }
+
+    #[test]
+    fn a_call_that_names_no_connection_or_two_is_refused() {
+        for uri in ["/gateway", "/gateway/", "/gateway/c1", "/gateway/c1@evil.test/x", "/gateway/c1%2f/x", "/gateway//x"] {
+            check(uri, None, None);
+        }
+        check("/gateway/-/x", None, None);
+        check("/gateway/c1/x", Some("c2"), None);
+        check("/gateway/-/x", Some("c1, c2"), None);
+    }
+}

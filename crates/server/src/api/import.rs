@@ -1,0 +1,215 @@
+//! `POST /v1/connections`: a record that was connected elsewhere, or a code from an app that keeps its own callback.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use evergrant_domain::access::Role;
+use evergrant_domain::{
+    AccessToken, AccountId, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId, Customer, Kind,
+    RefreshToken,
+};
+use evergrant_keeper::{ConnectError, Consent, Import, ImportTokens};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use crate::access::Caller;
+use crate::api::connections::{read_customer, read_labels, taken};
+use crate::input::{self, parse_id, parse_time};
+use crate::problem::{Code, Problem, ProblemView};
+use crate::service::Shared;
+use crate::views::Record;
+
+/// A connection to be made: from tokens that were issued elsewhere (`refresh_token`, or `access_token` for a static one), or
+/// from an authorization code (`code`).
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewConnection {
+    app: String,
+    /// Your own reference.
+    customer: String,
+    /// Made where there is none.
+    id: Option<String>,
+    /// `oauth` or `static`.
+    kind: Option<String>,
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    refresh_token: Option<RefreshToken>,
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    access_token: Option<AccessToken>,
+    /// When the access token ends. Without it the connection is due at once.
+    expires_at: Option<String>,
+    scopes: Option<Vec<String>>,
+    /// The provider's account; without it one introspection pins it.
+    #[schema(value_type = Option<String>)]
+    account: Option<AccountText>,
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    code: Option<AuthorizationCode>,
+    /// As it was in the authorization request.
+    redirect_uri: Option<String>,
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    code_verifier: Option<CodeVerifier>,
+}
+
+/// HubSpot's accounts are numbers, and callers keep them as such.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AccountText {
+    Text(String),
+    Number(u64),
+}
+
+/// A secret goes from the wire into its type: what holds it cannot be printed.
+fn secret<'de, D: Deserializer<'de>, T: FromText>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()).map(T::from_text))
+}
+
+trait FromText {
+    fn from_text(text: String) -> Self;
+}
+
+macro_rules! from_text {
+    ($($secret:ty),+) => {
+        $(impl FromText for $secret {
+            fn from_text(text: String) -> Self {
+                Self::new(text)
+            }
+        })+
+    };
+}
+from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
+
+/// Makes a connection.
+#[utoipa::path(
+    post, path = "/v1/connections", tag = "connections", request_body = NewConnection,
+    responses((status = 201, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    caller: Caller,
+    input::Json(new): input::Json<NewConnection>,
+) -> Result<(StatusCode, Json<Record>), Problem> {
+    caller.require(Role::Tokens)?;
+    let app = AppName::parse(&new.app).map_err(|error| Problem::bad_request(format!("`app`: {error}")))?;
+    let customer = read_customer(&new.customer)?;
+    let id = new.id.as_deref().map(parse_id).transpose()?;
+    require_within(&shared, &caller, &app, &customer, id.as_ref())?;
+    let work: Work = if new.code.is_some() {
+        Work::Consent(new.consent(app, customer, id)?)
+    } else {
+        Work::Import(new.import(app, customer, id)?)
+    };
+    let made = {
+        let shared = shared.clone();
+        async move {
+            match work {
+                Work::Consent(consent) => shared.keeper().consent(consent).await,
+                Work::Import(import) => shared.keeper().import(import).await,
+            }
+        }
+    };
+    match shared.to_the_end::<Result<Connection, ConnectError>, _>(made).await? {
+        Ok(connection) => Ok((StatusCode::CREATED, Json(shared.record(&connection)))),
+        Err(ConnectError::AccountTaken { by }) => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
+        Err(ConnectError::GrantTaken { by }) => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
+        Err(error) => Err(error.into()),
+    }
+}
+
+enum Work {
+    Consent(Consent),
+    Import(Import),
+}
+
+/// Whether a key may make this connection. An app outside its limits looks like one that does not exist.
+pub(crate) fn require_within(
+    shared: &Shared,
+    caller: &Caller,
+    app: &AppName,
+    customer: &Customer,
+    id: Option<&ConnectionId>,
+) -> Result<(), Problem> {
+    if !caller.sees_app(app) || shared.keeper().app(app).is_none() {
+        return Err(Problem::new(Code::UnknownApp));
+    }
+    if caller.sees_parts(app, customer, id) {
+        Ok(())
+    } else {
+        Err(Problem::because(Code::Forbidden, "the key is limited to other customers or connections than this one"))
+    }
+}
+
+impl NewConnection {
+    fn consent(self, app: AppName, customer: Customer, id: Option<ConnectionId>) -> Result<Consent, Problem> {
+        let Self { code, redirect_uri, code_verifier, .. } = self;
+        let foreign = [
+            ("kind", self.kind.is_some()),
+            ("refresh_token", self.refresh_token.is_some()),
+            ("access_token", self.access_token.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("account", self.account.is_some()),
+            ("labels", self.labels.is_some()),
+        ];
+        if let Some((member, _)) = foreign.into_iter().find(|(_, is_there)| *is_there) {
+            return Err(Problem::bad_request(format!("`{member}` does not go with `code`")));
+        }
+        Ok(Consent {
+            app,
+            customer,
+            connection: id,
+            code: code.ok_or_else(|| Problem::bad_request("missing field `code`"))?,
+            redirect_uri: redirect_uri
+                .ok_or_else(|| Problem::bad_request("missing field `redirect_uri`: it goes with `code`"))?,
+            code_verifier,
+            scopes: self.scopes.unwrap_or_default(),
+        })
+    }
+
+    fn import(self, app: AppName, customer: Customer, id: Option<ConnectionId>) -> Result<Import, Problem> {
+        if self.redirect_uri.is_some() || self.code_verifier.is_some() {
+            return Err(Problem::bad_request("`redirect_uri` and `code_verifier` go with `code`"));
+        }
+        let kind = match self.kind.as_deref() {
+            None => Kind::OAuth,
+            Some(word) => {
+                Kind::from_word(word).ok_or_else(|| Problem::bad_request("`kind`: expected oauth or static"))?
+            }
+        };
+        let tokens = match kind {
+            Kind::OAuth => ImportTokens::OAuth {
+                refresh_token: self
+                    .refresh_token
+                    .ok_or_else(|| Problem::bad_request("missing field `refresh_token` (or `code`)"))?,
+                access_token: self.access_token,
+                expires_at: self.expires_at.as_deref().map(|text| parse_time("expires_at", text)).transpose()?,
+                scopes: self.scopes,
+            },
+            Kind::Static => {
+                if self.refresh_token.is_some() {
+                    return Err(Problem::bad_request("`refresh_token` does not go with `kind` static"));
+                }
+                ImportTokens::Static {
+                    access_token: self
+                        .access_token
+                        .ok_or_else(|| Problem::bad_request("missing field `access_token`"))?,
+                }
+            }
+        };
+        let account = match self.account {
+            None => None,
+            Some(AccountText::Number(number)) => Some(number.to_string()),
+            Some(AccountText::Text(text)) => Some(text),
+        };
+        let account = account
+            .map(|text| AccountId::parse(&text))
+            .transpose()
+            .map_err(|error| Problem::bad_request(format!("`account`: {error}")))?;
+        let labels = self.labels.map(read_labels).transpose()?.unwrap_or_default();
+        Ok(Import { id, app, customer, tokens, account, labels })
+    }
+}

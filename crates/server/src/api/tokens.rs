@@ -1,0 +1,285 @@
+//! Access tokens for callers that make their calls themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use evergrant_domain::access::Role;
+use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
+use evergrant_domain::connection::LastSeen;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::{ConnectionId, Version};
+use evergrant_keeper::{AfterRejection, Current, RefreshReport, Renewal};
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::access::Caller;
+use crate::input::{self, OptionalJson, PathId, Query, parse_id};
+use crate::problem::{Door, Problem, ProblemView};
+use crate::service::{Inner, Shared, no_store};
+use crate::views::TokenView;
+
+/// Tokens of one batch.
+const BATCH_MAX: usize = 1000;
+/// Tokens of a batch that are looked for at a time: most are at hand, and those that are not must not flood the store.
+const BATCH_AT_ONCE: usize = 32;
+
+/// A valid access token.
+///
+/// Valid now, refreshed once if it was not. `min_ttl` asks for a remaining lifetime; at most half the lifetime is granted, and
+/// the answer states the true one.
+#[utoipa::path(
+    get, path = "/v1/connections/{id}/token", tag = "tokens",
+    params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
+    responses((status = 200, body = TokenView<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Response {
+    let answer = async {
+        let id = parse_id(id)?;
+        let mut query = Query::parse(query);
+        let min_ttl = query.seconds("min_ttl")?;
+        query.done()?;
+        hand_out(shared, caller, &id, min_ttl).await
+    };
+    match answer.await {
+        Ok(token) => show(shared, &token),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn show(shared: &Inner, token: &Current) -> Response {
+    let mut response = Json(TokenView::new(token, shared.now())).into_response();
+    no_store(response.headers_mut());
+    response
+}
+
+/// A token for a caller that may have it.
+async fn hand_out(
+    shared: &Inner,
+    caller: &Caller,
+    id: &ConnectionId,
+    min_ttl: Option<Duration>,
+) -> Result<Arc<Current>, Problem> {
+    let keeper = shared.keeper();
+    caller.admit(keeper, id, Role::Tokens).await?;
+    let token = keeper.current(id, min_ttl).await.map_err(|error| shared.problem(Problem::keep(error, id)))?;
+    note_handed_out(shared, caller, id);
+    Ok(token)
+}
+
+fn note_handed_out(shared: &Inner, caller: &Caller, id: &ConnectionId) {
+    let keeper = shared.keeper();
+    keeper.note(id, LastSeen { call_at: Some(shared.now()), ..LastSeen::default() });
+    keeper.event(id, Event::new(EventKind::TokenHandedOut, format!("an access token was handed to {}", caller.shown())));
+}
+
+/// Which tokens are wanted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Batch {
+    /// Ids of connections, up to 1,000.
+    connections: Vec<String>,
+    /// Seconds each should still live.
+    min_ttl: Option<u32>,
+}
+
+/// A token or a problem.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchItem)]
+pub(crate) struct BatchItem<'a> {
+    connection: &'a str,
+    #[serde(flatten)]
+    outcome: BatchOutcome<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchOutcome<'a> {
+    Token(TokenView<'a>),
+    Problem { problem: ProblemView<'a> },
+}
+
+/// The answer to a batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAnswer)]
+pub(crate) struct BatchAnswer<'a> {
+    /// In the order of the request.
+    items: Vec<BatchItem<'a>>,
+}
+
+/// Many access tokens at once.
+///
+/// Always 200: each item is a token or, as `problem`, why there is none.
+#[utoipa::path(
+    post, path = "/v1/tokens/batch", tag = "tokens", request_body = Batch,
+    responses((status = 200, body = BatchAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn batch(
+    State(shared): State<Shared>,
+    caller: Caller,
+    input::Json(batch): input::Json<Batch>,
+) -> Result<Response, Problem> {
+    caller.require(Role::Tokens)?;
+    if batch.connections.len() > BATCH_MAX {
+        return Err(Problem::bad_request(format!("`connections`: expected at most {BATCH_MAX}")));
+    }
+    let min_ttl = batch.min_ttl.map(|seconds| Duration::from_secs(seconds.into()));
+    let outcomes: Vec<Result<Arc<Current>, Problem>> = stream::iter(batch.connections.clone())
+        .map(|id| {
+            let (shared, caller) = (shared.clone(), caller.clone());
+            async move { hand_out(&shared, &caller, &parse_id(&id)?, min_ttl).await }
+        })
+        .buffered(BATCH_AT_ONCE)
+        .collect()
+        .await;
+    let now = shared.now();
+    let items = batch
+        .connections
+        .iter()
+        .zip(&outcomes)
+        .map(|(connection, outcome)| BatchItem {
+            connection,
+            outcome: match outcome {
+                Ok(token) => BatchOutcome::Token(TokenView::new(token, now)),
+                Err(problem) => BatchOutcome::Problem { problem: problem.view(None, Door::Api) },
+            },
+        })
+        .collect();
+    let mut response = Json(BatchAnswer { items }).into_response();
+    no_store(response.headers_mut());
+    Ok(response)
+}
+
+/// The answer that a caller got for a token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rejected {
+    /// Which version of the token.
+    version: i64,
+    /// The HTTP status that came back.
+    status: u16,
+    /// The body that came back: as text, or as the JSON it was.
+    #[serde(default)]
+    body: serde_json::Value,
+}
+
+/// What follows from it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RejectedAnswer)]
+pub(crate) struct RejectedAnswer<'a> {
+    /// What the answer meant.
+    class: &'static str,
+    /// One sentence.
+    why: &'a str,
+    /// Repeat the call with this token. `null`: repeating it would not help.
+    token: Option<TokenView<'a>>,
+}
+
+/// A caller's call came back with an error.
+///
+/// For an older version than the stored one the current token is returned. Else the answer is judged, and where it says that
+/// the token is dead, the refresh token is redeemed, at most once per connection and cooldown.
+#[utoipa::path(
+    post, path = "/v1/connections/{id}/token/rejected", tag = "tokens", request_body = Rejected,
+    params(("id" = String, Path)),
+    responses((status = 200, body = RejectedAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn rejected(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    input::Json(rejected): input::Json<Rejected>,
+) -> Result<Response, Problem> {
+    caller.connection(shared.keeper(), &id, Role::Tokens).await?;
+    let body = match rejected.body {
+        serde_json::Value::Null => Vec::new(),
+        serde_json::Value::String(text) => text.into_bytes(),
+        json => json.to_string().into_bytes(),
+    };
+    let class = judge(ApiAnswer { status: rejected.status, body: &body, ..ApiAnswer::default() }).class;
+    let outcome = match class {
+        Class::Expired | Class::Rejected | Class::MalformedToken => {
+            let version = Version::new(rejected.version);
+            shared
+                .keeper()
+                .rejected(&id, version, class)
+                .await
+                .map_err(|error| shared.problem(Problem::keep(error, &id)))?
+        }
+        other => AfterRejection::Stays { class: other, why: about(other) },
+    };
+    let (class, why, token) = match &outcome {
+        AfterRejection::Newer { token, class } => (*class, "there is a newer token: repeat the call with it", Some(token)),
+        AfterRejection::Stays { class, why } => (*class, *why, None),
+    };
+    if token.is_some() {
+        note_handed_out(&shared, &caller, &id);
+    }
+    let token = token.map(|token| TokenView::new(token, shared.now()));
+    let mut response = Json(RejectedAnswer { class: class.as_str(), why, token }).into_response();
+    no_store(response.headers_mut());
+    Ok(response)
+}
+
+/// Why an answer that is not about the token's life leads to no refresh.
+fn about(class: Class) -> &'static str {
+    match class {
+        Class::Ok => "the provider did what it was asked; there is nothing to refresh",
+        Class::PermissionDenied => "the token is valid and lacks a right: refreshing would bring the same rights",
+        Class::RateLimited => "the provider limits the rate of calls: wait, refreshing would not help",
+        Class::Unavailable | Class::Timeout => "the provider itself is in trouble: try again later, refreshing would not help",
+        Class::ClientError => "the provider refuses the request, not the token",
+        Class::StaleToken
+        | Class::Expired
+        | Class::Rejected
+        | Class::RejectedAfterRefresh
+        | Class::MalformedToken
+        | Class::StaticRejected => "the token is not accepted",
+    }
+}
+
+/// How to refresh.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Refresh {
+    /// Only where this version still stands.
+    if_version: Option<i64>,
+    /// Whatever the token's age; at most once in 10 s.
+    force: bool,
+}
+
+/// What a refresh spent.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Refreshed {
+    /// Whether a refresh token was redeemed.
+    redeemed: bool,
+    version_before: i64,
+    version: i64,
+}
+
+/// Refreshes a connection.
+///
+/// Joins a redemption that is on its way. Without `force` a token set younger than 60 s stays as it is.
+#[utoipa::path(
+    post, path = "/v1/connections/{id}/refresh", tag = "connections", request_body = Refresh,
+    params(("id" = String, Path)),
+    responses((status = 200, body = Refreshed), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+)]
+pub(crate) async fn refresh(
+    State(shared): State<Shared>,
+    caller: Caller,
+    PathId(id): PathId,
+    OptionalJson(refresh): OptionalJson<Refresh>,
+) -> Result<Json<Refreshed>, Problem> {
+    caller.connection(shared.keeper(), &id, Role::Support).await?;
+    let renewal = if refresh.force { Renewal::Forced } else { Renewal::IfOld };
+    let RefreshReport { redeemed, version_before, version } = shared
+        .keeper()
+        .refresh(&id, refresh.if_version.map(Version::new), renewal)
+        .await
+        .map_err(|error| shared.problem(Problem::keep(error, &id)))?;
+    Ok(Json(Refreshed { redeemed, version_before: version_before.number(), version: version.number() }))
+}

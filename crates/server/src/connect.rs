@@ -1,0 +1,666 @@
+//! A customer's way through consent: our page, the provider's, the callback.
+//!
+//! Opening a page spends nothing, so link previews are harmless. The form's POST begins an authorization: a `state`, kept
+//! hashed, bound to a cookie of the browser that sent the form. The callback needs both and spends the state before the code is
+//! exchanged, so a code, a state or a link that leaks is of no use to anyone else.
+//!
+//! Source: RFC 6749 §10.12, RFC 9700 §4.7, RFC 9207.
+
+pub(crate) mod link;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use evergrant_domain::app::Dialect;
+use evergrant_domain::{
+    App, AppName, AuthorizationCode, Connection, ConnectionId, ConnectionStatus, Customer, Kind,
+};
+use evergrant_keeper::{ConnectError, Consent};
+use evergrant_oauth::{authorize_url, new_code_verifier};
+use evergrant_store::StoreError;
+use evergrant_store::contract::{Authorization, SessionOutcome};
+use evergrant_store::vault::random_token;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::access::sha256;
+use crate::connect::link::ReconnectLink;
+use crate::input::{PathApp, PathName, Query};
+use crate::pages::{self, ConnectPage, Message};
+use crate::service::{Inner, Shared};
+
+/// How long a customer may take at the provider's page.
+const AUTHORIZATION_LASTS: Duration = Duration::from_secs(600);
+
+/// 256 bits each.
+const STATE_BYTES: usize = 32;
+const COOKIE_BYTES: usize = 32;
+/// 32 bytes in base64url.
+const COOKIE_TEXT: usize = 43;
+const COOKIE_MAX_AGE: u32 = 3600;
+
+/// Pages that look into the store at a time: nobody needs a key to ask for one.
+const AT_ONCE: usize = 16;
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Authorizations begun in one minute by one process. Each is a row in the store for ten minutes.
+const BEGUN_PER_MINUTE: u32 = 600;
+
+/// A state is ours only if it is as long as ours are; bounds what is hashed.
+const STATE_MAX: usize = 128;
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What the flow keeps in memory: nothing per customer.
+pub(crate) struct Flow {
+    cookie_name: &'static str,
+    cookie_attributes: &'static str,
+    turns: Semaphore,
+    begun: Mutex<(Instant, u32)>,
+}
+
+impl Flow {
+    pub(crate) fn new(public_url: &Url) -> Self {
+        // Browsers take the prefix, and `Secure`, over plain HTTP on localhost in some cases only.
+        let (cookie_name, cookie_attributes) = if public_url.scheme() == "https" {
+            ("__Host-evergrant", "Path=/; HttpOnly; SameSite=Lax; Secure")
+        } else {
+            ("evergrant_connect", "Path=/; HttpOnly; SameSite=Lax")
+        };
+        Self {
+            cookie_name,
+            cookie_attributes,
+            turns: Semaphore::new(AT_ONCE),
+            begun: Mutex::new((Instant::now(), 0)),
+        }
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Box<Message>> {
+        match tokio::time::timeout(WAIT, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(Message::busy()),
+        }
+    }
+
+    fn may_begin(&self) -> Result<(), Box<Message>> {
+        let mut begun = self.begun.lock();
+        if begun.0.elapsed() >= Duration::from_secs(60) {
+            *begun = (Instant::now(), 0);
+        }
+        begun.1 += 1;
+        if begun.1 <= BEGUN_PER_MINUTE { Ok(()) } else { Err(Message::busy()) }
+    }
+
+    /// The values of our cookie that the browser sent.
+    fn cookies<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().strip_prefix(self.cookie_name)?.strip_prefix('='))
+            .filter(|value| value.len() == COOKIE_TEXT)
+    }
+
+    /// Sets the cookie, unless the browser has one: two tabs share it.
+    fn give_cookie(&self, headers: &HeaderMap, response: &mut Response) {
+        if self.cookies(headers).next().is_none() {
+            let value = random_token(COOKIE_BYTES);
+            let cookie = format!("{}={value}; {}; Max-Age={COOKIE_MAX_AGE}", self.cookie_name, self.cookie_attributes);
+            let mut cookie = HeaderValue::from_str(&cookie).expect("a cookie of ours is ASCII");
+            cookie.set_sensitive(true);
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+    }
+}
+
+/// What a link asks for, once it is known to be good.
+struct Wanted {
+    app: Arc<App>,
+    customer: Customer,
+    /// Where there is one for this customer to know.
+    shown_customer: Option<String>,
+    session: Option<String>,
+    connection: Option<ConnectionId>,
+    /// The account to be restored.
+    account: Option<String>,
+    scopes: Vec<String>,
+    return_url: Option<String>,
+}
+
+/// The page of a connect session or reconnect link.
+pub(crate) async fn open(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    PathName(name): PathName,
+) -> Result<Response, Box<Message>> {
+    let wanted = wanted(&shared, &name).await?;
+    Ok(offer(&shared, &headers, &wanted, format!("/connect/{name}")))
+}
+
+/// The page's form: on to the provider.
+pub(crate) async fn begin(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    PathName(name): PathName,
+) -> Result<Response, Box<Message>> {
+    let wanted = wanted(&shared, &name).await?;
+    send_to_provider(&shared, &headers, wanted).await
+}
+
+/// The page of an app that anyone may install, for a marketplace's and other saved links.
+pub(crate) async fn install(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    PathApp(app): PathApp,
+    query: Query,
+) -> Result<Response, Box<Message>> {
+    let wanted = installation(&shared, &app, query)?;
+    let mut action = format!("/install/{app}");
+    if let Some(url) = &wanted.return_url {
+        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("returnUrl", url).finish();
+        action = format!("{action}?{query}");
+    }
+    Ok(offer(&shared, &headers, &wanted, action))
+}
+
+/// The form of [`install`].
+pub(crate) async fn begin_install(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    PathApp(app): PathApp,
+    query: Query,
+) -> Result<Response, Box<Message>> {
+    let wanted = installation(&shared, &app, query)?;
+    send_to_provider(&shared, &headers, wanted).await
+}
+
+async fn wanted(shared: &Inner, name: &str) -> Result<Wanted, Box<Message>> {
+    let _turn = shared.flow.turn().await?;
+    if ReconnectLink::is_one(name) { restoration(shared, name).await } else { of_session(shared, name).await }
+}
+
+async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Box<Message>> {
+    let store = shared.keeper().store();
+    let session = store.session(id).await.map_err(unavailable)?.ok_or_else(Message::dead_link)?;
+    if let SessionOutcome::Connected(_) = session.outcome {
+        return Err(Message::already_connected(shared.keeper().app(&session.app).as_deref()));
+    }
+    if session.expires_at <= shared.now() {
+        return Err(Message::dead_link());
+    }
+    let app = shared.keeper().app(&session.app).ok_or_else(|| setup_is_wrong(&session.app))?;
+    let account = match &session.connection {
+        Some(id) => store.connection(id).await.map_err(unavailable)?.as_ref().and_then(account_of),
+        None => None,
+    };
+    Ok(Wanted {
+        app,
+        shown_customer: Some(session.customer.to_string()),
+        customer: session.customer,
+        session: Some(session.id),
+        connection: session.connection,
+        account,
+        scopes: session.scopes,
+        return_url: session.return_url,
+    })
+}
+
+async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Box<Message>> {
+    let link = ReconnectLink::read(text, shared.keeper().vault()).ok_or_else(Message::dead_link)?;
+    if link.expires_at <= shared.now() {
+        return Err(Message::dead_link());
+    }
+    let connection =
+        shared.keeper().store().connection(&link.connection).await.map_err(unavailable)?.filter(can_be_restored);
+    let connection = connection.ok_or_else(Message::dead_link)?;
+    let app = shared.keeper().app(&connection.app).ok_or_else(|| setup_is_wrong(&connection.app))?;
+    Ok(Wanted {
+        app,
+        shown_customer: Some(connection.customer.to_string()),
+        account: account_of(&connection),
+        customer: connection.customer,
+        session: None,
+        connection: Some(connection.id),
+        scopes: Vec::new(),
+        return_url: link.return_url,
+    })
+}
+
+/// A link restores what is alive. A connection that its owner ended would take any account, which no link may grant.
+fn can_be_restored(connection: &Connection) -> bool {
+    connection.kind == Kind::OAuth && !matches!(connection.status, ConnectionStatus::Disconnected { .. })
+}
+
+fn account_of(connection: &Connection) -> Option<String> {
+    let account = connection.account.as_ref()?;
+    Some(match &account.domain {
+        Some(domain) => format!("{domain} ({})", account.id),
+        None => account.id.to_string(),
+    })
+}
+
+fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Wanted, Box<Message>> {
+    let app = shared.keeper().app(name).filter(|app| app.public_install).ok_or_else(Message::dead_link)?;
+    let return_url = query.one("returnUrl").ok().flatten().filter(|url| is_hubspots_return_url(&app, url));
+    // Nobody has told us who this is: the customer is named after the account that is chosen, see `complete`.
+    let customer = Customer::parse(&format!("install:{}", random_token(12))).expect("ASCII without control characters");
+    Ok(Wanted {
+        app,
+        customer,
+        shown_customer: None,
+        session: None,
+        connection: None,
+        account: None,
+        scopes: Vec::new(),
+        return_url,
+    })
+}
+
+/// HubSpot's marketplace names where to go back to; nothing but HubSpot's own app is believed.
+fn is_hubspots_return_url(app: &App, url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let is_hubspot = url.host_str().is_some_and(|host| {
+        host.strip_suffix(".hubspot.com").is_some_and(|name| {
+            name == "app"
+                || name.strip_prefix("app-").is_some_and(|region| {
+                    !region.is_empty() && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+                })
+        })
+    });
+    app.provider.dialect == Dialect::HubSpot
+        && is_hubspot
+        && url.scheme() == "https"
+        && url.port().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+}
+
+fn offer(shared: &Inner, headers: &HeaderMap, wanted: &Wanted, action: String) -> Response {
+    let page = ConnectPage {
+        app: wanted.app.shown_name().to_owned(),
+        customer: wanted.shown_customer.clone(),
+        account: wanted.account.clone(),
+        support_url: wanted.app.support_url.clone(),
+        action,
+    };
+    let mut response = pages::answer(StatusCode::OK, &page, &form_targets(&wanted.app));
+    shared.flow.give_cookie(headers, &mut response);
+    response
+}
+
+/// Where the form's POST may lead. Chromium applies `form-action` to every redirect that follows, so the provider has to be
+/// in it, with the hosts that the provider passes its own visitors on to.
+fn form_targets(app: &App) -> String {
+    let url = &app.provider.authorize_url;
+    let origin = url.origin().ascii_serialization();
+    match (app.provider.dialect, url.host_str()) {
+        // Visitors of other regions are passed on to app-eu1.hubspot.com and its like.
+        (Dialect::HubSpot, Some("app.hubspot.com")) => format!("{origin} https://*.hubspot.com"),
+        (Dialect::HubSpot, _) => origin,
+        // Many pass their visitors on to the login of another host, which nobody can list.
+        (Dialect::Generic, _) => format!("{origin} https:"),
+    }
+}
+
+async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -> Result<Response, Box<Message>> {
+    if headers.get(FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none") {
+        return Err(Message::foreign_form());
+    }
+    let cookie = shared.flow.cookies(headers).next().ok_or_else(Message::no_cookie)?;
+    shared.flow.may_begin()?;
+    let app = &wanted.app;
+    let (scopes, optional) = scopes(app, &wanted.scopes);
+    let verifier = app.provider.pkce.then(new_code_verifier);
+    let state = random_token(STATE_BYTES);
+    let provider = authorize_url(app, &state, &scopes, &optional, verifier.as_ref());
+    let authorization = Authorization {
+        state_hash: sha256(state.as_bytes()),
+        cookie_hash: sha256(cookie.as_bytes()),
+        session: wanted.session,
+        app: app.name.clone(),
+        customer: wanted.customer,
+        connection: wanted.connection,
+        scopes: scopes.into_iter().chain(optional).collect(),
+        return_url: wanted.return_url,
+        code_verifier: verifier,
+        expires_at: shared.now().after(AUTHORIZATION_LASTS),
+    };
+    shared.keeper().store().begin_authorization(authorization).await.map_err(unavailable)?;
+    Ok(see_other(provider.as_str()))
+}
+
+/// What is asked for as required and as optional. A narrower wish keeps each scope where the app has it.
+fn scopes(app: &App, wish: &[String]) -> (Vec<String>, Vec<String>) {
+    let asked = |scopes: &[String]| -> Vec<String> {
+        scopes.iter().filter(|scope| wish.is_empty() || wish.contains(scope)).cloned().collect()
+    };
+    (asked(&app.scopes), asked(&app.optional_scopes))
+}
+
+/// A redirect that turns a POST into a GET and keeps nothing of it.
+fn see_other(url: &str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    // A URL that was parsed is ASCII without control characters.
+    headers.insert(header::LOCATION, HeaderValue::from_str(url).expect("a parsed URL is a header value"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// What the provider sent along with the browser.
+struct Returned {
+    code: Option<AuthorizationCode>,
+    state: Option<String>,
+    error: Option<String>,
+    issuer: Option<String>,
+    return_url: Option<String>,
+}
+
+impl Returned {
+    /// `None` where a parameter is there twice (RFC 6749 §3.1). Unknown ones are ignored, as §4.1.2 wants it.
+    fn read(mut query: Query) -> Option<Self> {
+        Some(Self {
+            code: query.one("code").ok()?.filter(|code| !code.is_empty()).map(AuthorizationCode::new),
+            state: query.one("state").ok()?.filter(|state| !state.is_empty()),
+            error: query.one("error").ok()?,
+            issuer: query.one("iss").ok()?,
+            return_url: query.one("returnUrl").ok()?,
+        })
+    }
+}
+
+/// How it went, as the customer and the vendor's app are told.
+enum Outcome {
+    Connected(Box<Connection>),
+    Denied,
+    Failed { code: &'static str, detail: String },
+}
+
+/// The callback.
+pub(crate) async fn callback(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Response, Box<Message>> {
+    let returned = Returned::read(query).ok_or_else(Message::dead_link)?;
+    let Some(state) = &returned.state else {
+        return begin_afresh(&shared, &returned);
+    };
+    if state.len() > STATE_MAX {
+        return Err(Message::dead_link());
+    }
+    let authorization = {
+        let _turn = shared.flow.turn().await?;
+        // Spent before anything else is looked at: whatever follows, this state is never good again.
+        shared.keeper().store().spend_state(sha256(state.as_bytes()), shared.now()).await.map_err(unavailable)?
+    };
+    let authorization = authorization.ok_or_else(Message::dead_link)?;
+    let is_same_browser = shared
+        .flow
+        .cookies(&headers)
+        .any(|cookie| verify_slices_are_equal(&sha256(cookie.as_bytes()), &authorization.cookie_hash).is_ok());
+    if !is_same_browser {
+        tracing::warn!(event = "connect_refused", app = %authorization.app, "a consent came back in another browser than it began in");
+        return Err(Message::other_browser());
+    }
+    let app = shared.keeper().app(&authorization.app).ok_or_else(|| setup_is_wrong(&authorization.app))?;
+    let return_url = authorization.return_url.clone().or_else(|| returned.return_url.clone());
+    let outcome = judge(&shared, &app, authorization, returned).await;
+    Ok(conclude(&app, return_url.as_deref(), &outcome))
+}
+
+/// A consent that we did not ask for: an install from a marketplace or a saved link. Its code is not ours to exchange; the flow
+/// begins anew, with a state.
+fn begin_afresh(shared: &Inner, returned: &Returned) -> Result<Response, Box<Message>> {
+    if returned.code.is_none() {
+        return Err(Message::dead_link());
+    }
+    let installable: Vec<_> = shared.keeper().apps().into_iter().filter(|app| app.public_install).collect();
+    let [app] = installable.as_slice() else {
+        return Err(Message::dead_link());
+    };
+    let mut target = shared.public(&format!("/install/{}", app.name));
+    if let Some(url) = returned.return_url.as_deref().filter(|url| is_hubspots_return_url(app, url)) {
+        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("returnUrl", url).finish();
+        target = format!("{target}?{query}");
+    }
+    Ok(see_other(&target))
+}
+
+/// Looks at what came back and, where it is a code, exchanges it. Goes on to its end though the browser hangs up: a code that
+/// was redeemed is a grant that must not be lost.
+async fn judge(shared: &Shared, app: &Arc<App>, authorization: Authorization, returned: Returned) -> Outcome {
+    let work = {
+        let (shared, app) = (shared.clone(), app.clone());
+        async move {
+            let session = authorization.session.clone();
+            let outcome = complete(&shared, &app, authorization, returned).await;
+            if let Some(session) = session {
+                note(&shared, &session, &outcome).await;
+            }
+            outcome
+        }
+    };
+    shared
+        .to_the_end(work)
+        .await
+        .unwrap_or_else(|_| failed("internal", "Something went wrong on our side. Please begin again."))
+}
+
+async fn complete(shared: &Inner, app: &App, authorization: Authorization, returned: Returned) -> Outcome {
+    if returned.issuer.as_deref().is_some_and(|issuer| !is_issuer(app, issuer)) {
+        tracing::warn!(event = "connect_refused", app = %app.name, "a consent names another issuer than this app's provider (RFC 9207)");
+        return failed("wrong_issuer", "The answer came from somewhere else than expected. Please begin again.");
+    }
+    match (returned.error.as_deref(), returned.code) {
+        (Some("access_denied"), _) => {
+            tracing::info!(event = "connect_denied", app = %app.name, "a customer did not consent");
+            Outcome::Denied
+        }
+        (Some(error), _) => {
+            let error: String = error.chars().filter(char::is_ascii_graphic).take(64).collect();
+            tracing::warn!(event = "connect_failed", app = %app.name, code = %error, "the provider refused to ask for consent");
+            failed("provider_error", "The provider did not finish the request. Please begin again, or ask for help if it happens again.")
+        }
+        (None, None) => failed("incomplete_answer", "The provider's answer was incomplete. Please begin again."),
+        (None, Some(code)) => {
+            if authorization.session.is_none()
+                && let Some(refused) = no_longer_restorable(shared, authorization.connection.as_ref()).await
+            {
+                return refused;
+            }
+            let consent = Consent {
+                app: authorization.app,
+                customer: authorization.customer,
+                connection: authorization.connection,
+                code,
+                redirect_uri: app.redirect_uri.clone(),
+                code_verifier: authorization.code_verifier,
+                scopes: authorization.scopes,
+            };
+            match shared.keeper().consent(consent).await {
+                Ok(connection) => Outcome::Connected(Box::new(connection)),
+                Err(error) => explain(app, &error),
+            }
+        }
+    }
+}
+
+/// A reconnect link's connection may have been ended while its customer was at the provider's page.
+async fn no_longer_restorable(shared: &Inner, id: Option<&ConnectionId>) -> Option<Outcome> {
+    match shared.keeper().store().connection(id?).await {
+        Ok(Some(connection)) if can_be_restored(&connection) => None,
+        Ok(_) => Some(failed("disconnected", "This connection was ended meanwhile. Please ask for a new link.")),
+        Err(error) => Some(explain_store(&error)),
+    }
+}
+
+/// RFC 9207 §2.4, as far as it can be known without the provider's metadata: the issuer has the origin of one of its endpoints.
+fn is_issuer(app: &App, issuer: &str) -> bool {
+    Url::parse(issuer).is_ok_and(|issuer| {
+        issuer.origin() == app.provider.authorize_url.origin() || issuer.origin() == app.provider.token_url.origin()
+    })
+}
+
+fn failed(code: &'static str, detail: impl Into<String>) -> Outcome {
+    Outcome::Failed { code, detail: detail.into() }
+}
+
+/// What a customer is told. Whatever only the vendor can mend is said to be the vendor's; its details are in the log.
+fn explain(app: &App, error: &ConnectError) -> Outcome {
+    tracing::warn!(event = "connect_failed", app = %app.name, %error, "a consent led to no connection");
+    let shown = app.shown_name();
+    match error {
+        ConnectError::AccountMismatch { expected, got } => failed(
+            "account_mismatch",
+            format!(
+                "This connection belongs to the account {expected}, but {got} was chosen. Nothing was changed. Please begin again and choose {expected}."
+            ),
+        ),
+        ConnectError::AppNotConfigured { .. } | ConnectError::AppCredentialsRejected { .. } => failed(
+            "app_credentials_rejected",
+            format!("The setup of {shown} is not right at the moment, so nothing can be connected. This is for the vendor of {shown} to mend, not for you."),
+        ),
+        ConnectError::CodeRefused { .. } => {
+            failed("code_refused", "The provider did not accept the answer: it was too late or used before. Please begin again.")
+        }
+        ConnectError::ProviderUnavailable { .. } => {
+            failed("provider_unavailable", "The provider does not answer at the moment. Please begin again in a few minutes.")
+        }
+        ConnectError::OutcomeLost => failed("outcome_lost", "The provider's answer got lost on its way. Please begin again."),
+        ConnectError::IdTaken => {
+            failed("id_taken", format!("This link does not fit what {shown} knows. Please ask its vendor for a new one."))
+        }
+        ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. } => {
+            failed("account_taken", "This account is connected already. There is nothing more to do.")
+        }
+        ConnectError::GrantInactive | ConnectError::Invalid { .. } => {
+            failed("provider_error", "The provider's answer could not be used. Please begin again, or ask for help if it happens again.")
+        }
+        ConnectError::Store(error) => explain_store(error),
+    }
+}
+
+fn explain_store(error: &StoreError) -> Outcome {
+    tracing::error!(event = "store_error", %error, "a consent could not be kept");
+    failed("store_unavailable", "Something went wrong on our side. Please begin again in a few minutes.")
+}
+
+/// Tells the session how it went. The connection is made or not by now, so a store that does not answer changes nothing.
+async fn note(shared: &Inner, session: &str, outcome: &Outcome) {
+    let outcome = match outcome {
+        Outcome::Connected(connection) => SessionOutcome::Connected(connection.id.clone()),
+        Outcome::Denied => {
+            SessionOutcome::Failed { code: "denied".to_owned(), detail: "the customer did not consent".to_owned() }
+        }
+        Outcome::Failed { code, detail } => {
+            SessionOutcome::Failed { code: (*code).to_owned(), detail: detail.clone() }
+        }
+    };
+    if let Err(error) = shared.keeper().store().finish_session(session, outcome).await {
+        tracing::warn!(event = "store_error", %error, "how a connect session ended could not be noted");
+    }
+}
+
+/// Back to the vendor's app where it said where, else a page. A return URL is checked again: the configuration may have changed.
+fn conclude(app: &App, return_url: Option<&str>, outcome: &Outcome) -> Response {
+    if let Some(text) = return_url
+        && let Ok(mut url) = Url::parse(text)
+    {
+        if app.allows_return_to(&url) {
+            let mut query = url.query_pairs_mut();
+            match outcome {
+                Outcome::Connected(connection) => {
+                    query.append_pair("connection", connection.id.as_str()).append_pair("result", "connected");
+                }
+                Outcome::Denied => {
+                    query.append_pair("result", "denied").append_pair("code", "denied");
+                }
+                Outcome::Failed { code, .. } => {
+                    query.append_pair("result", "failed").append_pair("code", code);
+                }
+            }
+            drop(query);
+            return see_other(url.as_str());
+        }
+        // HubSpot's own address takes no parameters of ours; a failure is for us to explain.
+        if is_hubspots_return_url(app, text) && matches!(outcome, Outcome::Connected(_)) {
+            return see_other(url.as_str());
+        }
+    }
+    let shown = app.shown_name();
+    let message = match outcome {
+        Outcome::Connected(connection) => Message::connected(app, account_of(connection).as_deref()),
+        Outcome::Denied => Message::failed(
+            Some(app),
+            "Not connected",
+            format!("You chose not to connect {shown}. Nothing was changed. The link works again if you change your mind."),
+        ),
+        Outcome::Failed { detail, .. } => Message::failed(Some(app), "Not connected", detail.clone()),
+    };
+    message.answer()
+}
+
+/// Nobody but the vendor can put an app into the configuration.
+fn setup_is_wrong(app: &AppName) -> Box<Message> {
+    tracing::error!(event = "connect_failed", %app, "a customer has a link to an app that is not in the configuration");
+    Message::failed(
+        None,
+        "Not available",
+        "The setup of this app is not right at the moment, so nothing can be connected. This is for its vendor to mend, not for you.",
+    )
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
+fn unavailable(error: StoreError) -> Box<Message> {
+    tracing::error!(event = "store_error", %error, "a customer's page could not be shown");
+    Message::busy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cookie_is_bound_to_the_host_wherever_browsers_allow_it() {
+        let attributes = |url: &str| {
+            let flow = Flow::new(&Url::parse(url).expect("a literal URL"));
+            let mut response = Response::new(Body::empty());
+            flow.give_cookie(&HeaderMap::new(), &mut response);
+            let cookie = response.headers()[header::SET_COOKIE].to_str().expect("ASCII").to_owned();
+            let (pair, attributes) = cookie.split_once("; ").expect("attributes");
+            (pair.split('=').next().expect("a name").to_owned(), attributes.to_owned())
+        };
+        let (name, public) = attributes("https://connect.example.com/");
+        assert_eq!(name, "__Host-evergrant");
+        assert_eq!(public, "Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=3600");
+        let (name, local) = attributes("http://localhost:8484/");
+        assert_eq!(name, "evergrant_connect");
+        assert_eq!(local, "Path=/; HttpOnly; SameSite=Lax; Max-Age=3600");
+    }
+
+    #[test]
+    fn a_browser_that_has_the_cookie_keeps_it() {
+        let flow = Flow::new(&Url::parse("http://localhost:8484/").expect("a literal URL"));
+        let value = random_token(COOKIE_BYTES);
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::COOKIE,
+            HeaderValue::from_str(&format!("a=b; evergrant_connect={value}; evergrant_connect=short")).expect("ASCII"),
+        );
+        assert_eq!(flow.cookies(&headers).collect::<Vec<_>>(), [value]);
+        let mut response = Response::new(Body::empty());
+        flow.give_cookie(&headers, &mut response);
+        assert!(response.headers().is_empty());
+    }
+}

@@ -1,0 +1,55 @@
+//! `/help/errors/{code}` and `/help/{class}`: what a word of ours means and what to do about it.
+
+use axum::response::{IntoResponse, Response};
+use askama::Template;
+use evergrant_domain::api_answer::Class;
+use evergrant_domain::explain::about;
+use http::StatusCode;
+
+use crate::input::PathName;
+use crate::pages;
+use crate::problem::{Code, Problem};
+
+#[derive(Template)]
+#[template(path = "help.html")]
+struct HelpPage {
+    word: &'static str,
+    title: &'static str,
+    meaning: &'static str,
+    action: &'static str,
+    status: Option<u16>,
+    retryable: bool,
+}
+
+/// The page of an error code.
+pub(crate) async fn error(PathName(word): PathName) -> Response {
+    let Some(code) = Code::from_word(&word) else {
+        return Problem::new(Code::NotFound).into_response();
+    };
+    let page = HelpPage {
+        word: code.as_str(),
+        title: code.title(),
+        meaning: code.meaning(),
+        action: code.action(),
+        status: Some(code.status().as_u16()),
+        retryable: code.is_retryable(),
+    };
+    pages::answer(StatusCode::OK, &page, "'none'")
+}
+
+/// The page of a class of answers.
+pub(crate) async fn class(PathName(word): PathName) -> Response {
+    let Some(class) = Class::ALL.into_iter().find(|class| class.as_str() == word) else {
+        return Problem::new(Code::NotFound).into_response();
+    };
+    let about = about(class);
+    let page = HelpPage {
+        word: class.as_str(),
+        title: about.title,
+        meaning: about.cause,
+        action: about.action,
+        status: None,
+        retryable: false,
+    };
+    pages::answer(StatusCode::OK, &page, "'none'")
+}

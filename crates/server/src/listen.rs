@@ -1,0 +1,257 @@
+//! The listeners: accept, speak TLS where that is configured, serve HTTP/1.1 and HTTP/2, drain.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_config::TlsFiles;
+use futures_util::future::select_all;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::service::{Peer, Reach, Service};
+use crate::tls::{Certificates, TlsError};
+
+/// Connections at a time. The next ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long a client may take for its TLS handshake, and for the first bytes by which HTTP/2 is told from HTTP/1.1.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the headers of a request may take, and how long a connection may be idle between two.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
+/// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
+const HEADERS_READ_MAX: usize = 256 * 1024;
+/// Calls at a time in one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// How often a quiet HTTP/2 connection is asked whether anyone is there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// After an `accept` that failed, most likely for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What every HTTP/2 connection without TLS begins with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Where and how to listen.
+#[derive(Debug, Clone)]
+pub struct ListenSettings {
+    /// The address. 127.0.0.1 is served as `localhost`: on ::1, too, where there is one; the reverse likewise.
+    pub address: SocketAddr,
+    /// With TLS, or plain.
+    pub tls: Option<TlsFiles>,
+    /// How long calls in flight may take to finish once the service was told to stop.
+    pub drain_timeout: Duration,
+}
+
+impl From<&evergrant_config::Server> for ListenSettings {
+    fn from(server: &evergrant_config::Server) -> Self {
+        Self { address: server.listen, tls: server.tls.clone(), drain_timeout: server.drain_timeout }
+    }
+}
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program has the port.
+    #[error("{address} is in use by another program: stop it, or choose another address with [server] listen")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be bound.
+    #[error("{address} cannot be bound: {source}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A service that listens.
+pub struct Server {
+    service: Service,
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+    reach: Reach,
+    tls: Option<Arc<Certificates>>,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Binds. Connections are accepted from [`Server::run`] on.
+    pub async fn bind(service: Service, settings: ListenSettings) -> Result<Self, BindError> {
+        let tls = settings.tls.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
+        let first = bind(settings.address).await?;
+        let address =
+            first.local_addr().map_err(|source| BindError::Address { address: settings.address, source })?;
+        let mut listeners = vec![first];
+        // Clients differ in which address of `localhost` they try first. A machine without the other one goes without.
+        if let Some(other) = other_loopback(address.ip()) {
+            match bind(SocketAddr::new(other, address.port())).await {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => tracing::warn!(event = "half_of_localhost", %error, "localhost is served on {address} only"),
+            }
+        }
+        let reach = if address.ip().is_loopback() { Reach::Loopback } else { Reach::Network };
+        Ok(Self { service, listeners, address, reach, tls, drain_timeout: settings.drain_timeout })
+    }
+
+    /// Where it listens; the port is the real one where port 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop; then finishes the calls in flight, within the drain timeout, and shuts the engine down.
+    /// Redemptions in flight are saved whatever the timeout.
+    pub async fn run(self, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, peer, permit) = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.accept(&permits) => accepted,
+            };
+            while connections.try_join_next().is_some() {}
+            let connection = Connection {
+                service: self.service.clone(),
+                peer: Peer { address: peer.ip(), reach: self.reach },
+                watcher: graceful.watcher(),
+            };
+            let tls = self.tls.clone();
+            connections.spawn(async move {
+                connection.greet(stream, tls).await;
+                drop(permit);
+            });
+        }
+        self.service.begin_to_drain();
+        drop(self.listeners);
+        if timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
+            tracing::warn!(event = "drain_timeout", "calls were still in flight at the end of drain_timeout and are cut off");
+        }
+        connections.shutdown().await;
+        self.service.finish().await;
+        self.service.engine().shutdown().await;
+    }
+
+    /// The next connection, once there is room for one.
+    async fn accept(&self, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        loop {
+            let (accepted, ..) = select_all(self.listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
+            match accepted {
+                Ok((stream, peer)) => return (stream, peer, permit),
+                Err(error) => {
+                    tracing::warn!(event = "accept_failed", %error, "a connection could not be accepted");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address },
+        _ => BindError::Address { address, source },
+    })
+}
+
+fn other_loopback(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => None,
+    }
+}
+
+/// Which protocol a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+struct Connection {
+    service: Service,
+    peer: Peer,
+    watcher: Watcher,
+}
+
+impl Connection {
+    /// Finds out what the client speaks. One that takes too long is dropped: it costs a permit.
+    async fn greet(self, stream: TcpStream, tls: Option<Arc<Certificates>>) {
+        let _ = stream.set_nodelay(true);
+        match tls {
+            None => {
+                if let Ok(Ok(protocol)) = timeout(GREETING_TIMEOUT, protocol_of(&stream)).await {
+                    self.serve(stream, protocol).await;
+                }
+            }
+            Some(tls) => {
+                if let Ok(Ok(stream)) = timeout(GREETING_TIMEOUT, tls.acceptor().accept(stream)).await {
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+                    self.serve(stream, protocol).await;
+                }
+            }
+        }
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
+        let Self { service, peer, watcher } = self;
+        let answer = service_fn(move |request: hyper::Request<Incoming>| {
+            let service = service.clone();
+            async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_TIMEOUT)
+            .max_buf_size(HEADERS_READ_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEADERS_READ_MAX).expect("a small constant"))
+            .keep_alive_interval(PING_EVERY);
+        let builder = match protocol {
+            Protocol::Http1 => builder.http1_only(),
+            Protocol::Http2 => builder.http2_only(),
+        };
+        let connection = builder.serve_connection(TokioIo::new(stream), answer).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error, "a connection ended early");
+        }
+    }
+}
+
+/// HTTP/2 with prior knowledge is told by its first bytes, which stay where they are.
+async fn protocol_of(stream: &TcpStream) -> io::Result<Protocol> {
+    /// Between two looks at a client that sends its greeting byte by byte.
+    const AGAIN: Duration = Duration::from_millis(20);
+    let mut bytes = [0; PREFACE.len()];
+    loop {
+        let read = stream.peek(&mut bytes).await?;
+        if !PREFACE.starts_with(&bytes[..read]) || read == 0 {
+            return Ok(Protocol::Http1);
+        }
+        if read == PREFACE.len() {
+            return Ok(Protocol::Http2);
+        }
+        sleep(AGAIN).await;
+    }
+}

@@ -1,0 +1,160 @@
+//! The description of the API for machines, and the page that shows it to people.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use askama::Template;
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::pages;
+use crate::problem::Code;
+
+/// The whole of it.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Evergrant",
+        description = "Keeps OAuth 2.0 grants alive. Every answer carries Evergrant-Request-Id; a caller's valid X-Request-Id is taken over. Times are RFC 3339 in UTC, durations are seconds. Errors are problem documents (RFC 9457): match on `code`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    servers((url = "/")),
+    security(("api_key" = [])),
+    modifiers(&ApiKeyScheme),
+    paths(
+        crate::api::gateway::call,
+        crate::api::sessions::create,
+        crate::api::sessions::read,
+        crate::api::connections::list,
+        crate::api::import::create,
+        crate::api::connections::read,
+        crate::api::connections::patch,
+        crate::api::connections::disconnect,
+        crate::api::connections::events,
+        crate::api::connections::reconnect_link,
+        crate::api::tokens::refresh,
+        crate::api::tokens::token,
+        crate::api::tokens::rejected,
+        crate::api::tokens::batch,
+        crate::api::apps::list,
+        crate::api::apps::check,
+        crate::api::explain::answer,
+        crate::api::keys::create,
+        crate::api::keys::list,
+        crate::api::keys::revoke,
+        crate::health::healthz,
+        crate::health::readyz,
+    )
+)]
+struct Description;
+
+struct ApiKeyScheme;
+
+impl Modify for ApiKeyScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API key, `evg_…`: `evergrant keys create` makes one."))
+            .build();
+        openapi
+            .components
+            .get_or_insert_with(Default::default)
+            .add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The description as JSON, as it is served and as it is committed beside the code.
+pub fn description() -> String {
+    let mut text = Description::openapi().to_pretty_json().expect("a description is plain data");
+    text.push('\n');
+    text
+}
+
+static TEXT: LazyLock<String> = LazyLock::new(description);
+
+/// `GET /openapi.json`
+pub(crate) async fn json() -> Response {
+    let mut response = Response::new(Body::from(TEXT.as_str()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[derive(Template)]
+#[template(path = "docs.html")]
+struct DocsPage {
+    description: String,
+    groups: Vec<Group>,
+    codes: &'static [Code],
+}
+
+struct Group {
+    name: String,
+    routes: Vec<Route>,
+}
+
+struct Route {
+    method: String,
+    path: String,
+    summary: String,
+    description: String,
+    members: Vec<Member>,
+}
+
+struct Member {
+    name: String,
+    place: String,
+    about: String,
+}
+
+/// `GET /docs`
+pub(crate) async fn docs() -> Response {
+    pages::answer(StatusCode::OK, &docs_page(&TEXT), "'none'")
+}
+
+fn docs_page(text: &str) -> DocsPage {
+    let spec: Value = serde_json::from_str(text).unwrap_or_default();
+    let mut groups: BTreeMap<String, Vec<Route>> = BTreeMap::new();
+    for (path, methods) in spec["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in methods.as_object().into_iter().flatten() {
+            groups.entry(word(&operation["tags"][0])).or_default().push(Route {
+                // The gateway takes any method, which a description cannot say.
+                method: if path.starts_with("/gateway/") { "ANY".to_owned() } else { method.to_uppercase() },
+                path: path.clone(),
+                summary: word(&operation["summary"]),
+                description: word(&operation["description"]),
+                members: members(&spec, operation),
+            });
+        }
+    }
+    let groups = groups.into_iter().map(|(name, routes)| Group { name, routes }).collect();
+    DocsPage { description: word(&spec["info"]["description"]), groups, codes: Code::ALL }
+}
+
+fn members(spec: &Value, operation: &Value) -> Vec<Member> {
+    let parameters = operation["parameters"].as_array().into_iter().flatten().map(|parameter| Member {
+        name: word(&parameter["name"]),
+        place: word(&parameter["in"]),
+        about: word(&parameter["description"]),
+    });
+    let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+    let schema = match body["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
+        Some(pointer) => spec.pointer(pointer).unwrap_or(&Value::Null),
+        None => body,
+    };
+    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let members = schema["properties"].as_object().into_iter().flatten().map(|(name, member)| Member {
+        name: name.clone(),
+        place: if required.contains(&name.as_str()) { "body, required".to_owned() } else { "body".to_owned() },
+        about: word(&member["description"]),
+    });
+    parameters.chain(members).collect()
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,70 @@
+//! Which handler answers what. The gateway and a connection's token never get here: the service answers them itself.
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http::{StatusCode, header};
+
+use crate::api::{apps, connections, explain, import, keys, sessions, tokens};
+use crate::problem::{Code, Problem};
+use crate::service::Shared;
+use crate::{connect, health, help, openapi, pages};
+
+pub(crate) fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/v1/connect-sessions", post(sessions::create))
+        .route("/v1/connect-sessions/{id}", get(sessions::read))
+        .route("/v1/connections", get(connections::list).post(import::create))
+        .route(
+            "/v1/connections/{id}",
+            get(connections::read).patch(connections::patch).delete(connections::disconnect),
+        )
+        // Answered before the router; here for the methods that it does not have.
+        .route("/v1/connections/{id}/token", get(not_here))
+        .route("/v1/connections/{id}/token/rejected", post(tokens::rejected))
+        .route("/v1/connections/{id}/refresh", post(tokens::refresh))
+        .route("/v1/connections/{id}/reconnect-link", post(connections::reconnect_link))
+        .route("/v1/connections/{id}/events", get(connections::events))
+        .route("/v1/tokens/batch", post(tokens::batch))
+        .route("/v1/apps", get(apps::list))
+        .route("/v1/apps/{app}/check", post(apps::check))
+        .route("/v1/explain", post(explain::answer))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/connect/{session}", get(connect::open).post(connect::begin))
+        .route("/install/{app}", get(connect::install).post(connect::begin_install))
+        .route("/oauth/callback", get(connect::callback))
+        .route("/help/errors/{code}", get(help::error))
+        .route("/help/{class}", get(help::class))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/openapi.json", get(openapi::json))
+        .route("/docs", get(openapi::docs))
+        .route("/assets/style.css", get(pages::style))
+        .layer(from_fn(observe))
+        .fallback(not_here)
+        .with_state(shared)
+}
+
+async fn not_here() -> Problem {
+    Problem::new(Code::NotFound)
+}
+
+/// The pattern that matched, for the log: it names the route and holds no ids.
+#[derive(Clone)]
+pub(crate) struct Endpoint(pub(crate) MatchedPath);
+
+async fn observe(request: Request, next: Next) -> Response {
+    let endpoint = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allow = response.headers().get(header::ALLOW).cloned();
+        response = Problem::new(Code::MethodNotAllowed).allow(allow).into_response();
+    }
+    if let Some(endpoint) = endpoint {
+        response.extensions_mut().insert(Endpoint(endpoint));
+    }
+    response
+}

@@ -1,0 +1,309 @@
+//! The one entry of every request: named, admitted, answered, logged.
+//!
+//! The two routes that carry the load, the gateway's and a connection's token, are answered here; everything else goes on to the
+//! router. Handlers return a [`Problem`] for whatever goes wrong, and its answer is written here, in one place.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use evergrant::Evergrant;
+use evergrant_config::{LogCalls, Network};
+use evergrant_domain::{Connection, ConnectionId, Timestamp};
+use evergrant_keeper::Keeper;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::access::{Caller, Keys};
+use crate::connect::link::ReconnectLink;
+use crate::health::Health;
+use crate::log;
+use crate::problem::{Code, Door, Problem};
+use crate::router;
+use crate::trace::{REQUEST_ID, Trace};
+
+/// The most that a request's headers may take. The largest real ones are proxies' with long cookies, at a tenth of it.
+const HEADERS_MAX: usize = 64 * 1024;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the service is told beyond its engine.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Which calls get a line in the log.
+    pub calls: LogCalls,
+    /// Whose `X-Forwarded-For` is believed, in the log.
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// Who sent a request, and to which door.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// The other end of the connection.
+    pub address: IpAddr,
+    /// Whether only this machine can reach the listener.
+    pub reach: Reach,
+}
+
+/// Who can reach a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// This machine only. A browser on it may be tricked into asking, so the names it may ask by are checked.
+    Loopback,
+    /// Others too.
+    Network,
+}
+
+/// The service: cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+    router: Router,
+}
+
+pub(crate) struct Inner {
+    pub(crate) engine: Evergrant,
+    pub(crate) keys: Keys,
+    pub(crate) health: Health,
+    pub(crate) flow: crate::connect::Flow,
+    settings: ServiceSettings,
+    draining: AtomicBool,
+    /// What goes on although its caller hung up.
+    tasks: TaskTracker,
+}
+
+/// What handlers work with.
+pub(crate) type Shared = Arc<Inner>;
+
+impl Service {
+    /// Puts a service around an engine.
+    pub fn new(engine: Evergrant, settings: ServiceSettings) -> Self {
+        let flow = crate::connect::Flow::new(engine.public_url());
+        let inner = Arc::new(Inner {
+            engine,
+            keys: Keys::default(),
+            health: Health::default(),
+            flow,
+            settings,
+            draining: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+        });
+        Self { router: router::router(inner.clone()), inner }
+    }
+
+    /// The engine behind it.
+    pub fn engine(&self) -> &Evergrant {
+        &self.inner.engine
+    }
+
+    /// The same API in this process, with all rights and without a key: for who works on the store itself.
+    pub fn operator(&self) -> Operator {
+        Operator { service: self.clone() }
+    }
+
+    /// Answers one request from the network.
+    pub async fn answer<B>(&self, request: Request<B>, peer: Peer) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.respond(request, Some(peer)).await
+    }
+
+    async fn respond<B>(&self, request: Request<B>, peer: Option<Peer>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let started = Instant::now();
+        let door = if is_gateway(request.uri().path()) { Door::Gateway } else { Door::Api };
+        let trace = Trace::of(request.headers());
+        let line = log::Line::begin(&self.inner.settings, &request, peer, &trace, started);
+        // A fault in one answer is one answer's fault: its locks are released, the process goes on.
+        let response = AssertUnwindSafe(self.dispatch(request, peer)).catch_unwind().await;
+        let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
+        if let Some(problem) = response.extensions().get::<Problem>() {
+            let mut written = problem.write(trace.request_id(), door);
+            // What the log line needs lies beside the answer.
+            *written.extensions_mut() = std::mem::take(response.extensions_mut());
+            response = written;
+        }
+        line.end(&response);
+        response.headers_mut().insert(REQUEST_ID, trace.request_id);
+        response
+    }
+
+    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if let Some(peer) = peer
+            && let Err(problem) = self.admit(&request, peer)
+        {
+            return problem.into_response();
+        }
+        let path = request.uri().path();
+        let caller = if peer.is_none() {
+            Some(Caller::OPERATOR)
+        } else if takes_a_key(path) {
+            match self.inner.keys.caller(self.inner.keeper(), request.headers()).await {
+                Ok(caller) => Some(caller),
+                Err(problem) => return problem.into_response(),
+            }
+        } else {
+            None
+        };
+        if let Some(caller) = &caller {
+            if is_gateway(path) {
+                return crate::api::gateway::call(&self.inner, caller, request).await;
+            }
+            if matches!(*request.method(), Method::GET | Method::HEAD)
+                && let Some(id) = path.strip_prefix("/v1/connections/").and_then(|rest| rest.strip_suffix("/token"))
+                && !id.contains('/')
+            {
+                return crate::api::tokens::token(&self.inner, caller, id, request.uri().query()).await;
+            }
+        }
+        let mut request = request.map(Body::new);
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    /// What every request must keep to, whatever it asks for.
+    fn admit<B>(&self, request: &Request<B>, peer: Peer) -> Result<(), Problem> {
+        if peer.reach == Reach::Loopback && !self.is_our_name(request) {
+            return Err(Problem::new(Code::HostNotAllowed));
+        }
+        let size: usize =
+            request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if size > HEADERS_MAX {
+            let detail = format!("the headers are over the limit of {HEADERS_MAX} bytes");
+            return Err(Problem::because(Code::HeadersTooLarge, detail));
+        }
+        Ok(())
+    }
+
+    /// A page of somebody else whose name was made to point at this machine (DNS rebinding) still asks by that name.
+    fn is_our_name<B>(&self, request: &Request<B>) -> bool {
+        let authority = match request.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => crate::trace::single(request.headers(), &header::HOST).and_then(|host| host.to_str().ok()),
+        };
+        let Some(authority) = authority else { return false };
+        let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+        let host = authority.host();
+        host.eq_ignore_ascii_case("localhost")
+            || host == "127.0.0.1"
+            || host == "[::1]"
+            || self.inner.engine.public_url().host_str().is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
+
+    /// From here on it is not ready for more.
+    pub(crate) fn begin_to_drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// Waits for what goes on although its caller hung up.
+    pub(crate) async fn finish(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    pub(crate) fn keeper(&self) -> &Keeper {
+        self.engine.keeper()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.keeper().clock().now()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A page or route of this service as others reach it. `path` begins with a slash.
+    pub(crate) fn public(&self, path: &str) -> String {
+        format!("{}{path}", self.engine.public_url().as_str().trim_end_matches('/'))
+    }
+
+    /// The link that restores a connection, signed; the store is not touched.
+    pub(crate) fn reconnect_url(
+        &self,
+        connection: &ConnectionId,
+        lasts: Duration,
+        return_url: Option<String>,
+    ) -> String {
+        let link =
+            ReconnectLink { connection: connection.clone(), expires_at: self.now().after(lasts), return_url };
+        self.public(&format!("/connect/{}", link.sign(self.keeper().vault())))
+    }
+
+    /// The record's view, with its link.
+    pub(crate) fn record(&self, connection: &Connection) -> crate::views::Record {
+        let app = self.keeper().app(&connection.app);
+        crate::views::Record::new(connection, app.as_deref(), self.now()).with_link(|| {
+            app.is_some().then(|| self.reconnect_url(&connection.id, crate::connect::link::LASTS, None))
+        })
+    }
+
+    /// A problem about a connection; one that asks for reconnecting says where.
+    pub(crate) fn problem(&self, problem: Problem) -> Problem {
+        match &problem.connection {
+            Some(id) if problem.code == Code::ReconnectRequired => {
+                let url = self.reconnect_url(id, crate::connect::link::LASTS, None);
+                Problem { reconnect_url: Some(url), ..problem }
+            }
+            _ => problem,
+        }
+    }
+
+    /// Runs what must not stop half way because its caller hung up: a code that was redeemed, a grant that was received.
+    pub(crate) async fn to_the_end<T, F>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.tasks.spawn(work).await.map_err(|_| Problem::new(Code::Internal))
+    }
+}
+
+/// The API in this process; see [`Service::operator`].
+#[derive(Clone)]
+pub struct Operator {
+    service: Service,
+}
+
+impl Operator {
+    /// Answers one request, with all rights.
+    pub async fn call(&self, request: Request<Full<Bytes>>) -> Response {
+        self.service.respond(request, None).await
+    }
+}
+
+fn is_gateway(path: &str) -> bool {
+    path.strip_prefix("/gateway").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn takes_a_key(path: &str) -> bool {
+    is_gateway(path) || path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Nobody between us and the caller keeps an answer that holds a token.
+pub(crate) fn no_store(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}

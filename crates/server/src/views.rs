@@ -1,0 +1,418 @@
+//! What callers see of the engine's values. None of these holds a refresh token; one holds an access token.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use evergrant_domain::app::AppHealth;
+use evergrant_domain::event::EventKind;
+use evergrant_domain::redemption::QUIET_TIME;
+use evergrant_domain::{App, Connection, ConnectionStatus, Health, Kind, Timestamp};
+use evergrant_keeper::Current;
+use evergrant_store::contract::{ApiKey, ConnectSession, SessionOutcome, StoredEvent};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// RFC 3339 in UTC.
+pub(crate) fn time(at: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(at.millis()).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+/// A page of a list.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct List<T> {
+    pub(crate) items: Vec<T>,
+    /// For the next page; `null` on the last.
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A list that is never long enough to be cut.
+    pub(crate) fn whole(items: Vec<T>) -> Self {
+        Self { items, next_cursor: None }
+    }
+}
+
+/// A connection, without its tokens.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Connection)]
+pub(crate) struct Record {
+    id: String,
+    app: String,
+    customer: String,
+    /// `oauth` or `static`.
+    kind: &'static str,
+    /// `active`, `reconnect_required` or `disconnected`.
+    status: &'static str,
+    status_reason: Option<String>,
+    status_since: Option<String>,
+    /// `healthy`, `degraded`, `reconnect_required`, `ambiguous`, `unverified`; `null` once disconnected.
+    health: Option<&'static str>,
+    /// Why it is not healthy.
+    why: Option<String>,
+    account: Option<AccountView>,
+    scopes: Vec<String>,
+    /// Those of the app's scopes that were not granted.
+    missing_scopes: Vec<String>,
+    token_type: String,
+    version: i64,
+    expires_at: Option<String>,
+    seconds_remaining: Option<i64>,
+    soft_expires_at: Option<String>,
+    refresh_in_progress_until: Option<String>,
+    created_at: String,
+    connected_at: String,
+    updated_at: String,
+    last_call_at: Option<String>,
+    last_success_at: Option<String>,
+    last_refresh_at: Option<String>,
+    last_refresh_error: Option<RefreshErrorView>,
+    last_401_at: Option<String>,
+    last_403_at: Option<String>,
+    last_429_at: Option<String>,
+    /// The share of refreshes that brought a token set, by its history; `null` in lists and where there was none.
+    refresh_success_rate_24h: Option<f64>,
+    /// Restores the connection, or asks for its missing scopes; `null` where neither is needed.
+    reconnect_url: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// The provider's account.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Account)]
+struct AccountView {
+    id: String,
+    domain: Option<String>,
+    user: Option<String>,
+}
+
+/// Why refreshing fails at the moment.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RefreshError)]
+struct RefreshErrorView {
+    at: String,
+    code: String,
+}
+
+impl Record {
+    /// Shows a connection as it stands at `now`. `app` is `None` where it is not configured any more.
+    pub(crate) fn new(connection: &Connection, app: Option<&App>, now: Timestamp) -> Self {
+        let (status_reason, status_since) = match &connection.status {
+            ConnectionStatus::Active => (None, Some(connection.connected_at)),
+            ConnectionStatus::ReconnectRequired { reason, since } => (Some(reason.as_str().to_owned()), Some(*since)),
+            ConnectionStatus::Disconnected { since, superseded_by } => {
+                (superseded_by.as_ref().map(|by| format!("superseded_by {by}")), Some(*since))
+            }
+        };
+        let health = connection.health(now, QUIET_TIME);
+        // A static token has no end that anyone knows, a disconnected connection no token.
+        let ends = match (&connection.status, connection.kind) {
+            (ConnectionStatus::Disconnected { .. }, _) | (_, Kind::Static) => None,
+            _ => Some(connection.ends),
+        };
+        let last = &connection.last;
+        Self {
+            id: connection.id.to_string(),
+            app: connection.app.to_string(),
+            customer: connection.customer.to_string(),
+            kind: connection.kind.as_str(),
+            status: connection.status.as_str(),
+            status_reason,
+            status_since: status_since.map(time),
+            health: health.map(Health::as_str),
+            why: why(connection, app, health),
+            account: connection.account.as_ref().map(|account| AccountView {
+                id: account.id.to_string(),
+                domain: account.domain.clone(),
+                user: account.user.clone(),
+            }),
+            missing_scopes: missing_scopes(connection, app),
+            scopes: connection.scopes.clone(),
+            token_type: connection.token_type.clone(),
+            version: connection.version.number(),
+            expires_at: ends.map(|ends| time(ends.expires)),
+            seconds_remaining: ends.map(|ends| ends.expires.seconds_from(now)),
+            soft_expires_at: ends.map(|ends| time(ends.soft)),
+            refresh_in_progress_until: connection.refresh_in_progress_until.filter(|until| *until > now).map(time),
+            created_at: time(connection.created_at),
+            connected_at: time(connection.connected_at),
+            updated_at: time(connection.updated_at),
+            last_call_at: last.call_at.map(time),
+            last_success_at: last.success_at.map(time),
+            last_refresh_at: last.refresh_at.map(time),
+            last_refresh_error: connection
+                .trouble
+                .as_ref()
+                .map(|trouble| RefreshErrorView { at: time(trouble.failed_at), code: trouble.code.clone() }),
+            last_401_at: last.unauthorized_at.map(time),
+            last_403_at: last.forbidden_at.map(time),
+            last_429_at: last.rate_limited_at.map(time),
+            refresh_success_rate_24h: None,
+            reconnect_url: None,
+            labels: connection.labels.iter().cloned().collect(),
+        }
+    }
+
+    /// Adds the link that restores it, where it needs one.
+    #[must_use]
+    pub(crate) fn with_link(mut self, link: impl FnOnce() -> Option<String>) -> Self {
+        let scopes_are_missing = self.status == "active" && !self.missing_scopes.is_empty();
+        if self.status == "reconnect_required" || scopes_are_missing {
+            self.reconnect_url = link();
+        }
+        self
+    }
+
+    /// Adds what its history says about refreshes.
+    #[must_use]
+    pub(crate) fn with_history(mut self, events: &[StoredEvent], now: Timestamp) -> Self {
+        let since = now.before(Duration::from_secs(24 * 3600));
+        let count = |kind: EventKind| {
+            events.iter().filter(|event| event.at >= since && event.kind == kind.as_str()).count()
+        };
+        let (done, failed) = (count(EventKind::Refreshed), count(EventKind::RefreshFailed));
+        if done + failed > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a history is read up to a thousand events")]
+            let rate = done as f64 / (done + failed) as f64;
+            self.refresh_success_rate_24h = Some(rate);
+        }
+        self
+    }
+}
+
+fn missing_scopes(connection: &Connection, app: Option<&App>) -> Vec<String> {
+    match (connection.kind, app) {
+        // Nobody knows what a static token may do.
+        (Kind::Static, _) | (_, None) => Vec::new(),
+        (Kind::OAuth, Some(app)) => {
+            app.scopes.iter().filter(|scope| !connection.scopes.contains(scope)).cloned().collect()
+        }
+    }
+}
+
+fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Option<String> {
+    if let ConnectionStatus::ReconnectRequired { reason, .. } = &connection.status {
+        return Some(reason.meaning().to_owned());
+    }
+    let Some(health) = health else {
+        return Some("its owner disconnected it".to_owned());
+    };
+    if app.is_none() {
+        return Some(format!("its app {} is not in the configuration, so it cannot be used or refreshed", connection.app));
+    }
+    match (health, &connection.trouble) {
+        (Health::Degraded, Some(trouble)) => Some(format!(
+            "refreshing failed {} time(s) in a row ({}); the next try is at {}",
+            trouble.failures,
+            trouble.code,
+            time(trouble.next_attempt_at)
+        )),
+        (Health::Ambiguous, _) => {
+            Some("a redemption is past its deadline and nobody knows how it ended; the token at hand still serves".to_owned())
+        }
+        (Health::Unverified, _) => Some("no call has succeeded since it was connected".to_owned()),
+        (Health::Healthy | Health::Degraded | Health::ReconnectRequired, _) => None,
+    }
+}
+
+/// An access token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Token)]
+pub(crate) struct TokenView<'a> {
+    access_token: &'a str,
+    token_type: &'a str,
+    expires_at: String,
+    seconds_remaining: i64,
+    version: i64,
+}
+
+impl<'a> TokenView<'a> {
+    /// Shows a token. Only answers to keys of the role `tokens` may hold one.
+    pub(crate) fn new(token: &'a Current, now: Timestamp) -> Self {
+        Self {
+            access_token: token.access_token.expose(),
+            token_type: &token.token_type,
+            expires_at: time(token.expires_at),
+            seconds_remaining: token.seconds_remaining(now),
+            version: token.version.number(),
+        }
+    }
+}
+
+/// One line of a history.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(crate) struct EventView {
+    /// Grows with time.
+    id: i64,
+    at: String,
+    connection: String,
+    #[serde(rename = "type")]
+    kind: String,
+    detail: String,
+    /// The version that stood after it.
+    version: i64,
+    provider_correlation_id: Option<String>,
+}
+
+impl From<StoredEvent> for EventView {
+    fn from(event: StoredEvent) -> Self {
+        Self {
+            id: event.id,
+            at: time(event.at),
+            connection: event.connection.to_string(),
+            kind: event.kind,
+            detail: event.detail,
+            version: event.version.number(),
+            provider_correlation_id: event.provider_correlation_id,
+        }
+    }
+}
+
+/// A customer's way through consent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConnectSession)]
+pub(crate) struct SessionView {
+    id: String,
+    app: String,
+    customer: String,
+    /// `pending`, `connected` or `failed`.
+    status: &'static str,
+    /// The connection, once there is one.
+    connection: Option<String>,
+    /// Why it failed, as one word.
+    code: Option<String>,
+    /// Why it failed, as one sentence.
+    detail: Option<String>,
+    expires_at: String,
+}
+
+impl SessionView {
+    /// Shows a session; one that ran out without an outcome has failed.
+    pub(crate) fn new(session: ConnectSession, now: Timestamp) -> Self {
+        let (status, connection, code, detail) = match session.outcome {
+            SessionOutcome::Connected(id) => ("connected", Some(id.to_string()), None, None),
+            SessionOutcome::Failed { code, detail } => ("failed", None, Some(code), Some(detail)),
+            SessionOutcome::Pending if session.expires_at <= now => {
+                let detail = "nobody finished it in time".to_owned();
+                ("failed", None, Some("expired".to_owned()), Some(detail))
+            }
+            SessionOutcome::Pending => ("pending", None, None, None),
+        };
+        Self {
+            id: session.id,
+            app: session.app.to_string(),
+            customer: session.customer.to_string(),
+            status,
+            connection,
+            code,
+            detail,
+            expires_at: time(session.expires_at),
+        }
+    }
+}
+
+/// An app, without its secrets.
+#[derive(Serialize, ToSchema)]
+#[schema(as = App)]
+pub(crate) struct AppView {
+    name: String,
+    display_name: Option<String>,
+    /// `hubspot` or `generic`.
+    provider: &'static str,
+    client_id: String,
+    /// To be registered at the provider, exactly like this.
+    redirect_uri: String,
+    authorize_url: String,
+    token_url: String,
+    introspect_url: Option<String>,
+    revoke_url: Option<String>,
+    api_base: String,
+    scopes: Vec<String>,
+    optional_scopes: Vec<String>,
+    /// Where installs from a marketplace begin, where the app allows them.
+    install_url: Option<String>,
+    health: AppHealthView,
+}
+
+/// Whether the provider accepts the app's own credentials.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AppHealth)]
+pub(crate) struct AppHealthView {
+    /// `ok` or `credentials_rejected`.
+    status: &'static str,
+    /// The provider's code.
+    code: Option<String>,
+    since: Option<String>,
+}
+
+impl From<AppHealth> for AppHealthView {
+    fn from(health: AppHealth) -> Self {
+        match health {
+            AppHealth::Ok => Self { status: "ok", code: None, since: None },
+            AppHealth::CredentialsRejected { code, since } => {
+                Self { status: "credentials_rejected", code: Some(code), since: Some(time(since)) }
+            }
+        }
+    }
+}
+
+impl AppView {
+    /// Shows an app.
+    pub(crate) fn new(app: &App, health: AppHealth, install_url: Option<String>) -> Self {
+        let provider = &app.provider;
+        Self {
+            name: app.name.to_string(),
+            display_name: app.display_name.clone(),
+            provider: provider.dialect.as_str(),
+            client_id: app.client_id.clone(),
+            redirect_uri: app.redirect_uri.clone(),
+            authorize_url: provider.authorize_url.to_string(),
+            token_url: provider.token_url.to_string(),
+            introspect_url: provider.introspect_url.as_ref().map(ToString::to_string),
+            revoke_url: provider.revoke_url.as_ref().map(ToString::to_string),
+            api_base: provider.api_base.to_string(),
+            scopes: app.scopes.clone(),
+            optional_scopes: app.optional_scopes.clone(),
+            install_url,
+            health: health.into(),
+        }
+    }
+}
+
+/// An API key, without the key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub(crate) struct KeyView {
+    pub(crate) id: String,
+    name: String,
+    /// `gateway`, `tokens`, `support`, `metrics` or `admin`.
+    role: &'static str,
+    apps: Vec<String>,
+    customers: Vec<String>,
+    connections: Vec<String>,
+    lane: Option<String>,
+    /// Seconds.
+    max_wait: Option<u32>,
+    created_at: String,
+    expires_at: Option<String>,
+    revoked_at: Option<String>,
+}
+
+impl From<&ApiKey> for KeyView {
+    fn from(key: &ApiKey) -> Self {
+        let words = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        Self {
+            id: key.id.clone(),
+            name: key.name.clone(),
+            role: key.role.as_str(),
+            apps: words(key.limits.apps.iter().map(evergrant_domain::AppName::as_str).collect()),
+            customers: words(key.limits.customers.iter().map(evergrant_domain::Customer::as_str).collect()),
+            connections: words(key.limits.connections.iter().map(evergrant_domain::ConnectionId::as_str).collect()),
+            lane: key.lane.clone(),
+            max_wait: key.max_wait,
+            created_at: time(key.created_at),
+            expires_at: key.expires_at.map(time),
+            revoked_at: key.revoked_at.map(time),
+        }
+    }
+}
