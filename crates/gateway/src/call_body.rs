@@ -1,0 +1,275 @@
+//! The body of a call: streamed on as it comes, and kept meanwhile up to a limit, so that the call can be sent again.
+//!
+//! A repeat may come before the first sending has read everything: a 401 is often answered to the head alone. So both read
+//! from one [`Source`]: what is kept first, then what is still to come.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::record::RefusalKind;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a call. Each sending gets an [`Outgoing`] of it.
+pub(crate) struct CallBody {
+    /// `None`: there is no body.
+    source: Option<Arc<Mutex<Source>>>,
+    length: Option<u64>,
+}
+
+/// How a call's body came to an end before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is over the limit.
+    TooLarge,
+    /// The caller stopped sending it.
+    Broken,
+}
+
+struct Source {
+    /// What the caller still sends.
+    rest: Box<dyn Body<Data = Bytes, Error = BoxError> + Send + Unpin>,
+    ended: bool,
+    /// What was read of it so far; `None` once that is over what may be kept.
+    kept: Option<Vec<u8>>,
+    kept_max: usize,
+    passed: u64,
+    body_max: Option<u64>,
+    /// Which sending may read. An earlier one that is still under way is over.
+    sending: u32,
+    /// Whom the caller's next bytes wake.
+    waiting: Option<Waker>,
+    /// When the last bytes were handed on.
+    moved_at: Instant,
+    fault: Option<Fault>,
+}
+
+impl CallBody {
+    /// `body_max` is judged here where the length is known, and while the body passes where it is not.
+    pub(crate) fn new<B>(body: B, kept_max: usize, body_max: Option<u64>) -> Result<Self, RefusalKind>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let length = body.size_hint().exact();
+        if body.is_end_stream() || length == Some(0) {
+            return Ok(Self {
+                source: None,
+                length: Some(0),
+            });
+        }
+        if let Some(limit) = body_max
+            && body.size_hint().lower() > limit
+        {
+            return Err(RefusalKind::BodyTooLarge { limit });
+        }
+        // A body that will not fit is not kept for a while either.
+        let kept = match length.map(usize::try_from) {
+            Some(Ok(length)) if length <= kept_max => Some(Vec::with_capacity(length)),
+            Some(_) => None,
+            None => Some(Vec::new()),
+        };
+        let source = Source {
+            rest: Box::new(Bodied(body)),
+            ended: false,
+            kept,
+            kept_max,
+            passed: 0,
+            body_max,
+            sending: 0,
+            waiting: None,
+            moved_at: Instant::now(),
+            fault: None,
+        };
+        Ok(Self {
+            source: Some(Arc::new(Mutex::new(source))),
+            length,
+        })
+    }
+
+    /// Its length, where that is known beforehand.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Whether another sending would send the same bytes.
+    pub(crate) fn can_be_sent_again(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| {
+            let source = source.lock();
+            source.fault.is_none() && (source.kept.is_some() || source.passed == 0)
+        })
+    }
+
+    /// The body for the next sending, from its beginning. The sending before is over.
+    pub(crate) fn send(&self) -> Outgoing {
+        let sending = self.source.as_ref().map_or(0, |source| {
+            let mut source = source.lock();
+            source.sending += 1;
+            source.moved_at = Instant::now();
+            if let Some(waiting) = source.waiting.take() {
+                // It learns that it is over, and lets go of its connection.
+                waiting.wake();
+            }
+            source.sending
+        });
+        Outgoing {
+            source: self.source.clone(),
+            sending,
+            position: 0,
+            length: self.length,
+        }
+    }
+
+    /// How the body broke off, if it did.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.source.as_ref().and_then(|source| source.lock().fault)
+    }
+
+    /// When its last bytes were handed on.
+    pub(crate) fn moved_at(&self) -> Option<Instant> {
+        self.source.as_ref().map(|source| source.lock().moved_at)
+    }
+
+    /// Whether more of it is expected from the caller.
+    pub(crate) fn waits_for_the_caller(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.lock().waiting.is_some())
+    }
+}
+
+/// The body of one sending.
+pub(crate) struct Outgoing {
+    source: Option<Arc<Mutex<Source>>>,
+    sending: u32,
+    position: usize,
+    length: Option<u64>,
+}
+
+/// Why a sending's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the call is being sent again")]
+    Superseded,
+    #[error("the body is over the limit")]
+    TooLarge,
+}
+
+impl Outgoing {
+    /// How much of what is kept is handed on at once.
+    const PIECE: usize = 64 * 1024;
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let Some(source) = &this.source else {
+            return Poll::Ready(None);
+        };
+        let mut source = source.lock();
+        if source.sending != this.sending {
+            return Poll::Ready(Some(Err(Ended::Superseded.into())));
+        }
+        if let Some(kept) = &source.kept
+            && this.position < kept.len()
+        {
+            let until = kept.len().min(this.position + Self::PIECE);
+            let piece = Bytes::copy_from_slice(&kept[this.position..until]);
+            this.position = until;
+            source.moved_at = Instant::now();
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match source.poll_more(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(Some(Ok(data))) => {
+                this.position += data.len();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) => SizeHint::with_exact(length.saturating_sub(self.position as u64)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Source {
+    /// The next bytes of the caller. Trailers concern one connection only; they end here.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        while !self.ended {
+            let frame = match Pin::new(&mut self.rest).poll_frame(cx) {
+                Poll::Pending => {
+                    self.waiting = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(frame) => frame,
+            };
+            self.waiting = None;
+            let data = match frame {
+                None => {
+                    self.ended = true;
+                    break;
+                }
+                Some(Err(error)) => {
+                    self.ended = true;
+                    self.fault = Some(Fault::Broken);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            if data.is_empty() {
+                continue;
+            }
+            self.passed += data.len() as u64;
+            self.moved_at = Instant::now();
+            if self.body_max.is_some_and(|limit| self.passed > limit) {
+                self.ended = true;
+                self.fault = Some(Fault::TooLarge);
+                return Poll::Ready(Some(Err(Ended::TooLarge.into())));
+            }
+            if let Some(kept) = &mut self.kept {
+                if kept.len() + data.len() <= self.kept_max {
+                    kept.extend_from_slice(&data);
+                } else {
+                    self.kept = None;
+                }
+            }
+            return Poll::Ready(Some(Ok(data)));
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// A caller's body with its error made one of ours.
+struct Bodied<B>(B);
+
+impl<B> Body for Bodied<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.0)
+            .poll_frame(cx)
+            .map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+}

@@ -1,0 +1,257 @@
+//! What of a message's headers goes on, in both directions, and the headers of our own.
+
+use std::time::Duration;
+
+use evergrant_domain::api_answer::Class;
+use evergrant_domain::{Timestamp, Version};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::record::RefusalKind;
+
+const CLASS: HeaderName = HeaderName::from_static("evergrant-class");
+const ATTEMPTS: HeaderName = HeaderName::from_static("evergrant-attempts");
+const TOKEN_VERSION: HeaderName = HeaderName::from_static("evergrant-token-version");
+const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
+const OUTCOME: HeaderName = HeaderName::from_static("evergrant-outcome");
+const NOT_REPEATED: HeaderName = HeaderName::from_static("evergrant-not-repeated");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Our own prefix: callers speak to us with it, and only we to them.
+const OURS: &str = "evergrant-";
+
+/// What is read of a caller's headers.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// What goes on to the provider. The bearer is not among it yet.
+    pub(crate) headers: HeaderMap,
+    /// The wish for a token that still lives that long.
+    pub(crate) min_ttl: Option<Duration>,
+}
+
+/// Takes a caller's headers apart.
+///
+/// What concerns one connection only stays behind (RFC 9110 §7.6.1), and so do the credentials of the caller, what is meant for
+/// us, and what says where the call came from or should go instead. Framing follows from the body itself.
+pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, RefusalKind> {
+    let bad_request = |what| Err(RefusalKind::BadRequest { what });
+    let named = Named::by(headers);
+    // Room for the bearer and the host.
+    let mut on = HeaderMap::with_capacity(headers.len() + 2);
+    let mut min_ttl = None;
+    let mut size = 0;
+    for (name, value) in headers {
+        size += name.as_str().len() + value.len();
+        if size > headers_max {
+            return Err(RefusalKind::HeadersTooLarge);
+        }
+        match name.as_str() {
+            "evergrant-min-ttl" => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
+                Some(seconds) => min_ttl = Some(Duration::from_secs(seconds)),
+                None => return bad_request("Evergrant-Min-Ttl is not a whole number of seconds"),
+            },
+            "idempotency-key" | "evergrant-dedupe" | "evergrant-guard" => {
+                return Err(RefusalKind::GuardNotApplicable {
+                    what: "this version has no write guards: Idempotency-Key, Evergrant-Dedupe and Evergrant-Guard cannot be kept",
+                });
+            }
+            "x-http-method-override" | "x-http-method" | "x-method-override" => {
+                return bad_request("a call's method is the one it is sent with; it cannot be overridden by a header");
+            }
+            // RFC 9110 §7.8: an upgrade may be ignored. To HTTP/2 nobody needs one; any other protocol cannot go through.
+            "upgrade" => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"h2c") {
+                    return bad_request("another protocol than HTTP cannot be sent through the gateway");
+                }
+            }
+            "authorization" | "cookie" | "host" | "content-length" | "expect" | "forwarded" | "x-real-ip"
+            | "x-original-url" | "x-rewrite-url" => {}
+            other => {
+                let stays = is_hop_by_hop(other)
+                    || other.starts_with(OURS)
+                    || other.starts_with("x-forwarded-")
+                    || named.contains(other);
+                if !stays {
+                    on.append(name.clone(), value.clone());
+                }
+            }
+        }
+    }
+    Ok(Asked { headers: on, min_ttl })
+}
+
+/// Removes from a provider's headers what is not for the caller: what concerns one connection only, what only we may say, and
+/// what a browser or client would take as said by us: cookies, and other doors to the same service.
+pub(crate) fn clean_answer(headers: &mut HeaderMap) {
+    let named = Named::by(headers);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The body's length was decided by the coding. Another length beside it must not reach anyone.
+        headers.remove(CONTENT_LENGTH);
+    }
+    let is_stranger = |name: &str| is_hop_by_hop(name) || name.starts_with(OURS) || named.contains(name);
+    let strangers: Vec<HeaderName> = headers.keys().filter(|name| is_stranger(name.as_str())).cloned().collect();
+    for name in strangers {
+        headers.remove(name);
+    }
+    headers.remove(SET_COOKIE);
+    headers.remove(ALT_SVC);
+}
+
+/// RFC 9110 §7.6.1, and what is in use beside it.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings"
+    ) || name.starts_with("proxy-")
+}
+
+/// The fields that `Connection` names as concerning one connection only.
+struct Named(Vec<String>);
+
+impl Named {
+    fn by(headers: &HeaderMap) -> Self {
+        let mut named = Vec::new();
+        for value in headers.get_all(CONNECTION) {
+            let names = value.to_str().unwrap_or_default().split(',');
+            for name in names.map(str::trim) {
+                if !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close") {
+                    named.push(name.to_ascii_lowercase());
+                }
+            }
+        }
+        Self(named)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|named| named == name)
+    }
+}
+
+/// What we say about a call in the headers of its answer.
+pub(crate) struct Said {
+    pub(crate) class: Class,
+    pub(crate) attempts: u32,
+    pub(crate) version: Version,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) sent_at: Timestamp,
+    pub(crate) outcome_unknown: bool,
+    pub(crate) not_repeated: bool,
+    pub(crate) token_took: Duration,
+    pub(crate) upstream_took: Duration,
+}
+
+impl Said {
+    /// Adds it.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(CLASS, HeaderValue::from_static(self.class.as_str()));
+        headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        headers.insert(TOKEN_VERSION, HeaderValue::from(self.version.number()));
+        headers.insert(TOKEN_TTL, HeaderValue::from(self.expires_at.seconds_from(self.sent_at)));
+        if self.outcome_unknown {
+            headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
+        }
+        if self.not_repeated {
+            headers.insert(NOT_REPEATED, HeaderValue::from_static("body-not-kept"));
+        }
+        let [token, upstream] = [self.token_took, self.upstream_took].map(|took| took.as_secs_f64() * 1000.0);
+        let timing = format!("token;dur={token:.2}, upstream;dur={upstream:.2}");
+        if let Ok(timing) = HeaderValue::from_maybe_shared(bytes::Bytes::from(timing)) {
+            headers.append(SERVER_TIMING, timing);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn what_concerns_one_connection_or_is_not_the_providers_business_stays_behind() {
+        let headers = map(&[
+            ("accept", "application/json"),
+            ("accept", "text/plain"),
+            ("authorization", "Bearer evg_x"),
+            ("connection", "keep-alive, X-Once,authorization , te"),
+            ("content-length", "5"),
+            ("content-type", "text/plain"),
+            ("cookie", "a=b"),
+            ("evergrant-connection", "c1"),
+            ("evergrant-lane", "sync"),
+            ("evergrant-min-ttl", "120"),
+            ("expect", "100-continue"),
+            ("forwarded", "for=1"),
+            ("host", "evil.test"),
+            ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-once", "1"),
+            ("x-original-url", "/oauth/v1/token"),
+            ("x-request-id", "r1"),
+        ]);
+        let asked = asked(&headers, 4096).unwrap();
+        assert_eq!(names(&asked.headers), ["accept", "content-type", "x-request-id"]);
+        assert_eq!(asked.headers.get_all("accept").iter().count(), 2);
+        assert_eq!(asked.min_ttl, Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_or_understood_is_refused_not_ignored() {
+        let check = |field, value, expected: &str| {
+            let refused = asked(&map(&[(field, value)]), 4096).unwrap_err();
+            assert!(format!("{refused:?}").starts_with(expected), "{field}: {refused:?}");
+        };
+        check("idempotency-key", "k", "GuardNotApplicable");
+        check("evergrant-dedupe", "fingerprint;window=60", "GuardNotApplicable");
+        check("evergrant-guard", "read-before-write", "GuardNotApplicable");
+        check("evergrant-min-ttl", "soon", "BadRequest");
+        check("evergrant-min-ttl", "-1", "BadRequest");
+        check("upgrade", "websocket", "BadRequest");
+        check("x-http-method-override", "DELETE", "BadRequest");
+        let large = map(&[("x-large", "0123456789")]);
+        assert!(asked(&large, 17).is_ok());
+        assert!(matches!(asked(&large, 16), Err(RefusalKind::HeadersTooLarge)));
+    }
+
+    #[test]
+    fn an_answer_loses_what_is_not_for_the_caller_and_nothing_else() {
+        let mut headers = map(&[
+            ("alt-svc", "h3=\":443\""),
+            ("connection", "x-once"),
+            ("content-length", "7"),
+            ("content-type", "text/plain"),
+            ("evergrant-class", "ok"),
+            ("evergrant-error", "reconnect_required"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("server-timing", "db;dur=1"),
+            ("set-cookie", "a=b"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-sum"),
+            ("upgrade", "h2c"),
+            ("www-authenticate", "Bearer"),
+            ("x-once", "1"),
+        ]);
+        clean_answer(&mut headers);
+        assert_eq!(names(&headers), ["content-type", "server-timing", "www-authenticate"]);
+        let mut framed = map(&[("content-length", "7")]);
+        clean_answer(&mut framed);
+        assert_eq!(names(&framed), ["content-length"]);
+    }
+}

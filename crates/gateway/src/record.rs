@@ -1,0 +1,196 @@
+//! What came of a call: the provider's answer or why there is none, and what a log line needs to know of it.
+
+use std::time::Duration;
+
+use evergrant_domain::api_answer::Class;
+use evergrant_domain::{AppName, Timestamp, Version};
+use evergrant_keeper::KeepError;
+
+use crate::answer_body::GatewayBody;
+
+/// The provider's answer, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    /// As it came, without what concerns one connection only, and with headers that say what was done.
+    pub response: http::Response<GatewayBody>,
+    /// What was done.
+    pub record: CallRecord,
+}
+
+/// There is no answer of the provider.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{kind}")]
+pub struct Refusal {
+    /// Why.
+    pub kind: RefusalKind,
+    /// What was done.
+    pub record: CallRecord,
+}
+
+/// Why there is no answer of the provider. One variant per next step.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RefusalKind {
+    /// There is no token. Nothing was sent.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    /// The provider's token endpoints are not for callers. Nothing was sent.
+    #[error("the provider's token endpoints are not for callers")]
+    UseEvergrant,
+    /// The call cannot be sent as it is.
+    #[error("{what}")]
+    BadRequest {
+        /// Why.
+        what: &'static str,
+    },
+    /// The caller asked for a guard that this version has not got. Nothing was sent: to send without it would be worse.
+    #[error("{what}")]
+    GuardNotApplicable {
+        /// Which.
+        what: &'static str,
+    },
+    /// The body is over the limit. Where it was under way already, the sending was broken off.
+    #[error("the body is over the limit of {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The headers are over the limit. Nothing was sent.
+    #[error("the headers are over the limit")]
+    HeadersTooLarge,
+    /// The provider was not reached, or the connection ended before an answer came to a call that may be sent again.
+    #[error("the provider cannot be reached")]
+    UpstreamUnreachable,
+    /// No answer came in time to a call that may be sent again.
+    #[error("the provider did not answer in time")]
+    UpstreamTimeout,
+    /// A write left, and no answer came: it may have been carried out.
+    #[error("the call left and no answer came; it may have been carried out")]
+    OutcomeUnknown,
+}
+
+impl RefusalKind {
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            Self::Keep(
+                KeepError::Unknown
+                | KeepError::ReconnectRequired { .. }
+                | KeepError::Disconnected
+                | KeepError::AppCredentialsRejected { .. }
+                | KeepError::AppNotConfigured { .. },
+            )
+            | Self::UseEvergrant
+            | Self::BadRequest { .. }
+            | Self::GuardNotApplicable { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::HeadersTooLarge => Class::ClientError,
+            Self::Keep(
+                KeepError::ProviderUnavailable { .. }
+                | KeepError::StoreUnavailable { .. }
+                | KeepError::Overloaded { .. },
+            )
+            | Self::UpstreamUnreachable => Class::Unavailable,
+            Self::UpstreamTimeout | Self::OutcomeUnknown => Class::Timeout,
+        }
+    }
+}
+
+/// What a log line needs to know of a call. No header, no query, no body, no token.
+#[derive(Debug, Clone)]
+pub struct CallRecord {
+    /// The app, once it is known.
+    pub app: Option<AppName>,
+    /// The method.
+    pub method: http::Method,
+    /// The provider's status, where there is an answer.
+    pub status_code: Option<u16>,
+    /// Why the call failed or, where it did not, why it was repeated.
+    pub class: Class,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Whether a 401 led to a refresh.
+    pub refreshed: bool,
+    /// Whether it is a write that may have been carried out, and nobody knows.
+    pub outcome_unknown: bool,
+    /// The version of the token set that was used last.
+    pub version: Option<Version>,
+    /// When that access token ends.
+    pub expires_at: Option<Timestamp>,
+    /// Whole seconds that it still lived at the last sending; negative where it had ended.
+    pub seconds_remaining: Option<i64>,
+    /// The provider's correlation id, where a failed answer had one.
+    pub provider_correlation_id: Option<String>,
+    /// Until the head of the answer, or the refusal.
+    pub duration: Duration,
+    path: Box<str>,
+}
+
+impl CallRecord {
+    pub(crate) fn new(method: http::Method, target: &str) -> Self {
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        Self {
+            app: None,
+            method,
+            status_code: None,
+            class: Class::Ok,
+            attempts: 0,
+            refreshed: false,
+            outcome_unknown: false,
+            version: None,
+            expires_at: None,
+            seconds_remaining: None,
+            provider_correlation_id: None,
+            duration: Duration::ZERO,
+            path: path.into(),
+        }
+    }
+
+    /// The path with the ids taken out: `/crm/v3/objects/contacts/{id}`. Made when it is asked for, because most calls get no line.
+    pub fn endpoint(&self) -> String {
+        const SHOWN_MAX: usize = 256;
+        let mut endpoint = String::with_capacity(self.path.len().min(SHOWN_MAX) + 8);
+        for segment in self.path.split('/').skip(1) {
+            if endpoint.len() >= SHOWN_MAX {
+                endpoint.push_str("/…");
+                break;
+            }
+            endpoint.push('/');
+            endpoint.push_str(if names_a_thing(segment) { segment } else { "{id}" });
+        }
+        endpoint
+    }
+}
+
+/// Words and versions (`v3`, `2026-03`) say what is called. Everything else may say whom it is about.
+fn names_a_thing(segment: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_word = segment.len() <= 40
+        && segment
+            .bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'-' || byte == b'_');
+    let is_version = segment.len() <= 4 && segment.strip_prefix('v').is_some_and(is_number);
+    let is_date = segment.len() == 7
+        && segment
+            .split_once('-')
+            .is_some_and(|(year, month)| year.len() == 4 && is_number(year) && is_number(month));
+    is_word || is_version || is_date
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_names_what_is_called_and_not_whom_it_is_about() {
+        let check = |target: &str, endpoint: &str| {
+            assert_eq!(CallRecord::new(http::Method::GET, target).endpoint(), endpoint, "{target}");
+        };
+        check("/crm/v3/objects/contacts/51?a=ann@example.com", "/crm/v3/objects/contacts/{id}");
+        check("/crm/objects/2026-03/contacts/search", "/crm/objects/2026-03/contacts/search");
+        check("/crm/v3/objects/contacts/ann%40example.com", "/crm/v3/objects/contacts/{id}");
+        check("/crm/v3/objects/2-1234/batch/read", "/crm/v3/objects/{id}/batch/read");
+        check("/x/0198c6e2-7a5b-7000-8000-000000000000", "/x/{id}");
+        check("/", "/");
+        let long = CallRecord::new(http::Method::GET, &"/abc".repeat(9000)).endpoint();
+        assert!(long.len() < 300, "{}", long.len());
+    }
+}
