@@ -1,5 +1,6 @@
 //! How connections come to be, are restored, and end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::event::{Event, EventKind};
@@ -12,6 +13,7 @@ use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepE
 use evergrant_store::Store;
 use evergrant_store::contract::{Connected, RevocationState, Revoke};
 
+use crate::steps::{Moment, Steps};
 use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
 
 const REDIRECT_URI: &str = "http://localhost:8484/oauth/callback";
@@ -40,7 +42,7 @@ async fn code(world: &World, portal: u64) -> AuthorizationCode {
     let query = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("client_id", CLIENT)
         .append_pair("redirect_uri", REDIRECT_URI)
-        .append_pair("scope", "oauth")
+        .append_pair("scope", "oauth crm.objects.contacts.read")
         .append_pair("_sim_hub_id", &portal.to_string())
         .finish();
     let mut stream = tokio::net::TcpStream::connect(world.hubspot.address())
@@ -247,12 +249,22 @@ async fn a_disconnect_revokes_the_grant_at_the_provider_and_is_idempotent() {
 #[tokio::test]
 async fn what_another_process_disconnected_is_served_no_longer_than_a_second() {
     let world = World::new().await;
-    let (first, second) = (world.keeper().await, world.keeper().await);
+    let (store, vault) = world.store().await;
+    let read = Arc::new(tokio::sync::Notify::new());
+    let reading = read.clone();
+    let store = Steps::new(store, move |step, moment| {
+        if step == "changes" && moment == Moment::After {
+            reading.notify_one();
+        }
+        Ok(())
+    });
+    let first = crate::world::keeper(world.app(), store, vault, world.clock.clone());
+    let second = world.keeper().await;
     let connection = world.connected(&first).await;
     first.start();
+    // Only now does the feed go on from somewhere; its first look throws away everything at hand.
+    read.notified().await;
     first.current(&connection.id, None).await.unwrap();
-    // The feed is read twice a second; it must have been read once before anything is disconnected.
-    first.store().change_head().await.unwrap();
     second.disconnect(&connection.id, Revoke::Never).await.unwrap();
     let seen = async {
         while first.current(&connection.id, None).await.is_ok() {

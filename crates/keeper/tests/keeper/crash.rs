@@ -13,7 +13,7 @@ use evergrant_domain::{ConnectionId, ReconnectReason, Rotation};
 use evergrant_keeper::{KeepError, SystemClock};
 use hubspot_sim::{Fault, FaultKind};
 
-use crate::steps::{Moment, Steps};
+use crate::steps::Steps;
 use crate::world::{self, PAST_EXPIRY, World};
 
 const GRACE: Duration = Duration::from_secs(3600);
