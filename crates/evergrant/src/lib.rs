@@ -1,1 +1,48 @@
-//! Placeholder.
+//! Keeps OAuth grants alive: the engine for Rust programs.
+//!
+//! One value, [`Evergrant`], holds the keeper and the gateway on one store. A program that embeds it and a service on the
+//! same store are one fleet: each refresh token is redeemed once among all of them. This crate puts the parts together
+//! and decides nothing itself; it serves no pages, so the links of [`Evergrant::connect`] are answered by a service on
+//! the same store.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use evergrant::{App, ConnectionId, Evergrant};
+//!
+//! let keeper = Evergrant::builder()
+//!     .store("sqlite://evergrant.db")
+//!     .vault_key_file("evergrant.key")
+//!     .app(App::hubspot("crm").client_id("id").client_secret("secret"))
+//!     .build()
+//!     .await?;
+//! let link = keeper.connect("crm", "acme").start().await?;
+//! println!("send your customer to {}", link.url);
+//!
+//! let connection = ConnectionId::parse("acme-crm")?;
+//! let token = keeper.token(&connection).await?; // valid now; refreshed once if it was not
+//! # let _ = token;
+//! keeper.shutdown().await; // redemptions in flight finish and are saved
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Start reading at [`Builder::build`].
+
+mod app;
+mod builder;
+mod connect;
+mod engine;
+mod error;
+
+pub use app::App;
+pub use builder::Builder;
+pub use connect::{Connect, Link, StartError};
+pub use engine::Evergrant;
+pub use error::{BuildError, Error};
+
+pub use evergrant_domain::{
+    AccessToken, AppName, ClientSecret, ConnectionId, Customer, ReconnectReason, Timestamp,
+};
+pub use evergrant_gateway::{Answer, CallRecord, Gateway, GatewayBody, GatewayLimits, Refusal, RefusalKind};
+pub use evergrant_keeper::{Clock, KeepError, Keeper, RefreshReport, Renewal, SystemClock};
+pub use evergrant_store::VaultKey;

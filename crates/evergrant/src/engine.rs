@@ -1,0 +1,92 @@
+//! The running engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use evergrant_domain::{AccessToken, ConnectionId};
+use evergrant_gateway::{Gateway, GatewayBody};
+use evergrant_keeper::Keeper;
+use http_body_util::Full;
+use url::Url;
+
+use crate::builder::Builder;
+use crate::connect::Connect;
+use crate::error::Error;
+
+/// The engine: keeper and gateway on one store. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Evergrant {
+    keeper: Keeper,
+    gateway: Gateway,
+    public_url: Arc<Url>,
+}
+
+impl std::fmt::Debug for Evergrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evergrant")
+            .field("public_url", &self.public_url.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Evergrant {
+    /// Begins to describe an engine.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(keeper: Keeper, gateway: Gateway, public_url: Url) -> Self {
+        Self {
+            keeper,
+            gateway,
+            public_url: Arc::new(public_url),
+        }
+    }
+
+    /// Who holds the connections.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Who puts their access tokens on requests.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Where the service that answers connect links is reached.
+    pub fn public_url(&self) -> &Url {
+        &self.public_url
+    }
+
+    /// Begins to connect a customer to an app.
+    pub fn connect(&self, app: impl Into<String>, customer: impl Into<String>) -> Connect {
+        Connect::new(self.clone(), app.into(), customer.into())
+    }
+
+    /// An access token that serves now; refreshed once if it did not.
+    pub async fn token(&self, connection: &ConnectionId) -> Result<AccessToken, Error> {
+        Ok(self.keeper.current(connection, None).await?.access_token.clone())
+    }
+
+    /// Sends a request to the connection's provider, with its access token.
+    ///
+    /// Only the path and query of its URI count: the host is the app's. A 401 is judged and, where that is right, answered
+    /// by one refresh and one repeat. The provider's own answer is returned whatever its status.
+    pub async fn send(
+        &self,
+        connection: &ConnectionId,
+        request: http::Request<impl Into<Bytes>>,
+    ) -> Result<http::Response<GatewayBody>, Error> {
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or_else(|| "/".to_owned(), ToString::to_string);
+        let request = request.map(|body| Full::new(body.into()));
+        Ok(self.gateway.call(connection, &target, request).await?.response)
+    }
+
+    /// Stops the background work. Redemptions in flight finish and are saved first.
+    pub async fn shutdown(&self) {
+        self.keeper.shutdown().await;
+    }
+}

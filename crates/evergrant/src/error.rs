@@ -1,0 +1,162 @@
+//! What can go wrong: before the engine runs, and when it is asked for something.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evergrant_domain::{AppName, ReconnectReason, Timestamp};
+use evergrant_gateway::{Refusal, RefusalKind};
+use evergrant_keeper::KeepError;
+use evergrant_store::{OpenError, VaultError};
+
+/// Why the engine was not built. Nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// No store was named.
+    #[error("no store is named: say where connections are kept, as in .store(\"sqlite://evergrant.db\")")]
+    NoStore,
+    /// The store is of a kind that this build does not know.
+    #[error("a store of kind {scheme} is not known; use sqlite://PATH")]
+    UnknownStore {
+        /// What stood before `://`.
+        scheme: String,
+    },
+    /// No vault key was given.
+    #[error("no vault key is given: use .vault_key_file(PATH) or .vault_key(KEY)")]
+    NoVaultKey,
+    /// The vault key file cannot be read.
+    #[error("the vault key file {} cannot be read: {source}", path.display())]
+    KeyFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Everyone on this machine can read or change the vault key file.
+    #[error("the vault key file {} is open to everyone (mode {mode:o}); chmod 600 it", path.display())]
+    KeyFileOpen {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The vault key file holds no key.
+    #[error("{} holds no vault key: {source}", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: VaultError,
+    },
+    /// The store cannot be opened.
+    #[error("the store {} cannot be opened: {source}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// An app is not complete.
+    #[error("app {app}: {what}")]
+    App {
+        /// Which app.
+        app: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Why there is no token, or no answer to a call. One variant per next step.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no such connection.
+    #[error("there is no such connection")]
+    UnknownConnection,
+    /// The customer must install the app again.
+    #[error("the connection needs reconnecting: {}", reason.meaning())]
+    ReconnectRequired {
+        /// Why.
+        reason: ReconnectReason,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Its owner disconnected it.
+    #[error("the connection was disconnected")]
+    Disconnected,
+    /// The provider refuses the app's own credentials: the operator must correct them.
+    #[error("the provider refuses the credentials of app {app}: {code}")]
+    AppCredentialsRejected {
+        /// Which app.
+        app: AppName,
+        /// The provider's code.
+        code: String,
+    },
+    /// The connection's app was not given to the builder.
+    #[error("app {app} is not configured")]
+    AppNotConfigured {
+        /// Which app.
+        app: AppName,
+    },
+    /// Provider or store do not answer. Nothing was done; try again.
+    #[error("not available: {what}")]
+    Unavailable {
+        /// What is not.
+        what: String,
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// A write left and no answer came: it may have been executed. Look before it is repeated.
+    #[error("the request left and no answer came; it may have been executed")]
+    OutcomeUnknown,
+    /// The request cannot be sent as it is.
+    #[error("the request cannot be sent: {what}")]
+    Refused {
+        /// Why.
+        what: String,
+    },
+}
+
+impl From<KeepError> for Error {
+    fn from(error: KeepError) -> Self {
+        let what = error.to_string();
+        match error {
+            KeepError::Unknown => Self::UnknownConnection,
+            KeepError::ReconnectRequired { reason, since } => Self::ReconnectRequired { reason, since },
+            KeepError::Disconnected => Self::Disconnected,
+            KeepError::AppCredentialsRejected { app, code } => Self::AppCredentialsRejected { app, code },
+            KeepError::AppNotConfigured { app } => Self::AppNotConfigured { app },
+            KeepError::ProviderUnavailable { retry_after, .. }
+            | KeepError::StoreUnavailable { retry_after }
+            | KeepError::Overloaded { retry_after } => Self::Unavailable { what, retry_after },
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        /// The provider was not reached; nothing says for how long.
+        const UNREACHED: Duration = Duration::from_secs(1);
+        let refused = |what: &str| Self::Refused {
+            what: what.to_owned(),
+        };
+        match refusal.kind {
+            RefusalKind::Keep(error) => error.into(),
+            RefusalKind::UseEvergrant => refused(
+                "the provider's token endpoints are not for callers; ask Evergrant for a token instead",
+            ),
+            RefusalKind::BadRequest { what } | RefusalKind::GuardNotApplicable { what } => refused(what),
+            RefusalKind::BodyTooLarge { limit } => Self::Refused {
+                what: format!("its body is over the limit of {limit} bytes"),
+            },
+            RefusalKind::HeadersTooLarge => refused("its headers are over the limit"),
+            RefusalKind::UpstreamUnreachable => Self::Unavailable {
+                what: "the provider cannot be reached".to_owned(),
+                retry_after: UNREACHED,
+            },
+            RefusalKind::UpstreamTimeout => Self::Unavailable {
+                what: "the provider did not answer in time".to_owned(),
+                retry_after: UNREACHED,
+            },
+            RefusalKind::OutcomeUnknown => Self::OutcomeUnknown,
+        }
+    }
+}
