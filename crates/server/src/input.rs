@@ -71,6 +71,10 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
+    // serde also reads a list as a struct, member by member; nobody who sends one means that.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request("the body: expected an object"));
+    }
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         Problem::bad_request(explain(&path, error.inner()))
@@ -285,7 +289,8 @@ mod tests {
         check(r#"{"name":"a","name":"b"}"#, &["duplicate field `name`"]);
         check(r#"{"name":"a","parts":[{"count":1},{"count":"canary"}]}"#, &["`parts[1].count`", "expected u32"]);
         check(r#"["canary"]"#, &["the body", "expected"]);
-        check(&("[".repeat(10_000) + &"]".repeat(10_000)), &["body"]);
+        check(&("[".repeat(10_000) + &"]".repeat(10_000)), &["the body", "expected an object"]);
+        check(&format!("{{\"parts\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000)), &["parts"]);
     }
 
     #[test]

@@ -158,3 +158,43 @@ fn members(spec: &Value, operation: &Value) -> Vec<Member> {
 fn word(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNAPSHOT: &str = include_str!("../openapi.json");
+
+    /// Writes the snapshot anew where `UPDATE_SNAPSHOTS` is set; the change is then read in the diff.
+    #[test]
+    fn the_committed_description_is_the_served_one() {
+        let current = description();
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json"), &current).expect("a writable tree");
+        } else {
+            assert!(SNAPSHOT == current, "openapi.json is out of date: run this test with UPDATE_SNAPSHOTS=1");
+        }
+    }
+
+    #[test]
+    fn it_is_openapi_3_1_and_names_a_key_for_every_route_but_health() {
+        let spec: Value = serde_json::from_str(&description()).expect("JSON");
+        assert!(spec["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{}", spec["openapi"]);
+        assert_eq!(spec["security"][0]["api_key"], serde_json::json!([]));
+        for (path, methods) in spec["paths"].as_object().expect("paths") {
+            for operation in methods.as_object().expect("methods").values() {
+                assert_eq!(operation["security"].is_array(), path == "/healthz" || path == "/readyz", "{path}");
+                assert!(!word(&operation["summary"]).is_empty(), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_shows_every_route_and_code() {
+        let page = docs_page(&description()).render().expect("a page");
+        for part in ["/v1/connections/{id}/token", "ANY", "/gateway/{connection_id}/{path}", "outcome_unknown", "min_ttl"] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(!page.contains("<script") && !page.contains("style="));
+    }
+}

@@ -262,14 +262,13 @@ impl Inner {
     }
 
     /// A problem about a connection; one that asks for reconnecting says where.
-    pub(crate) fn problem(&self, problem: Problem) -> Problem {
-        match &problem.connection {
-            Some(id) if problem.code == Code::ReconnectRequired => {
-                let url = self.reconnect_url(id, crate::connect::link::LASTS, None);
-                Problem { reconnect_url: Some(url), ..problem }
-            }
-            _ => problem,
+    pub(crate) fn problem(&self, mut problem: Problem) -> Problem {
+        if problem.code == Code::ReconnectRequired
+            && let Some(id) = &problem.connection
+        {
+            problem.reconnect_url = Some(self.reconnect_url(id, crate::connect::link::LASTS, None));
         }
+        problem
     }
 
     /// Runs what must not stop half way because its caller hung up: a code that was redeemed, a grant that was received.
