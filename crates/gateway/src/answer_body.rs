@@ -79,7 +79,9 @@ impl GatewayBody {
             begun if begun.len() == 1 => begun[0].clone(),
             begun => {
                 let mut whole = BytesMut::with_capacity(length);
-                begun.iter().for_each(|data| whole.extend_from_slice(data));
+                for data in begun {
+                    whole.extend_from_slice(data);
+                }
                 whole.freeze()
             }
         })
@@ -101,7 +103,10 @@ impl Body for GatewayBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = &mut *self;
         if let Some(data) = this.begun.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -142,7 +147,10 @@ impl Body for GatewayBody {
 
     fn size_hint(&self) -> SizeHint {
         let begun = self.begun.iter().map(|data| data.len() as u64).sum::<u64>();
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let rest = self
+            .rest
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(begun + rest.lower());
         if let Some(upper) = rest.upper()

@@ -138,7 +138,9 @@ impl CallBody {
 
     /// Whether more of it is expected from the caller.
     pub(crate) fn waits_for_the_caller(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.lock().waiting.is_some())
+        self.source
+            .as_ref()
+            .is_some_and(|source| source.lock().waiting.is_some())
     }
 }
 
@@ -168,7 +170,10 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Some(source) = &this.source else {
             return Poll::Ready(None);
@@ -267,9 +272,114 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.0)
             .poll_frame(cx)
             .map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A body that comes as it is fed.
+    fn fed() -> (
+        mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>,
+        impl Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    ) {
+        let (feed, mut food) = mpsc::unbounded_channel();
+        let stream = futures_util::stream::poll_fn(move |cx| food.poll_recv(cx));
+        (feed, StreamBody::new(stream))
+    }
+
+    fn data(text: &'static [u8]) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text))
+    }
+
+    async fn all(body: Outgoing) -> Vec<u8> {
+        body.collect().await.unwrap().to_bytes().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_repeat_sends_the_same_bytes() {
+        for length in [0, 1, 1000, 1024 * 1024] {
+            let bytes: Vec<u8> = (0..length)
+                .map(|at: usize| u8::try_from(at % 251).unwrap())
+                .collect();
+            let body = CallBody::new(Full::new(Bytes::from(bytes.clone())), length, None).unwrap();
+            assert_eq!(body.length(), Some(length as u64));
+            for _ in 0..3 {
+                assert!(body.can_be_sent_again());
+                assert_eq!(all(body.send()).await, bytes);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repeat_takes_over_in_the_middle_and_the_first_sending_is_over() {
+        let (feed, stream) = fed();
+        let body = CallBody::new(stream, 100, None).unwrap();
+        let mut first = body.send();
+        feed.send(Ok(data(b"one "))).unwrap();
+        assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
+        let waiting = tokio::spawn(async move { first.frame().await.unwrap().is_err() });
+        while !body.waits_for_the_caller() {
+            tokio::task::yield_now().await;
+        }
+        let second = body.send();
+        assert!(waiting.await.unwrap(), "the first sending goes on");
+        feed.send(Ok(data(b"two "))).unwrap();
+        feed.send(Ok(data(b"three"))).unwrap();
+        drop(feed);
+        assert_eq!(all(second).await, b"one two three");
+        assert_eq!(all(body.send()).await, b"one two three");
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_limit_for_keeping_is_sent_once() {
+        let (feed, stream) = fed();
+        let body = CallBody::new(stream, 5, None).unwrap();
+        feed.send(Ok(data(b"12345"))).unwrap();
+        let mut sending = body.send();
+        sending.frame().await.unwrap().unwrap();
+        assert!(body.can_be_sent_again());
+        feed.send(Ok(data(b"6"))).unwrap();
+        sending.frame().await.unwrap().unwrap();
+        assert!(!body.can_be_sent_again());
+        let known = CallBody::new(Full::new(Bytes::from_static(b"123456")), 5, None).unwrap();
+        assert!(known.can_be_sent_again(), "nothing of it was read yet");
+        assert_eq!(all(known.send()).await, b"123456");
+        assert!(!known.can_be_sent_again());
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_at_once_or_broken_off() {
+        let known = CallBody::new(Full::new(Bytes::from_static(b"123456")), 5, Some(5));
+        assert!(matches!(known, Err(RefusalKind::BodyTooLarge { limit: 5 })));
+        let (feed, stream) = fed();
+        let body = CallBody::new(stream, 5, Some(5)).unwrap();
+        feed.send(Ok(data(b"12345"))).unwrap();
+        feed.send(Ok(data(b"6"))).unwrap();
+        let mut sending = body.send();
+        sending.frame().await.unwrap().unwrap();
+        assert!(sending.frame().await.unwrap().is_err());
+        assert_eq!(body.fault(), Some(Fault::TooLarge));
+        assert!(!body.can_be_sent_again());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_breaks_off_is_told_apart() {
+        let (feed, stream) = fed();
+        let body = CallBody::new(stream, 5, None).unwrap();
+        feed.send(Err("gone".into())).unwrap();
+        assert!(body.send().frame().await.unwrap().is_err());
+        assert_eq!(body.fault(), Some(Fault::Broken));
     }
 }

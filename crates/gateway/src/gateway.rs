@@ -70,6 +70,7 @@ struct Call<'a> {
 }
 
 /// What follows from one sending.
+#[expect(clippy::large_enum_variant, reason = "it lives from one line to the next")]
 enum Next {
     /// Send it again: the token and everything else is ready.
     Again,
@@ -100,7 +101,12 @@ impl Gateway {
     /// headers and body count. A 401 is judged by the keeper and the call repeated at most once because of it, if a newer token
     /// came of that and the body is still at hand. What only reads is repeated once more after a cut or a 502 to 504. A write
     /// is never sent again unless it is known not to have been carried out.
-    pub async fn call<B>(&self, id: &ConnectionId, target: &str, request: Request<B>) -> Result<Answer, Refusal>
+    pub async fn call<B>(
+        &self,
+        id: &ConnectionId,
+        target: &str,
+        request: Request<B>,
+    ) -> Result<Answer, Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -178,8 +184,13 @@ impl Inner {
         let mut response = loop {
             let response = self.send(&mut call, record).await;
             let next = match response {
-                Ok(response) if response.status().as_u16() < 400 => Next::Pass(response.map(GatewayBody::new)),
-                Ok(response) => self.failed(&mut call, record, response.map(GatewayBody::new)).await?,
+                Ok(response) if response.status().as_u16() < 400 => {
+                    Next::Pass(response.map(GatewayBody::new))
+                }
+                Ok(response) => {
+                    self.failed(&mut call, record, response.map(GatewayBody::new))
+                        .await?
+                }
                 Err(no_answer) => self.unanswered(&mut call, record, no_answer).await?,
             };
             match next {
@@ -250,7 +261,12 @@ impl Inner {
             }
             429 => {
                 let policy = judged.policy.as_deref().unwrap_or("not named");
-                self.event(call, EventKind::RateLimited, format!("a call came back 429, limit {policy}"), &judged);
+                self.event(
+                    call,
+                    EventKind::RateLimited,
+                    format!("a call came back 429, limit {policy}"),
+                    &judged,
+                );
             }
             502..=504 if call.may_be_repeated_blindly() => {
                 /// Enough for whoever restarted behind a balancer.
@@ -265,7 +281,10 @@ impl Inner {
             }
             500.. if !call.effect.may_repeat_blindly() => {
                 record.outcome_unknown = true;
-                let detail = format!("a write came back {}; it may have been carried out", response.status().as_u16());
+                let detail = format!(
+                    "a write came back {}; it may have been carried out",
+                    response.status().as_u16()
+                );
                 self.event(call, EventKind::OutcomeUnknown, detail, &judged);
             }
             _ => {}
@@ -280,7 +299,11 @@ impl Inner {
         record: &mut CallRecord,
         judged: &Judgement,
     ) -> Option<Arc<Current>> {
-        let (class, newer, why) = match self.keeper.rejected(call.id, call.token.version, judged.class).await {
+        let (class, newer, why) = match self
+            .keeper
+            .rejected(call.id, call.token.version, judged.class)
+            .await
+        {
             Ok(AfterRejection::Newer { token, class }) => {
                 record.refreshed |= class != Class::StaleToken;
                 (class, Some(token), "a newer token is at hand")
@@ -292,12 +315,13 @@ impl Inner {
                 (judged.class, None, "and no newer token could be had")
             }
         };
-        record.class = if call.repeated_for_401 && class != Class::StaticRejected && class != Class::MalformedToken {
-            // With a token that was new a moment ago.
-            Class::RejectedAfterRefresh
-        } else {
-            class
-        };
+        record.class =
+            if call.repeated_for_401 && class != Class::StaticRejected && class != Class::MalformedToken {
+                // With a token that was new a moment ago.
+                Class::RejectedAfterRefresh
+            } else {
+                class
+            };
         call.not_repeated = newer.is_some() && !call.repeated_for_401 && !call.body.can_be_sent_again();
         let newer = newer.filter(|_| !call.repeated_for_401 && !call.not_repeated);
         let what = if newer.is_some() {
@@ -349,7 +373,6 @@ impl Inner {
             None => {}
         }
         match no_answer {
-            NoAnswer::NotSent => Err(RefusalKind::UpstreamUnreachable),
             NoAnswer::TimedOut if call.body.waits_for_the_caller() => Err(BROKEN),
             NoAnswer::Cut | NoAnswer::TimedOut if !call.effect.may_repeat_blindly() => {
                 record.outcome_unknown = true;
@@ -364,7 +387,7 @@ impl Inner {
                 record.class = Class::Unavailable;
                 self.repeat_blindly(call).await
             }
-            NoAnswer::Cut => Err(RefusalKind::UpstreamUnreachable),
+            NoAnswer::NotSent | NoAnswer::Cut => Err(RefusalKind::UpstreamUnreachable),
             NoAnswer::TimedOut => Err(RefusalKind::UpstreamTimeout),
         }
     }
@@ -405,7 +428,9 @@ impl Call<'_> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(AUTHORIZATION, self.token.bearer.clone());
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.token.bearer.clone());
         request
     }
 
@@ -421,10 +446,10 @@ fn frame(headers: &mut HeaderMap, method: &Method, length: Option<u64>) {
         Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
         }
-        Some(_) => {}
-        // For GET and HEAD hyper would send none of it.
-        None => {
+        // hyper takes it that these have none, unless it is told.
+        None if matches!(*method, Method::GET | Method::HEAD) => {
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+        Some(_) | None => {}
     }
 }

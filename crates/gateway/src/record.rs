@@ -182,12 +182,28 @@ mod tests {
     #[test]
     fn an_endpoint_names_what_is_called_and_not_whom_it_is_about() {
         let check = |target: &str, endpoint: &str| {
-            assert_eq!(CallRecord::new(http::Method::GET, target).endpoint(), endpoint, "{target}");
+            assert_eq!(
+                CallRecord::new(http::Method::GET, target).endpoint(),
+                endpoint,
+                "{target}"
+            );
         };
-        check("/crm/v3/objects/contacts/51?a=ann@example.com", "/crm/v3/objects/contacts/{id}");
-        check("/crm/objects/2026-03/contacts/search", "/crm/objects/2026-03/contacts/search");
-        check("/crm/v3/objects/contacts/ann%40example.com", "/crm/v3/objects/contacts/{id}");
-        check("/crm/v3/objects/2-1234/batch/read", "/crm/v3/objects/{id}/batch/read");
+        check(
+            "/crm/v3/objects/contacts/51?a=ann@example.com",
+            "/crm/v3/objects/contacts/{id}",
+        );
+        check(
+            "/crm/objects/2026-03/contacts/search",
+            "/crm/objects/2026-03/contacts/search",
+        );
+        check(
+            "/crm/v3/objects/contacts/ann%40example.com",
+            "/crm/v3/objects/contacts/{id}",
+        );
+        check(
+            "/crm/v3/objects/2-1234/batch/read",
+            "/crm/v3/objects/{id}/batch/read",
+        );
         check("/x/0198c6e2-7a5b-7000-8000-000000000000", "/x/{id}");
         check("/", "/");
         let long = CallRecord::new(http::Method::GET, &"/abc".repeat(9000)).endpoint();

@@ -31,7 +31,9 @@ impl<'a> Target<'a> {
             return refuse("the path begins with two slashes; is there one at the end of the base URL, too?");
         }
         if !whole.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return refuse("path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent");
+            return refuse(
+                "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
+            );
         }
         if whole.contains(['\\', '#']) {
             return refuse("path and query hold a backslash or '#', which must be percent-encoded");
@@ -79,7 +81,9 @@ impl<'a> Target<'a> {
         let intact = uri.scheme_str() == Some(base.scheme())
             && uri.host() == base.host_str()
             && uri.port_u16() == base.port()
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri
+                .authority()
+                .is_some_and(|authority| !authority.as_str().contains('@'))
             && sent.strip_prefix(base_path) == Some(self.whole);
         if intact {
             Ok(uri)
@@ -155,5 +159,217 @@ fn decoded(text: &[u8]) -> Vec<u8> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use evergrant_domain::Rotation;
+    use evergrant_domain::app::{ClientAuth, Dialect};
+    use proptest::prelude::*;
+    use url::Url;
+
+    use super::*;
+
+    fn provider(base: &str, dialect: Dialect) -> Provider {
+        let url = |text: &str| Url::parse(text).expect("a literal URL");
+        let base = url(base);
+        Provider {
+            dialect,
+            authorize_url: url("https://app.example.com/authorize"),
+            token_url: base.join("auth/token").expect("a literal path"),
+            introspect_url: None,
+            revoke_url: None,
+            api_base: base,
+            client_auth: ClientAuth::Post,
+            pkce: false,
+            rotation: Rotation::Never,
+            account_claim: "hub_id".into(),
+        }
+    }
+
+    const BASES: [&str; 5] = [
+        "https://api.hubapi.com/",
+        "https://api.hubapi.com",
+        "http://127.0.0.1:8080/base/v1/",
+        "http://[::1]:8080/base",
+        "https://api.example.com:8443/a%20b/",
+    ];
+
+    fn sent(base: &str, target: &str) -> Result<String, RefusalKind> {
+        let target = Target::parse(target)?;
+        target
+            .at(&provider(base, Dialect::HubSpot))
+            .map(|uri| uri.to_string())
+    }
+
+    #[test]
+    fn what_is_harmless_is_sent_byte_for_byte() {
+        for target in [
+            "/",
+            "/crm/v3/objects/contacts",
+            "/crm/v3/objects/contacts/",
+            "/crm//v3/objects",
+            "/crm/v3/objects/contacts?limit=5&after=",
+            "/crm/v3/objects/contacts/ann%40example.com?idProperty=email",
+            "/crm/v3/objects/contacts/a%2Fb",
+            "/crm/v3/objects/contacts/a%2fb%2fc",
+            "/a%20b/%C3%BC",
+            "/a+b",
+            "/a;v=1/b;w=2",
+            "/a:b@c/d",
+            "/user@evil.test/",
+            "/:80/",
+            "/...",
+            "/.well-known/x",
+            "/a..b/..c/d..",
+            "/.a/%2ea",
+            "/http://evil.test/",
+            "/a?next=https://evil.test/../x",
+            "/a?q=%2e%2e%2f&r=../..",
+            "/a?x=%0d%0a%00",
+            "/a??b=c?d",
+            "/a?b=[1,2]&c={d:1}|e",
+            "/%41%zz%",
+            "/oauthish/token",
+            "/crm/v3/oauth/token",
+        ] {
+            for base in BASES {
+                let expected = format!("{}{target}", base.trim_end_matches('/'));
+                assert_eq!(sent(base, target).ok(), Some(expected), "{base} {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_somebody_could_read_as_a_way_out_is_refused() {
+        for target in [
+            "",
+            "crm",
+            "@evil.test/",
+            ":80/",
+            ".evil.test/",
+            "?a=b",
+            "https://evil.test/",
+            "*",
+            "//evil.test/",
+            "//",
+            "///a",
+            "/..",
+            "/.",
+            "/../x",
+            "/a/../b",
+            "/a/..",
+            "/a/./b",
+            "/a/.",
+            "/%2e%2e/x",
+            "/%2E./x",
+            "/.%2e/x",
+            "/a/%2e",
+            "/a/%2e%2E",
+            "/%252e%252e/x",
+            "/%25%32%65%252e/x",
+            "/.%252e/",
+            "/..;/x",
+            "/..;a=b/x",
+            "/.;/x",
+            "/%2e%2e;/x",
+            "/..%3b/x",
+            "/..%253b/x",
+            "/a%2f..%2fb",
+            "/a%2F%2e%2e",
+            "/..%2f",
+            "/a%252f..%252fb",
+            "/a%2f.%2fb",
+            "/a\\b",
+            "/\\evil.test",
+            "/a%5cb",
+            "/a%5C..%5Cb",
+            "/a%255cb",
+            "/a#b",
+            "/a?b#c",
+            "/a?b\\c",
+            "/a b",
+            "/a\tb",
+            "/a\r\nHost: evil.test",
+            "/a\0",
+            "/a?b c",
+            "/a\u{7f}",
+            "/a%00",
+            "/a%0d%0ab",
+            "/a%7f",
+            "/a%2500",
+            "/a%09",
+            "/ü",
+            "/a?ü",
+            "/a\u{ff0e}\u{ff0e}/",
+            "/a<b",
+            "/a`b",
+        ] {
+            for base in BASES {
+                let refused = sent(base, target);
+                assert!(
+                    matches!(refused, Err(RefusalKind::BadRequest { .. })),
+                    "{base} {target:?}: {refused:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_token_endpoints_are_refused_however_they_are_written() {
+        for target in [
+            "/oauth/v1/token",
+            "/oauth/2026-09/token",
+            "/OAuth/v1/Token",
+            "/oauth",
+            "/oauth/",
+            "/oauth?x",
+            "/oauth;a=b/v1/token",
+            "/oauth//v1///token/",
+            "/%6fauth/v1/token",
+            "/oauth%2fv1%2ftoken",
+            "/%256fauth/v1",
+            "/oauth%3bx/v1",
+            "/o%61uth/%2f",
+            "/oauth/v1/refresh-tokens/abc",
+        ] {
+            for base in BASES {
+                let refused = sent(base, target);
+                assert!(
+                    matches!(refused, Err(RefusalKind::UseEvergrant)),
+                    "{base} {target}: {refused:?}"
+                );
+            }
+        }
+        let generic = provider("https://api.example.com/base/", Dialect::Generic);
+        let at = |target| Target::parse(target).unwrap().at(&generic);
+        for target in ["/auth/token", "/AUTH//token/?a", "/auth/t%6fken", "/auth;x/token"] {
+            assert!(matches!(at(target), Err(RefusalKind::UseEvergrant)), "{target}");
+        }
+        assert!(at("/auth/tokens").is_ok() && at("/oauth/v1/token").is_ok());
+    }
+
+    proptest! {
+        /// Another parser than the one that sends, and one that knows every trick of browsers.
+        #[test]
+        fn whatever_is_sent_stays_under_the_base(
+            target in "/([a-z]|/|\\.|\\.\\.|%2e|%2E|%25|%2f|%5c|\\\\|;|@|:|#|\\?|evil\\.test|%0a|\t| ){0,12}",
+            base in proptest::sample::select(&BASES[..]),
+        ) {
+            if let Ok(sent) = sent(base, &target) {
+                let base = Url::parse(base).expect("a literal URL");
+                let seen = Url::parse(&sent).expect("what was sent is a URL");
+                prop_assert_eq!(seen.origin(), base.origin());
+                prop_assert!(seen.username().is_empty() && seen.password().is_none() && seen.fragment().is_none());
+                let base_path = base.path().trim_end_matches('/');
+                prop_assert!(seen.path().starts_with(&format!("{base_path}/")), "{}", sent);
+                prop_assert!(sent.ends_with(&target));
+                // Nothing in it is collapsed, so nothing in it was a way out.
+                prop_assert_eq!(&seen[Position::BeforePath..], &sent[base[..Position::BeforePath].len()..]);
+            }
+        }
+    }
 }

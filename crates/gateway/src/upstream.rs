@@ -102,7 +102,10 @@ fn told_by(error: &Error) -> NoAnswer {
         .source()
         .and_then(|source| source.downcast_ref::<hyper::Error>())
         .is_some_and(hyper::Error::is_canceled);
-    tracing::debug!(error = error as &dyn std::error::Error, "no answer from the provider");
+    tracing::debug!(
+        error = error as &dyn std::error::Error,
+        "no answer from the provider"
+    );
     if error.is_connect() || unwritten {
         NoAnswer::NotSent
     } else {

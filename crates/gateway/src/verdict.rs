@@ -22,7 +22,9 @@ pub(crate) async fn verdict(response: &mut Response<GatewayBody>) -> Judgement {
     });
     let mut judged = judge(ApiAnswer {
         status: response.status().as_u16(),
-        www_authenticate: headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()),
+        www_authenticate: headers
+            .get(WWW_AUTHENTICATE)
+            .and_then(|value| value.to_str().ok()),
         retry_after: retry_after(headers),
         body: body.as_deref().unwrap_or_default(),
     });
@@ -82,8 +84,14 @@ mod tests {
         bare.write_all(plain).unwrap();
         assert_eq!(unpacked(b"gzip", &gzip).as_deref(), Some(&plain[..]));
         assert_eq!(unpacked(b"GZIP", &gzip).as_deref(), Some(&plain[..]));
-        assert_eq!(unpacked(b"deflate", &zlib.finish().unwrap()).as_deref(), Some(&plain[..]));
-        assert_eq!(unpacked(b"deflate", &bare.finish().unwrap()).as_deref(), Some(&plain[..]));
+        assert_eq!(
+            unpacked(b"deflate", &zlib.finish().unwrap()).as_deref(),
+            Some(&plain[..])
+        );
+        assert_eq!(
+            unpacked(b"deflate", &bare.finish().unwrap()).as_deref(),
+            Some(&plain[..])
+        );
         assert_eq!(unpacked(b"br", plain), None);
         assert_eq!(unpacked(b"gzip", &gzip[..gzip.len() / 2]), None);
         let mut bomb = GzEncoder::new(Vec::new(), Compression::best());

@@ -1,0 +1,9 @@
+//! The gateway from outside: a real keeper on a real store, and a provider that is either HubSpot's simulator or does, byte
+//! for byte, what a test says.
+
+mod failing;
+mod passing;
+mod repeating;
+mod scripted;
+mod streaming;
+mod world;
