@@ -1,2 +1,98 @@
-//! The binary.
-fn main() {}
+//! The binary `evergrant`.
+//!
+//! It knows the HTTP API and how to show it: every command that has a route is written against [`api::Api`] once and works
+//! on a service as well as on the configured store. What it knows of engine and service is how to start them.
+//!
+//! Start reading at [`run`]; `args` says what can be said, `commands` does it, `failure` holds the exit codes, `demo` is a
+//! world of its own.
+
+mod api;
+mod args;
+mod browser;
+mod commands;
+mod demo;
+mod failure;
+mod local;
+mod log;
+mod network;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::api::Api;
+use crate::args::{Cli, Command, Local, Routed};
+use crate::failure::Failure;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    keep_memory_off_the_disk();
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        return Failure::failed("another TLS provider is installed").report();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("the runtime does not start: {error}")).report(),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
+    let output = Output::new(globals.json);
+    match command {
+        Command::Local(_) if globals.server.is_some() => Err(Failure::usage(
+            "this command works on this machine: leave --server out",
+        )),
+        Command::Local(local) => match local {
+            Local::Demo(demo) => demo::run(demo, output).await,
+            Local::Init(init) => commands::init::run(init, output).await,
+            Local::Serve => commands::serve::run(&globals, output).await,
+            Local::Explain(explain) => commands::explain::run(&explain, output),
+            Local::Sim(sim) => commands::sim::run(sim, output).await,
+        },
+        Command::Routed(routed) => {
+            log::start(None)?;
+            Api::with(&globals, |api| on_the_api(api, routed, output)).await
+        }
+    }
+}
+
+async fn on_the_api(api: Api, command: Routed, output: Output) -> Result<(), Failure> {
+    match command {
+        Routed::Apps(apps) => commands::apps::run(api, apps, output).await,
+        Routed::Connect(connect) => commands::connect::run(api, connect, output).await,
+        Routed::Connections(connections) => commands::connections::run(api, connections, output).await,
+        Routed::Token(token) => commands::token::token(api, token, output).await,
+        Routed::Call(call) => commands::call::run(api, call, output).await,
+        Routed::Refresh(refresh) => commands::token::refresh(api, refresh, output).await,
+        Routed::Reconnect(reconnect) => commands::token::reconnect(api, reconnect, output).await,
+        Routed::Keys(keys) => commands::keys::run(api, keys, output).await,
+    }
+}
+
+/// A crash must not write tokens into a core file.
+#[cfg(unix)]
+fn keep_memory_off_the_disk() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // Where the system does not allow even less, its own limit stays.
+    let _ = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+fn keep_memory_off_the_disk() {}

@@ -1,0 +1,172 @@
+//! `evergrant init`: from nothing to something that `serve` starts with.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use evergrant::VaultKey;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::{Value, json};
+
+use crate::args::Init;
+use crate::failure::Failure;
+use crate::local;
+use crate::output::{Output, text};
+
+const KEY_FILE: &str = "evergrant.key";
+const STORE_FILES: [&str; 3] = ["evergrant.db", "evergrant.db-wal", "evergrant.db-shm"];
+
+pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
+    let mut made = Made::begin(&init.dir)?;
+    let config_file = made.write(
+        evergrant_config::FILE_NAME,
+        evergrant_config::template(),
+        Readable::ByOthers,
+    )?;
+    let key = VaultKey::generate();
+    let key_file = made.write(KEY_FILE, &format!("{}\n", *key.to_base64()), Readable::ByOwner)?;
+    // The environment is left out: what is made here must fit what was written here.
+    let config = evergrant_config::load(Some(&config_file), [])?;
+    made.files.extend(STORE_FILES.map(|name| init.dir.join(name)));
+    let service = local::open(&config).await?;
+    let admin_key = admin_key(&service).await;
+    service.engine().shutdown().await;
+    let admin_key = admin_key?;
+    made.keep();
+
+    let redirect_uri = format!(
+        "{}/oauth/callback",
+        config.server.public_url.as_str().trim_end_matches('/')
+    );
+    if output.json {
+        return output.json(&json!({"config": config_file, "key_file": key_file, "admin_key": admin_key}));
+    }
+    let config_shown = config_file.display();
+    output.fields(&[
+        ("configuration", config_shown.to_string()),
+        (
+            "vault key",
+            format!("{} (keep a copy apart from the store)", key_file.display()),
+        ),
+        ("store", config.store.path.display().to_string()),
+        (
+            "redirect URI",
+            format!("{redirect_uri} (register it at the provider)"),
+        ),
+        ("admin API key", admin_key),
+    ])?;
+    output.line(format_args!(
+        "\nThe API key is shown this once. Next: describe your app in {config_shown}, then run `evergrant serve`."
+    ))
+}
+
+async fn admin_key(service: &evergrant_server::Service) -> Result<String, Failure> {
+    let mut request = Request::new(Full::from(json!({"name": "admin", "role": "admin"}).to_string()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = http::Uri::from_static("/v1/keys");
+    request.headers_mut().insert(
+        header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    let answer = service.operator().call(request).await;
+    let (parts, body) = answer.into_parts();
+    let body: Bytes = body.collect().await.map_err(Failure::failed)?.to_bytes();
+    if !parts.status.is_success() {
+        return Err(Failure::answered(&http::Response::from_parts(parts, body)));
+    }
+    let made: Value = serde_json::from_slice(&body).map_err(Failure::failed)?;
+    Ok(text(&made, "/key"))
+}
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy)]
+enum Readable {
+    ByOwner,
+    ByOthers,
+}
+
+/// What has been made so far. Unless it is kept, it goes again: half an installation would stand in the way of the next try.
+struct Made {
+    folder: PathBuf,
+    is_new_folder: bool,
+    /// Only these are removed again: a file that somebody else put there meanwhile stays.
+    files: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Looks whether anything would be overwritten, before anything is written.
+    fn begin(folder: &Path) -> Result<Self, Failure> {
+        for name in [evergrant_config::FILE_NAME, KEY_FILE]
+            .into_iter()
+            .chain(STORE_FILES)
+        {
+            let file = folder.join(name);
+            if file.symlink_metadata().is_ok() {
+                return Err(Failure::usage(format!(
+                    "{} is there already; nothing was written",
+                    file.display()
+                ))
+                .advise("Choose another folder with --dir, or move the file away."));
+            }
+        }
+        let is_new_folder = !folder.exists();
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Failure::failed(format!("{} cannot be made: {error}", folder.display())))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            is_new_folder,
+            files: Vec::new(),
+        })
+    }
+
+    fn write(&mut self, name: &str, content: &str, readable: Readable) -> Result<PathBuf, Failure> {
+        let file = self.folder.join(name);
+        let mut write = || -> io::Result<()> {
+            let mut opened = create(&file, readable)?;
+            self.files.push(file.clone());
+            opened.write_all(content.as_bytes())?;
+            opened.sync_all()
+        };
+        write().map_err(|error| Failure::failed(format!("{} cannot be written: {error}", file.display())))?;
+        Ok(file)
+    }
+
+    fn keep(mut self) {
+        self.files.clear();
+        self.is_new_folder = false;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // It may not have come so far.
+            let _ = std::fs::remove_file(file);
+        }
+        if self.is_new_folder {
+            let _ = std::fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn create(file: &Path, readable: Readable) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mode = match readable {
+        Readable::ByOwner => 0o600,
+        Readable::ByOthers => 0o644,
+    };
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(file)
+}
+
+/// Elsewhere a file takes the rights of its folder.
+#[cfg(not(unix))]
+fn create(file: &Path, _readable: Readable) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(file)
+}

@@ -1,0 +1,153 @@
+//! `evergrant serve`: the service, from start to drained.
+
+use std::path::PathBuf;
+
+use evergrant::Evergrant;
+use evergrant_config::Config;
+use evergrant_server::{BindError, ListenSettings, Server};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Globals;
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::{local, log, signals};
+
+pub(crate) async fn run(globals: &Globals, output: Output) -> Result<(), Failure> {
+    log::start(Some("info"))?;
+    let config = local::configuration(globals)?;
+    let asked_to_stop = signals::stop()?;
+    let service = local::open(&config).await?;
+    let engine = service.engine().clone();
+    let server = match Server::bind(service, ListenSettings::from(&config.server)).await {
+        Ok(server) => server,
+        Err(error) => {
+            engine.shutdown().await;
+            return Err(error.into());
+        }
+    };
+    say_what_is_missing(&config);
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let ready = format!("evergrant listens on {scheme}://{}", server.address());
+    // A service whose starter does not listen is a service all the same.
+    if let Err(failure) = output.line(ready)
+        && failure.exit != Exit::Done
+    {
+        tracing::warn!(event = "output_failed", "{failure}");
+    }
+    tracing::info!(
+        event = "started",
+        address = %server.address(),
+        public_url = %config.server.public_url,
+        apps = config.apps.len(),
+        version = env!("CARGO_PKG_VERSION"),
+        "the service takes calls"
+    );
+    let stop = CancellationToken::new();
+    let reloading = tokio::spawn(reload_when_asked(globals.config.clone(), config, engine));
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        asked_to_stop.await;
+        tracing::info!(
+            event = "stopping",
+            "asked to stop: calls and redemptions in flight finish first"
+        );
+        stopping.cancel();
+    });
+    server.run(stop).await;
+    reloading.abort();
+    tracing::info!(
+        event = "stopped",
+        "everything in flight has finished and is saved"
+    );
+    Ok(())
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::InUse { .. } | BindError::Address { .. } => Self::failed(error),
+            BindError::Tls(error) => Self::usage(error),
+        }
+    }
+}
+
+fn say_what_is_missing(config: &Config) {
+    if config.apps.is_empty() {
+        let file = config
+            .path
+            .as_ref()
+            .map_or_else(|| "evergrant.toml".to_owned(), |file| file.display().to_string());
+        tracing::warn!(
+            event = "no_apps",
+            "there are no apps yet: add an [apps.NAME] section with client_id and client_secret_file to {file}, then send SIGHUP"
+        );
+    }
+    if config.server.listen.port() == 0 && config.server.public_url.port() == Some(0) {
+        tracing::warn!(
+            event = "no_public_url",
+            "links cannot name the port that was picked: give [server] public_url"
+        );
+    }
+}
+
+/// SIGHUP reads the configuration again. Apps change at once, a broken configuration changes nothing.
+#[cfg(unix)]
+async fn reload_when_asked(file: Option<PathBuf>, started_with: Config, engine: Evergrant) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        match local::configuration_at(file.as_deref()) {
+            Ok(config) => {
+                let changed = needs_a_restart(&started_with, &config);
+                if !changed.is_empty() {
+                    tracing::warn!(
+                        event = "restart_needed",
+                        "{} changed, which takes effect at the next start",
+                        changed.join(", ")
+                    );
+                }
+                let apps = config.apps.len();
+                engine.keeper().set_apps(config.apps);
+                tracing::info!(
+                    event = "configuration_read",
+                    apps,
+                    "the configuration was read again"
+                );
+            }
+            Err(failure) => {
+                tracing::error!(
+                    event = "configuration_refused",
+                    "the configuration is broken and changes nothing: {failure}"
+                );
+            }
+        }
+    }
+}
+
+/// Elsewhere nothing can ask for it.
+#[cfg(not(unix))]
+async fn reload_when_asked(_file: Option<PathBuf>, _started_with: Config, _engine: Evergrant) {}
+
+/// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings.
+#[cfg(unix)]
+fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
+    let sections = |config: &Config| {
+        [
+            ("[server]", format!("{:?}", config.server)),
+            ("[store]", format!("{:?}", config.store)),
+            ("[coordination]", format!("{:?}", config.coordination)),
+            ("[log]", format!("{:?}", config.log)),
+        ]
+    };
+    let pairs = sections(before).into_iter().zip(sections(after));
+    pairs
+        .filter(|(before, after)| before != after)
+        .map(|((name, _), _)| name)
+        .collect()
+}

@@ -1,0 +1,255 @@
+//! Everything the demo needs, in a temporary folder and on free ports.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use evergrant::{App, Evergrant, VaultKey};
+use evergrant_config::LogCalls;
+use evergrant_domain::{KeepFresh, RefreshPolicy};
+use evergrant_server::{BindError, ListenSettings, Server, Service, ServiceSettings};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hubspot_sim::{Ledger, Rotation, SimApp, SimConfig, Simulator};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::demo::traffic::Tally;
+use crate::demo::visitor;
+use crate::failure::Failure;
+use crate::network::{self, HttpClient};
+
+pub(crate) const CLIENT_ID: &str = "demo-client";
+/// The simulator's own; no secret anywhere else.
+const CLIENT_SECRET: &str = "demo-secret";
+const APP: &str = "crm";
+const SCOPES: [&str; 3] = ["oauth", "crm.objects.contacts.read", "crm.objects.contacts.write"];
+
+/// How long access tokens live here. HubSpot's live 30 minutes.
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(3);
+
+/// Who connects. The last two have their scenes: the stampede's, who does not call before it, and the one that leaves.
+const CUSTOMERS: [(&str, u64); 5] = [
+    ("acme", 1001),
+    ("globex", 1002),
+    ("umbrella", 100_000_001),
+    ("hooli", 1004),
+    ("initech", 1003),
+];
+const IDLE: usize = 3;
+const LEAVING: usize = 4;
+
+/// Somebody may take the free port before we do.
+const PORTS_TRIED: usize = 5;
+
+/// One customer of the demo's app.
+pub(crate) struct Customer {
+    /// Its name and its connection's id.
+    pub(crate) name: &'static str,
+    pub(crate) hub_id: u64,
+    pub(crate) tally: Tally,
+}
+
+/// The simulator, the service and the customers.
+pub(crate) struct World {
+    pub(crate) hubspot: Simulator,
+    pub(crate) client: HttpClient,
+    /// The service's address.
+    pub(crate) base: String,
+    pub(crate) authorization: HeaderValue,
+    pub(crate) customers: Vec<Arc<Customer>>,
+    service: Service,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+    folder: TempDir,
+}
+
+impl World {
+    /// Starts everything and connects the customers.
+    pub(crate) async fn build() -> Result<Self, Failure> {
+        let folder = TempDir::with_prefix("evergrant-demo-")
+            .map_err(|error| Failure::failed(format!("a temporary folder cannot be made: {error}")))?;
+        let app = SimApp::new(CLIENT_ID, CLIENT_SECRET).required_scopes(SCOPES);
+        let hubspot = Simulator::start(SimConfig {
+            token_ttl: TOKEN_TTL,
+            // Each refresh token works once: whoever redeems one twice is found out.
+            rotation: Rotation::Always,
+            apps: vec![app],
+            ..SimConfig::default()
+        })
+        .await
+        .map_err(|error| Failure::failed(format!("the simulator cannot listen: {error}")))?;
+        let (service, server) = serve(folder.path(), &hubspot).await?;
+        let base = service
+            .engine()
+            .public_url()
+            .as_str()
+            .trim_end_matches('/')
+            .to_owned();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(stop.clone()));
+        let authorization = api_key(&service).await?;
+        let customers = CUSTOMERS
+            .map(|(name, hub_id)| {
+                Arc::new(Customer {
+                    name,
+                    hub_id,
+                    tally: Tally::default(),
+                })
+            })
+            .to_vec();
+        let world = Self {
+            hubspot,
+            client: network::client()?,
+            base,
+            authorization,
+            customers,
+            service,
+            stop,
+            running,
+            folder,
+        };
+        for customer in &world.customers {
+            visitor::connect(&world, APP, customer).await?;
+        }
+        Ok(world)
+    }
+
+    /// Who does not call before the stampede.
+    pub(crate) fn idle(&self) -> &Arc<Customer> {
+        &self.customers[IDLE]
+    }
+
+    /// Who uninstalls the app.
+    pub(crate) fn leaving(&self) -> &Arc<Customer> {
+        &self.customers[LEAVING]
+    }
+
+    /// What the simulator saw.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.hubspot.ledger()
+    }
+
+    /// The record of a customer's connection.
+    pub(crate) async fn record(&self, customer: &Customer) -> Result<Value, Failure> {
+        let path = format!("/v1/connections/{}", customer.name);
+        ask(&self.service, Method::GET, &path, None).await
+    }
+
+    /// Ends it in the order in which nothing is lost, and removes the folder.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        // It ends because it was told to; a panic in it has been reported where it happened.
+        let _ = self.running.await;
+        self.hubspot.shutdown().await;
+        drop(self.folder);
+    }
+}
+
+/// The service in its own folder. Its public URL must be known before it listens, so a free port is looked for first.
+async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Service, Server), Failure> {
+    let mut tried = 0;
+    loop {
+        let address = free_address()?;
+        let service = Service::new(engine(folder, hubspot, address).await?, settings());
+        let listen = ListenSettings {
+            address,
+            tls: None,
+            drain_timeout: Duration::from_secs(5),
+        };
+        tried += 1;
+        match Server::bind(service.clone(), listen).await {
+            Ok(server) => return Ok((service, server)),
+            Err(BindError::InUse { .. }) if tried < PORTS_TRIED => service.engine().shutdown().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn free_address() -> Result<SocketAddr, Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    listener.map_err(|error| Failure::failed(format!("no port is free: {error}")))
+}
+
+async fn engine(folder: &Path, hubspot: &Simulator, address: SocketAddr) -> Result<Evergrant, Failure> {
+    let url = |text: &str| Url::parse(text).map_err(Failure::failed);
+    let app = App::hubspot(APP)
+        .client_id(CLIENT_ID)
+        .client_secret(CLIENT_SECRET)
+        .scopes(SCOPES)
+        .hosted_at(url(&hubspot.base_url())?)
+        // Every token set is used to its end and nobody renews it ahead of time: the hard way.
+        .refresh_policy(RefreshPolicy::Buffer(Duration::ZERO))
+        .keep_fresh(KeepFresh::Off);
+    let engine = Evergrant::builder()
+        .store(folder.join("evergrant.db").to_string_lossy())
+        .vault_key(VaultKey::generate())
+        .app(app)
+        .public_url(url(&format!("http://localhost:{}", address.port()))?)
+        .build()
+        .await?;
+    Ok(engine)
+}
+
+fn settings() -> ServiceSettings {
+    ServiceSettings {
+        calls: LogCalls::Failures,
+        trusted_proxies: Vec::new(),
+    }
+}
+
+/// A key that may connect customers and call, for this app.
+async fn api_key(service: &Service) -> Result<HeaderValue, Failure> {
+    let wish = json!({"name": "demo", "role": "tokens", "apps": [APP]});
+    let made = ask(service, Method::POST, "/v1/keys", Some(&wish)).await?;
+    let key = made["key"].as_str().unwrap_or_default();
+    let mut authorization = HeaderValue::try_from(format!("Bearer {key}")).map_err(Failure::failed)?;
+    authorization.set_sensitive(true);
+    Ok(authorization)
+}
+
+/// Asks the service as its operator.
+async fn ask(service: &Service, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    let request = request(method, path, body)?;
+    let (parts, body) = service.operator().call(request).await.into_parts();
+    let body = body.collect().await.map_err(Failure::failed)?.to_bytes();
+    if parts.status.is_success() {
+        serde_json::from_slice(&body).map_err(Failure::failed)
+    } else {
+        Err(Failure::answered(&http::Response::from_parts(parts, body)))
+    }
+}
+
+/// A request with a JSON body, if any.
+pub(crate) fn request(
+    method: Method,
+    uri: &str,
+    body: Option<&Value>,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = Request::builder().method(method).uri(uri);
+    if body.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+    request.body(Full::new(body)).map_err(Failure::failed)
+}
+
+/// As [`request`], to the service, with the demo's API key.
+pub(crate) fn authorized(
+    world: &World,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = request(method, &format!("{}{path}", world.base), body)?;
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, world.authorization.clone());
+    Ok(request)
+}

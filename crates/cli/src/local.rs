@@ -1,0 +1,79 @@
+//! The configured store, worked on by this process: one more worker beside whatever runs on it.
+
+use std::path::Path;
+
+use evergrant::{BuildError, Evergrant, VaultKey};
+use evergrant_config::Config;
+use evergrant_server::{Service, ServiceSettings};
+use evergrant_store::OpenError;
+
+use crate::args::Globals;
+use crate::failure::{Exit, Failure};
+
+/// Reads the configuration that the command line and the environment name.
+pub(crate) fn configuration(globals: &Globals) -> Result<Config, Failure> {
+    configuration_at(globals.config.as_deref())
+}
+
+/// Reads the configuration again, from where it was read before.
+pub(crate) fn configuration_at(file: Option<&Path>) -> Result<Config, Failure> {
+    // What is not UTF-8 is no setting of ours.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(evergrant_config::load(file, environment)?)
+}
+
+/// Opens the store and puts engine and service on it.
+pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
+    let key = config.vault.key.as_ref().ok_or_else(|| {
+        Failure::usage(format!("there is no vault key: {} does not exist", config.vault.key_file.display()))
+            .advise("`evergrant init` writes one, with a configuration and a store; --config names another configuration.")
+    })?;
+    let key = VaultKey::from_base64(key.expose())
+        .map_err(|error| Failure::usage(format!("{}: {error}", key.source())))?;
+    let store = config
+        .store
+        .path
+        .to_str()
+        .ok_or_else(|| Failure::usage("the path of the store is not UTF-8"))?;
+    let engine = Evergrant::builder()
+        .store(format!("sqlite://{store}"))
+        .vault_key(key)
+        .apps(config.apps.clone())
+        .public_url(config.server.public_url.clone())
+        .max_stale(config.coordination.max_stale)
+        .build()
+        .await?;
+    Ok(Service::new(engine, settings(config)))
+}
+
+fn settings(config: &Config) -> ServiceSettings {
+    ServiceSettings {
+        calls: config.log.calls,
+        trusted_proxies: config.server.trusted_proxies.clone(),
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        let exit = match &error {
+            BuildError::Open { source, .. } => match source {
+                OpenError::NoFolder { .. }
+                | OpenError::File { .. }
+                | OpenError::NotADatabase { .. }
+                | OpenError::NewerSchema { .. }
+                | OpenError::WrongKey => Exit::Usage,
+                OpenError::Unavailable { .. } => Exit::Unavailable,
+                OpenError::OldSqlite { .. } => Exit::Failed,
+            },
+            BuildError::NoStore
+            | BuildError::UnknownStore { .. }
+            | BuildError::NoVaultKey
+            | BuildError::KeyFile { .. }
+            | BuildError::KeyFileOpen { .. }
+            | BuildError::Key { .. }
+            | BuildError::App { .. } => Exit::Usage,
+        };
+        Self::new(exit, error)
+    }
+}

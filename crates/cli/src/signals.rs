@@ -1,0 +1,28 @@
+//! What the terminal and the system ask of a running command.
+
+use crate::failure::Failure;
+
+/// Resolves when the command is asked to stop: Ctrl-C or SIGTERM. Asked from here on, also before it is awaited.
+#[cfg(unix)]
+pub(crate) fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Resolves when the command is asked to stop: Ctrl-C.
+#[cfg(not(unix))]
+pub(crate) fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    Ok(async move {
+        // Where Ctrl-C cannot be listened to, it ends the process by itself.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}

@@ -1,0 +1,216 @@
+//! From nothing to a call, as the README says it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::web;
+use crate::world::{Done, Home, Running, World};
+
+#[test]
+fn init_makes_what_serve_needs_and_shows_the_key_once() {
+    let home = Home::empty();
+    let made = home.run("init --dir made/here --json").ends_with(0).json();
+    assert_eq!(made["config"], "made/here/evergrant.toml");
+    assert_eq!(made["key_file"], "made/here/evergrant.key");
+    let key = made["admin_key"].as_str().unwrap();
+    assert!(key.starts_with("evg_"), "{key}");
+    let mode = |name: &str| fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("made/here/evergrant.key"), 0o600);
+    assert_eq!(
+        mode("made/here/evergrant.db") & 0o077,
+        0,
+        "others can read the store"
+    );
+    for file in ["evergrant.toml", "evergrant.key", "evergrant.db"] {
+        let content = fs::read(home.path("made/here").join(file)).unwrap();
+        assert!(
+            !content.windows(key.len()).any(|part| part == key.as_bytes()),
+            "{file} holds the API key"
+        );
+    }
+    let said = home.run("init --dir other").ends_with(0).out;
+    assert!(
+        said.contains("http://localhost:8484/oauth/callback") && said.contains("evg_"),
+        "{said}"
+    );
+}
+
+#[test]
+fn init_overwrites_nothing_and_leaves_nothing_half_done() {
+    for there in ["evergrant.toml", "evergrant.key", "evergrant.db"] {
+        let home = Home::empty();
+        fs::write(home.path(there), "mine").unwrap();
+        let refused = home.run("init").ends_with(2);
+        assert!(refused.err.contains(there), "{refused:?}");
+        let left: Vec<_> = fs::read_dir(home.path(""))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, [there], "something else was written");
+        assert_eq!(fs::read_to_string(home.path(there)).unwrap(), "mine");
+    }
+}
+
+#[test]
+fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
+    let world = World::new();
+    let mut serve = world.home.command(["serve"]);
+    serve
+        .env("EVERGRANT_LOG", "trace")
+        .env("EVERGRANT_LOG__CALLS", "all");
+    let serving = Running::begin("serve", &mut serve);
+
+    // Beside the running service, on the store itself.
+    let made = world
+        .home
+        .run("keys create --name app --role tokens --app crm --json")
+        .ends_with(0)
+        .json();
+    let key = made["key"].as_str().unwrap();
+    let shown = world.connect_acme();
+    assert!(
+        shown.contains("1001") && shown.contains("evergrant call acme GET"),
+        "{shown}"
+    );
+
+    // As an application, over HTTP.
+    let gateway = format!("{}/gateway/acme/crm/v3/objects/contacts", world.url);
+    let authorization = format!("Bearer {key}");
+    let direct = web::send(
+        "GET",
+        &format!("{gateway}?limit=1"),
+        &[("Authorization", &authorization)],
+        "",
+    );
+    assert_eq!(direct.status, 200, "{direct:?}");
+
+    let created = world
+        .home
+        .command(["call", "acme", "post", "/crm/v3/objects/contacts", "-i", "-d"])
+        .arg(r#"{"properties":{"email":"ada@example.com"}}"#)
+        .output()
+        .unwrap();
+    let created = Done::of("call", created).ends_with(0);
+    let id = created.json()["id"].as_str().unwrap().to_owned();
+    assert!(
+        created.err.contains("HTTP 201") && created.err.contains("evergrant-token-version: 1"),
+        "{created:?}"
+    );
+    let read = world
+        .remote(&format!(
+            "call acme GET /crm/v3/objects/contacts/{id}?properties=email"
+        ))
+        .ends_with(0);
+    assert_eq!(read.json()["properties"]["email"], "ada@example.com");
+    let missing = world
+        .remote("call acme GET /crm/v3/objects/contacts/404")
+        .ends_with(1);
+    assert!(missing.err.contains("the provider answered 404"), "{missing:?}");
+    let refused = world.remote("call acme POST /oauth/v1/token").ends_with(1);
+    assert!(refused.err.contains("use_evergrant"), "{refused:?}");
+
+    let token = world.remote("token acme").ends_with(0).out;
+    assert_eq!(token.lines().count(), 1);
+    let answer = world
+        .home
+        .run("token acme --min-ttl 300 --json")
+        .ends_with(0)
+        .json();
+    assert_eq!(answer["access_token"].as_str().unwrap(), token.trim_end());
+
+    let young = world.remote("refresh acme").ends_with(0).out;
+    assert!(young.contains("nothing redeemed"), "{young}");
+    let forced = world.home.run("refresh acme --force").ends_with(0).out;
+    assert!(
+        forced.contains("one refresh token redeemed, version 1 → 2"),
+        "{forced}"
+    );
+    let newer = world.remote("token acme").ends_with(0).out;
+    assert_ne!(newer, token);
+
+    let listed = world
+        .remote("connections list --app crm --status active --json")
+        .ends_with(0)
+        .json();
+    assert_eq!(listed["items"][0]["account"]["id"], "1001");
+    let plain = world.home.run("connections list -q nobody").ends_with(0).out;
+    assert_eq!(
+        plain,
+        "ID\tAPP\tCUSTOMER\tACCOUNT\tHEALTH\tTOKEN EXPIRES\tLAST SUCCESS\n"
+    );
+    assert_eq!(
+        world.remote("connections show acme --json").ends_with(0).json()["version"],
+        2
+    );
+    assert!(
+        world
+            .home
+            .run("apps list")
+            .ends_with(0)
+            .out
+            .contains("/oauth/callback")
+    );
+    assert_eq!(
+        world.remote("apps check crm --json").ends_with(0).json()["result"],
+        "accepted"
+    );
+    let link = world.remote("reconnect acme --days 2").ends_with(0).out;
+    assert!(link.starts_with(&format!("{}/connect/", world.url)), "{link}");
+
+    let keys = world.remote("keys list --json").ends_with(0).json();
+    assert_eq!(keys["items"].as_array().unwrap().len(), 2);
+    world
+        .remote(&format!("keys revoke {}", made["id"].as_str().unwrap()))
+        .ends_with(0);
+    let mut revoked = world.home.command(["token", "acme", "--server", &world.url]);
+    let revoked = Done::of("token", revoked.env("EVERGRANT_API_KEY", key).output().unwrap()).ends_with(2);
+    assert!(revoked.err.contains("invalid_api_key"), "{revoked:?}");
+
+    let ended = world.remote("connections disconnect acme").ends_with(0).out;
+    assert!(ended.contains("acme is disconnected"), "{ended}");
+    world.remote("token acme").ends_with(3);
+
+    serving.signal(Signal::TERM);
+    let (status, _, log) = serving.wait();
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("\"event\":\"call\""), "calls are not logged: {log}");
+    for secret in [
+        key,
+        &world.admin_key,
+        token.trim_end(),
+        newer.trim_end(),
+        "sim-secret",
+        "evg_",
+    ] {
+        assert!(!log.contains(secret), "a log line holds {secret}: {log}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let world = World::new();
+    world.connect_acme();
+    for line in [
+        "connections list",
+        "connections list --json",
+        "keys list",
+        "explain --help",
+    ] {
+        let mut command = world.home.command(line.split_whitespace());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        let mut out = BufReader::with_capacity(1, child.stdout.take().unwrap());
+        out.read_line(&mut first).unwrap();
+        drop(out);
+        let ended = Done::of(line, child.wait_with_output().unwrap()).ends_with(0);
+        assert_eq!(ended.err, "", "{line}");
+    }
+}

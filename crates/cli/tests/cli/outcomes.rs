@@ -1,0 +1,103 @@
+//! What scripts rely on: the exit code says who must act.
+
+use crate::world::World;
+
+#[test]
+fn a_revoked_grant_ends_with_3_and_names_the_link() {
+    let world = World::new();
+    world.connect_acme();
+    world.steer("uninstall", r#"{"hub_id": 1001}"#);
+    let called = world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts")
+        .ends_with(3);
+    assert!(
+        called.err.contains(&format!("{}/connect/", world.url)),
+        "{called:?}"
+    );
+    assert!(called.err.contains("reconnect_required"), "{called:?}");
+    assert_eq!(called.out, "");
+    let json = world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts --json")
+        .ends_with(3)
+        .json();
+    assert_eq!(json["code"], "reconnect_required");
+    world.home.run("token acme").ends_with(3);
+    world.home.run("refresh acme").ends_with(3);
+    let record = world.home.run("connections show acme --json").ends_with(0).json();
+    assert_eq!(record["status"], "reconnect_required");
+
+    // The same id works again once the customer has consented.
+    world.connect_acme();
+    world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts")
+        .ends_with(0);
+}
+
+#[test]
+fn credentials_that_the_provider_refuses_end_with_4() {
+    let world = World::new();
+    world.connect_acme();
+    world.steer("secret", r#"{"client_secret": "another"}"#);
+    let checked = world.home.run("apps check crm").ends_with(4);
+    assert!(checked.err.contains("client_secret"), "{checked:?}");
+    let refreshed = world.home.run("refresh acme --force").ends_with(4);
+    assert!(
+        refreshed.err.contains("app_credentials_rejected"),
+        "{refreshed:?}"
+    );
+    assert_eq!(
+        world.home.run("connections show acme --json").ends_with(0).json()["status"],
+        "active"
+    );
+}
+
+#[test]
+fn a_provider_that_is_away_ends_with_5() {
+    let mut world = World::new();
+    world.connect_acme();
+    // Another simulator that nobody uses takes the place of the one that goes.
+    world.hubspot = world.home.start("sim");
+    let called = world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts")
+        .ends_with(5);
+    assert!(called.err.contains("upstream_unreachable"), "{called:?}");
+    world.home.run("refresh acme --force").ends_with(5);
+    world.home.run("apps check crm").ends_with(5);
+}
+
+#[test]
+fn what_does_not_exist_ends_with_1() {
+    let world = World::new();
+    for line in [
+        "token nobody",
+        "call nobody GET /x",
+        "connections show nobody",
+        "keys revoke key_none",
+    ] {
+        let done = world.home.run(line).ends_with(1);
+        assert!(done.err.contains("unknown_"), "{done:?}");
+    }
+    world
+        .home
+        .run("connect --app other --customer acme --no-browser")
+        .ends_with(2);
+}
+
+#[test]
+fn a_customer_who_says_no_ends_connect_with_1() {
+    let world = World::new();
+    let connecting = world.home.start("connect --app crm --customer acme --no-browser");
+    let page = crate::web::send("GET", &connecting.first_line, &[], "");
+    let cookie = page.header("set-cookie").split(';').next().unwrap().to_owned();
+    let to_provider = crate::web::send("POST", &connecting.first_line, &[("Cookie", &cookie)], "");
+    let denied = format!("{}&_sim_decision=deny", to_provider.header("location"));
+    let back = crate::web::send("GET", &denied, &[], "");
+    crate::web::send("GET", back.header("location"), &[("Cookie", &cookie)], "");
+    let (status, _, err) = connecting.wait();
+    assert_eq!(status.code(), Some(1), "{err}");
+    assert!(err.contains("not connected"), "{err}");
+}

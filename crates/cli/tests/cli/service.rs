@@ -1,0 +1,118 @@
+//! `serve` as whoever runs it meets it: ready, drained, reconfigured.
+
+use std::fs;
+use std::net::TcpListener;
+
+use rustix::process::Signal;
+
+use crate::web;
+use crate::world::{Home, World, app};
+
+#[test]
+fn a_service_without_apps_starts_and_says_what_to_add() {
+    let home = Home::empty();
+    home.run("init").ends_with(0);
+    let mut serve = home.command(["serve"]);
+    serve.env("EVERGRANT_SERVER__LISTEN", "127.0.0.1:0");
+    let mut serving = crate::world::Running::begin("serve", &mut serve);
+    assert!(
+        serving
+            .first_line
+            .starts_with("evergrant listens on http://127.0.0.1:"),
+        "{}",
+        serving.first_line
+    );
+    let line = serving.wait_for("no_apps");
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
+    assert_eq!(line["level"], "warn");
+    assert!(
+        line["message"].as_str().unwrap().contains("[apps.NAME]"),
+        "{line}"
+    );
+    assert_eq!(
+        web::send("GET", &format!("{}/healthz", serving.address()), &[], "").status,
+        200
+    );
+    serving.signal(Signal::INT);
+    let (status, out, _) = serving.wait();
+    assert_eq!((status.code(), out.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_port_in_use_is_said_and_ends_with_1() {
+    let world = World::new();
+    let port = world.url.rsplit_once(':').unwrap().1;
+    let _taken = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    let done = world.home.run("serve").ends_with(1);
+    assert!(
+        done.err.contains(&format!("127.0.0.1:{port} is in use")),
+        "{done:?}"
+    );
+    assert_eq!(done.out, "");
+}
+
+#[test]
+fn a_call_in_flight_finishes_before_the_service_stops() {
+    let world = World::new();
+    let mut serving = world.home.start("serve");
+    world.connect_acme();
+    world.steer("faults", r#"{"at": "api", "fault": "hold_before_execute"}"#);
+    let mut call = world.home.command([
+        "call",
+        "acme",
+        "GET",
+        "/crm/v3/objects/contacts",
+        "--server",
+        &world.url,
+    ]);
+    call.env("EVERGRANT_API_KEY", &world.admin_key);
+    let calling = call.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let faults = format!("{}/_sim/faults", world.hubspot.address());
+    while !web::send("GET", &faults, &[], "").body.contains("\"held\":1") {
+        std::thread::yield_now();
+    }
+    serving.signal(Signal::TERM);
+    serving.wait_for("\"event\":\"stopping\"");
+    world.steer("faults/release", "{}");
+    let called = calling.wait_with_output().unwrap();
+    assert!(called.status.success(), "{called:?}");
+    let (status, _, log) = serving.wait();
+    assert!(
+        status.success() && log.contains("\"event\":\"stopped\""),
+        "{status}: {log}"
+    );
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
+    let world = World::new();
+    let mut serving = world.home.start("serve");
+    let file = world.home.path("evergrant.toml");
+    let good = fs::read_to_string(&file).unwrap();
+
+    fs::write(&file, format!("{good}\n[apps.broken]\nprovdier = \"hubspot\"\n")).unwrap();
+    serving.signal(Signal::HUP);
+    let refused = serving.wait_for("configuration_refused");
+    assert!(
+        refused.contains("provdier") && refused.contains("evergrant.toml:"),
+        "{refused}"
+    );
+    let apps = world.remote("apps list --json").ends_with(0).json();
+    assert_eq!(apps["items"].as_array().unwrap().len(), 1);
+
+    fs::write(&file, good + &app("second", &world.hubspot.address())).unwrap();
+    serving.signal(Signal::HUP);
+    serving.wait_for("configuration_read");
+    let apps = world.remote("apps list --json").ends_with(0).json();
+    assert_eq!(apps["items"][1]["name"], "second");
+}
+
+#[test]
+fn ctrl_c_ends_the_simulator() {
+    let hubspot = Home::empty().start("sim --token-ttl 60s --rotate always --seed 7");
+    let config = web::send("GET", &format!("{}/_sim/config", hubspot.address()), &[], "");
+    assert!(config.body.contains("\"rotation\":\"always\""), "{config:?}");
+    hubspot.signal(Signal::INT);
+    let (status, out, _) = hubspot.wait();
+    assert!(status.success() && out.contains("sim-client"), "{status}: {out}");
+}
