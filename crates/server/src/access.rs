@@ -54,7 +54,10 @@ impl Caller {
 
     /// What it is limited to; `None` for nothing.
     pub(crate) fn limits(&self) -> Option<&Limits> {
-        self.key.as_ref().map(|key| &key.limits).filter(|limits| **limits != Limits::default())
+        self.key
+            .as_ref()
+            .map(|key| &key.limits)
+            .filter(|limits| **limits != Limits::default())
     }
 
     /// What to filter lists by.
@@ -64,7 +67,9 @@ impl Caller {
 
     /// How it is named in a history.
     pub(crate) fn shown(&self) -> String {
-        self.key.as_ref().map_or_else(|| "the operator".to_owned(), |key| format!("API key {}", key.id))
+        self.key
+            .as_ref()
+            .map_or_else(|| "the operator".to_owned(), |key| format!("API key {}", key.id))
     }
 
     fn role(&self) -> Role {
@@ -78,7 +83,11 @@ impl Caller {
         }
         Err(Problem::because(
             Code::Forbidden,
-            format!("this takes the role {}; the key's role is {}", needed.as_str(), self.role().as_str()),
+            format!(
+                "this takes the role {}; the key's role is {}",
+                needed.as_str(),
+                self.role().as_str()
+            ),
         ))
     }
 
@@ -121,15 +130,21 @@ impl Caller {
         needed: Role,
     ) -> Result<Connection, Problem> {
         let connection = keeper.store().connection(id).await?;
-        let connection =
-            connection.filter(|connection| self.sees(connection)).ok_or_else(|| Problem::unknown_connection(id))?;
+        let connection = connection
+            .filter(|connection| self.sees(connection))
+            .ok_or_else(|| Problem::unknown_connection(id))?;
         self.require(needed)?;
         Ok(connection)
     }
 
     /// As [`Caller::connection`], where the record itself is not needed: a key without limits costs no look into the store,
     /// and what does not exist shows later.
-    pub(crate) async fn admit(&self, keeper: &Keeper, id: &ConnectionId, needed: Role) -> Result<(), Problem> {
+    pub(crate) async fn admit(
+        &self,
+        keeper: &Keeper,
+        id: &ConnectionId,
+        needed: Role,
+    ) -> Result<(), Problem> {
         if self.limits().is_some() || !self.role().includes(needed) {
             self.connection(keeper, id, needed).await?;
         }
@@ -151,7 +166,10 @@ struct AtHand {
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { at_hand: papaya::HashMap::new(), lookups: Semaphore::new(LOOKUPS) }
+        Self {
+            at_hand: papaya::HashMap::new(),
+            lookups: Semaphore::new(LOOKUPS),
+        }
     }
 }
 
@@ -162,11 +180,19 @@ impl Keys {
         let key = bearer(headers).ok_or_else(refused)?;
         let hash = sha256(key.as_bytes());
         let generation = keeper.keys_generation();
-        let known = self.at_hand.pin().get(&hash).filter(|known| known.generation == generation).cloned();
+        let known = self
+            .at_hand
+            .pin()
+            .get(&hash)
+            .filter(|known| known.generation == generation)
+            .cloned();
         let key = match known {
             // What is known without the store counts for as long as cached tokens do.
             Some(known) if keeper.store_is_recent() => known.key,
-            _ => self.look_up(keeper, hash, generation).await?.ok_or_else(refused)?,
+            _ => self
+                .look_up(keeper, hash, generation)
+                .await?
+                .ok_or_else(refused)?,
         };
         let now = keeper.clock().now();
         if key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= now) {
@@ -175,7 +201,12 @@ impl Keys {
         Ok(Caller { key: Some(key) })
     }
 
-    async fn look_up(&self, keeper: &Keeper, hash: [u8; 32], generation: u64) -> Result<Option<Arc<ApiKey>>, Problem> {
+    async fn look_up(
+        &self,
+        keeper: &Keeper,
+        hash: [u8; 32],
+        generation: u64,
+    ) -> Result<Option<Arc<ApiKey>>, Problem> {
         let Ok(Ok(_turn)) = tokio::time::timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
@@ -183,7 +214,13 @@ impl Keys {
         let at_hand = self.at_hand.pin();
         match &key {
             // Only keys that exist are kept, so the map is no larger than their number.
-            Some(key) => at_hand.insert(hash, AtHand { key: key.clone(), generation }),
+            Some(key) => at_hand.insert(
+                hash,
+                AtHand {
+                    key: key.clone(),
+                    generation,
+                },
+            ),
             None => at_hand.remove(&hash),
         };
         Ok(key)
@@ -202,7 +239,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let valid = scheme.eq_ignore_ascii_case("bearer")
         && key.strip_prefix(PREFIX).is_some_and(|random| {
             random.len() == KEY_TEXT
-                && random.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                && random
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         });
     valid.then_some(key)
 }
@@ -220,7 +259,10 @@ mod tests {
         let check = |values: &[&str], taken: bool| {
             let mut headers = HeaderMap::new();
             for value in values {
-                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("a literal value"));
+                headers.append(
+                    header::AUTHORIZATION,
+                    HeaderValue::from_str(value).expect("a literal value"),
+                );
             }
             assert_eq!(bearer(&headers).is_some(), taken, "{values:?}");
         };

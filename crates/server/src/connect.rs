@@ -82,20 +82,24 @@ impl Flow {
         }
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Box<Message>> {
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Message> {
         match tokio::time::timeout(WAIT, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(Message::busy()),
         }
     }
 
-    fn may_begin(&self) -> Result<(), Box<Message>> {
+    fn may_begin(&self) -> Result<(), Message> {
         let mut begun = self.begun.lock();
         if begun.0.elapsed() >= Duration::from_secs(60) {
             *begun = (Instant::now(), 0);
         }
         begun.1 += 1;
-        if begun.1 <= BEGUN_PER_MINUTE { Ok(()) } else { Err(Message::busy()) }
+        if begun.1 <= BEGUN_PER_MINUTE {
+            Ok(())
+        } else {
+            Err(Message::busy())
+        }
     }
 
     /// The values of our cookie that the browser sent.
@@ -113,7 +117,10 @@ impl Flow {
     fn give_cookie(&self, headers: &HeaderMap, response: &mut Response) {
         if self.cookies(headers).next().is_none() {
             let value = random_token(COOKIE_BYTES);
-            let cookie = format!("{}={value}; {}; Max-Age={COOKIE_MAX_AGE}", self.cookie_name, self.cookie_attributes);
+            let cookie = format!(
+                "{}={value}; {}; Max-Age={COOKIE_MAX_AGE}",
+                self.cookie_name, self.cookie_attributes
+            );
             let mut cookie = HeaderValue::from_str(&cookie).expect("a cookie of ours is ASCII");
             cookie.set_sensitive(true);
             response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -140,7 +147,7 @@ pub(crate) async fn open(
     State(shared): State<Shared>,
     headers: HeaderMap,
     PathName(name): PathName,
-) -> Result<Response, Box<Message>> {
+) -> Result<Response, Message> {
     let wanted = wanted(&shared, &name).await?;
     Ok(offer(&shared, &headers, &wanted, format!("/connect/{name}")))
 }
@@ -150,7 +157,7 @@ pub(crate) async fn begin(
     State(shared): State<Shared>,
     headers: HeaderMap,
     PathName(name): PathName,
-) -> Result<Response, Box<Message>> {
+) -> Result<Response, Message> {
     let wanted = wanted(&shared, &name).await?;
     send_to_provider(&shared, &headers, wanted).await
 }
@@ -161,11 +168,13 @@ pub(crate) async fn install(
     headers: HeaderMap,
     PathApp(app): PathApp,
     query: Query,
-) -> Result<Response, Box<Message>> {
+) -> Result<Response, Message> {
     let wanted = installation(&shared, &app, query)?;
     let mut action = format!("/install/{app}");
     if let Some(url) = &wanted.return_url {
-        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("returnUrl", url).finish();
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("returnUrl", url)
+            .finish();
         action = format!("{action}?{query}");
     }
     Ok(offer(&shared, &headers, &wanted, action))
@@ -177,28 +186,46 @@ pub(crate) async fn begin_install(
     headers: HeaderMap,
     PathApp(app): PathApp,
     query: Query,
-) -> Result<Response, Box<Message>> {
+) -> Result<Response, Message> {
     let wanted = installation(&shared, &app, query)?;
     send_to_provider(&shared, &headers, wanted).await
 }
 
-async fn wanted(shared: &Inner, name: &str) -> Result<Wanted, Box<Message>> {
+async fn wanted(shared: &Inner, name: &str) -> Result<Wanted, Message> {
     let _turn = shared.flow.turn().await?;
-    if ReconnectLink::is_one(name) { restoration(shared, name).await } else { of_session(shared, name).await }
+    if ReconnectLink::is_one(name) {
+        restoration(shared, name).await
+    } else {
+        of_session(shared, name).await
+    }
 }
 
-async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Box<Message>> {
+async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Message> {
     let store = shared.keeper().store();
-    let session = store.session(id).await.map_err(unavailable)?.ok_or_else(Message::dead_link)?;
+    let session = store
+        .session(id)
+        .await
+        .map_err(unavailable)?
+        .ok_or_else(Message::dead_link)?;
     if let SessionOutcome::Connected(_) = session.outcome {
-        return Err(Message::already_connected(shared.keeper().app(&session.app).as_deref()));
+        return Err(Message::already_connected(
+            shared.keeper().app(&session.app).as_deref(),
+        ));
     }
     if session.expires_at <= shared.now() {
         return Err(Message::dead_link());
     }
-    let app = shared.keeper().app(&session.app).ok_or_else(|| setup_is_wrong(&session.app))?;
+    let app = shared
+        .keeper()
+        .app(&session.app)
+        .ok_or_else(|| setup_is_wrong(&session.app))?;
     let account = match &session.connection {
-        Some(id) => store.connection(id).await.map_err(unavailable)?.as_ref().and_then(account_of),
+        Some(id) => store
+            .connection(id)
+            .await
+            .map_err(unavailable)?
+            .as_ref()
+            .and_then(account_of),
         None => None,
     };
     Ok(Wanted {
@@ -213,15 +240,23 @@ async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Box<Message>> {
     })
 }
 
-async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Box<Message>> {
+async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Message> {
     let link = ReconnectLink::read(text, shared.keeper().vault()).ok_or_else(Message::dead_link)?;
     if link.expires_at <= shared.now() {
         return Err(Message::dead_link());
     }
-    let connection =
-        shared.keeper().store().connection(&link.connection).await.map_err(unavailable)?.filter(can_be_restored);
+    let connection = shared
+        .keeper()
+        .store()
+        .connection(&link.connection)
+        .await
+        .map_err(unavailable)?
+        .filter(can_be_restored);
     let connection = connection.ok_or_else(Message::dead_link)?;
-    let app = shared.keeper().app(&connection.app).ok_or_else(|| setup_is_wrong(&connection.app))?;
+    let app = shared
+        .keeper()
+        .app(&connection.app)
+        .ok_or_else(|| setup_is_wrong(&connection.app))?;
     Ok(Wanted {
         app,
         shown_customer: Some(connection.customer.to_string()),
@@ -247,11 +282,20 @@ fn account_of(connection: &Connection) -> Option<String> {
     })
 }
 
-fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Wanted, Box<Message>> {
-    let app = shared.keeper().app(name).filter(|app| app.public_install).ok_or_else(Message::dead_link)?;
-    let return_url = query.one("returnUrl").ok().flatten().filter(|url| is_hubspots_return_url(&app, url));
+fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Wanted, Message> {
+    let app = shared
+        .keeper()
+        .app(name)
+        .filter(|app| app.public_install)
+        .ok_or_else(Message::dead_link)?;
+    let return_url = query
+        .one("returnUrl")
+        .ok()
+        .flatten()
+        .filter(|url| is_hubspots_return_url(&app, url));
     // Nobody has told us who this is: the customer is named after the account that is chosen, see `complete`.
-    let customer = Customer::parse(&format!("install:{}", random_token(12))).expect("ASCII without control characters");
+    let customer =
+        Customer::parse(&format!("install:{}", random_token(12))).expect("ASCII without control characters");
     Ok(Wanted {
         app,
         customer,
@@ -271,7 +315,10 @@ fn is_hubspots_return_url(app: &App, url: &str) -> bool {
         host.strip_suffix(".hubspot.com").is_some_and(|name| {
             name == "app"
                 || name.strip_prefix("app-").is_some_and(|region| {
-                    !region.is_empty() && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+                    !region.is_empty()
+                        && region
+                            .bytes()
+                            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
                 })
         })
     });
@@ -310,11 +357,18 @@ fn form_targets(app: &App) -> String {
     }
 }
 
-async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -> Result<Response, Box<Message>> {
-    if headers.get(FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none") {
+async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -> Result<Response, Message> {
+    if headers
+        .get(FETCH_SITE)
+        .is_some_and(|site| site != "same-origin" && site != "none")
+    {
         return Err(Message::foreign_form());
     }
-    let cookie = shared.flow.cookies(headers).next().ok_or_else(Message::no_cookie)?;
+    let cookie = shared
+        .flow
+        .cookies(headers)
+        .next()
+        .ok_or_else(Message::no_cookie)?;
     shared.flow.may_begin()?;
     let app = &wanted.app;
     let (scopes, optional) = scopes(app, &wanted.scopes);
@@ -333,14 +387,23 @@ async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -
         code_verifier: verifier,
         expires_at: shared.now().after(AUTHORIZATION_LASTS),
     };
-    shared.keeper().store().begin_authorization(authorization).await.map_err(unavailable)?;
+    shared
+        .keeper()
+        .store()
+        .begin_authorization(authorization)
+        .await
+        .map_err(unavailable)?;
     Ok(see_other(provider.as_str()))
 }
 
 /// What is asked for as required and as optional. A narrower wish keeps each scope where the app has it.
 fn scopes(app: &App, wish: &[String]) -> (Vec<String>, Vec<String>) {
     let asked = |scopes: &[String]| -> Vec<String> {
-        scopes.iter().filter(|scope| wish.is_empty() || wish.contains(scope)).cloned().collect()
+        scopes
+            .iter()
+            .filter(|scope| wish.is_empty() || wish.contains(scope))
+            .cloned()
+            .collect()
     };
     (asked(&app.scopes), asked(&app.optional_scopes))
 }
@@ -351,7 +414,10 @@ fn see_other(url: &str) -> Response {
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();
     // A URL that was parsed is ASCII without control characters.
-    headers.insert(header::LOCATION, HeaderValue::from_str(url).expect("a parsed URL is a header value"));
+    headers.insert(
+        header::LOCATION,
+        HeaderValue::from_str(url).expect("a parsed URL is a header value"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
@@ -370,7 +436,11 @@ impl Returned {
     /// `None` where a parameter is there twice (RFC 6749 §3.1). Unknown ones are ignored, as §4.1.2 wants it.
     fn read(mut query: Query) -> Option<Self> {
         Some(Self {
-            code: query.one("code").ok()?.filter(|code| !code.is_empty()).map(AuthorizationCode::new),
+            code: query
+                .one("code")
+                .ok()?
+                .filter(|code| !code.is_empty())
+                .map(AuthorizationCode::new),
             state: query.one("state").ok()?.filter(|state| !state.is_empty()),
             error: query.one("error").ok()?,
             issuer: query.one("iss").ok()?,
@@ -391,7 +461,7 @@ pub(crate) async fn callback(
     State(shared): State<Shared>,
     headers: HeaderMap,
     query: Query,
-) -> Result<Response, Box<Message>> {
+) -> Result<Response, Message> {
     let returned = Returned::read(query).ok_or_else(Message::dead_link)?;
     let Some(state) = &returned.state else {
         return begin_afresh(&shared, &returned);
@@ -402,36 +472,57 @@ pub(crate) async fn callback(
     let authorization = {
         let _turn = shared.flow.turn().await?;
         // Spent before anything else is looked at: whatever follows, this state is never good again.
-        shared.keeper().store().spend_state(sha256(state.as_bytes()), shared.now()).await.map_err(unavailable)?
+        shared
+            .keeper()
+            .store()
+            .spend_state(sha256(state.as_bytes()), shared.now())
+            .await
+            .map_err(unavailable)?
     };
     let authorization = authorization.ok_or_else(Message::dead_link)?;
-    let is_same_browser = shared
-        .flow
-        .cookies(&headers)
-        .any(|cookie| verify_slices_are_equal(&sha256(cookie.as_bytes()), &authorization.cookie_hash).is_ok());
+    let is_same_browser = shared.flow.cookies(&headers).any(|cookie| {
+        verify_slices_are_equal(&sha256(cookie.as_bytes()), &authorization.cookie_hash).is_ok()
+    });
     if !is_same_browser {
         tracing::warn!(event = "connect_refused", app = %authorization.app, "a consent came back in another browser than it began in");
         return Err(Message::other_browser());
     }
-    let app = shared.keeper().app(&authorization.app).ok_or_else(|| setup_is_wrong(&authorization.app))?;
-    let return_url = authorization.return_url.clone().or_else(|| returned.return_url.clone());
+    let app = shared
+        .keeper()
+        .app(&authorization.app)
+        .ok_or_else(|| setup_is_wrong(&authorization.app))?;
+    let return_url = authorization
+        .return_url
+        .clone()
+        .or_else(|| returned.return_url.clone());
     let outcome = judge(&shared, &app, authorization, returned).await;
     Ok(conclude(&app, return_url.as_deref(), &outcome))
 }
 
 /// A consent that we did not ask for: an install from a marketplace or a saved link. Its code is not ours to exchange; the flow
 /// begins anew, with a state.
-fn begin_afresh(shared: &Inner, returned: &Returned) -> Result<Response, Box<Message>> {
+fn begin_afresh(shared: &Inner, returned: &Returned) -> Result<Response, Message> {
     if returned.code.is_none() {
         return Err(Message::dead_link());
     }
-    let installable: Vec<_> = shared.keeper().apps().into_iter().filter(|app| app.public_install).collect();
+    let installable: Vec<_> = shared
+        .keeper()
+        .apps()
+        .into_iter()
+        .filter(|app| app.public_install)
+        .collect();
     let [app] = installable.as_slice() else {
         return Err(Message::dead_link());
     };
     let mut target = shared.public(&format!("/install/{}", app.name));
-    if let Some(url) = returned.return_url.as_deref().filter(|url| is_hubspots_return_url(app, url)) {
-        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("returnUrl", url).finish();
+    if let Some(url) = returned
+        .return_url
+        .as_deref()
+        .filter(|url| is_hubspots_return_url(app, url))
+    {
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("returnUrl", url)
+            .finish();
         target = format!("{target}?{query}");
     }
     Ok(see_other(&target))
@@ -451,16 +542,25 @@ async fn judge(shared: &Shared, app: &Arc<App>, authorization: Authorization, re
             outcome
         }
     };
-    shared
-        .to_the_end(work)
-        .await
-        .unwrap_or_else(|_| failed("internal", "Something went wrong on our side. Please begin again."))
+    shared.to_the_end(work).await.unwrap_or_else(|_| {
+        failed(
+            "internal",
+            "Something went wrong on our side. Please begin again.",
+        )
+    })
 }
 
 async fn complete(shared: &Inner, app: &App, authorization: Authorization, returned: Returned) -> Outcome {
-    if returned.issuer.as_deref().is_some_and(|issuer| !is_issuer(app, issuer)) {
+    if returned
+        .issuer
+        .as_deref()
+        .is_some_and(|issuer| !is_issuer(app, issuer))
+    {
         tracing::warn!(event = "connect_refused", app = %app.name, "a consent names another issuer than this app's provider (RFC 9207)");
-        return failed("wrong_issuer", "The answer came from somewhere else than expected. Please begin again.");
+        return failed(
+            "wrong_issuer",
+            "The answer came from somewhere else than expected. Please begin again.",
+        );
     }
     match (returned.error.as_deref(), returned.code) {
         (Some("access_denied"), _) => {
@@ -470,9 +570,15 @@ async fn complete(shared: &Inner, app: &App, authorization: Authorization, retur
         (Some(error), _) => {
             let error: String = error.chars().filter(char::is_ascii_graphic).take(64).collect();
             tracing::warn!(event = "connect_failed", app = %app.name, code = %error, "the provider refused to ask for consent");
-            failed("provider_error", "The provider did not finish the request. Please begin again, or ask for help if it happens again.")
+            failed(
+                "provider_error",
+                "The provider did not finish the request. Please begin again, or ask for help if it happens again.",
+            )
         }
-        (None, None) => failed("incomplete_answer", "The provider's answer was incomplete. Please begin again."),
+        (None, None) => failed(
+            "incomplete_answer",
+            "The provider's answer was incomplete. Please begin again.",
+        ),
         (None, Some(code)) => {
             if authorization.session.is_none()
                 && let Some(refused) = no_longer_restorable(shared, authorization.connection.as_ref()).await
@@ -500,7 +606,10 @@ async fn complete(shared: &Inner, app: &App, authorization: Authorization, retur
 async fn no_longer_restorable(shared: &Inner, id: Option<&ConnectionId>) -> Option<Outcome> {
     match shared.keeper().store().connection(id?).await {
         Ok(Some(connection)) if can_be_restored(&connection) => None,
-        Ok(_) => Some(failed("disconnected", "This connection was ended meanwhile. Please ask for a new link.")),
+        Ok(_) => Some(failed(
+            "disconnected",
+            "This connection was ended meanwhile. Please ask for a new link.",
+        )),
         Err(error) => Some(explain_store(&error)),
     }
 }
@@ -508,12 +617,16 @@ async fn no_longer_restorable(shared: &Inner, id: Option<&ConnectionId>) -> Opti
 /// RFC 9207 §2.4, as far as it can be known without the provider's metadata: the issuer has the origin of one of its endpoints.
 fn is_issuer(app: &App, issuer: &str) -> bool {
     Url::parse(issuer).is_ok_and(|issuer| {
-        issuer.origin() == app.provider.authorize_url.origin() || issuer.origin() == app.provider.token_url.origin()
+        issuer.origin() == app.provider.authorize_url.origin()
+            || issuer.origin() == app.provider.token_url.origin()
     })
 }
 
 fn failed(code: &'static str, detail: impl Into<String>) -> Outcome {
-    Outcome::Failed { code, detail: detail.into() }
+    Outcome::Failed {
+        code,
+        detail: detail.into(),
+    }
 }
 
 /// What a customer is told. Whatever only the vendor can mend is said to be the vendor's; its details are in the log.
@@ -529,43 +642,58 @@ fn explain(app: &App, error: &ConnectError) -> Outcome {
         ),
         ConnectError::AppNotConfigured { .. } | ConnectError::AppCredentialsRejected { .. } => failed(
             "app_credentials_rejected",
-            format!("The setup of {shown} is not right at the moment, so nothing can be connected. This is for the vendor of {shown} to mend, not for you."),
+            format!(
+                "The setup of {shown} is not right at the moment, so nothing can be connected. This is for the vendor of {shown} to mend, not for you."
+            ),
         ),
-        ConnectError::CodeRefused { .. } => {
-            failed("code_refused", "The provider did not accept the answer: it was too late or used before. Please begin again.")
-        }
-        ConnectError::ProviderUnavailable { .. } => {
-            failed("provider_unavailable", "The provider does not answer at the moment. Please begin again in a few minutes.")
-        }
-        ConnectError::OutcomeLost => failed("outcome_lost", "The provider's answer got lost on its way. Please begin again."),
-        ConnectError::IdTaken => {
-            failed("id_taken", format!("This link does not fit what {shown} knows. Please ask its vendor for a new one."))
-        }
-        ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. } => {
-            failed("account_taken", "This account is connected already. There is nothing more to do.")
-        }
-        ConnectError::GrantInactive | ConnectError::Invalid { .. } => {
-            failed("provider_error", "The provider's answer could not be used. Please begin again, or ask for help if it happens again.")
-        }
+        ConnectError::CodeRefused { .. } => failed(
+            "code_refused",
+            "The provider did not accept the answer: it was too late or used before. Please begin again.",
+        ),
+        ConnectError::ProviderUnavailable { .. } => failed(
+            "provider_unavailable",
+            "The provider does not answer at the moment. Please begin again in a few minutes.",
+        ),
+        ConnectError::OutcomeLost => failed(
+            "outcome_lost",
+            "The provider's answer got lost on its way. Please begin again.",
+        ),
+        ConnectError::IdTaken => failed(
+            "id_taken",
+            format!("This link does not fit what {shown} knows. Please ask its vendor for a new one."),
+        ),
+        ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. } => failed(
+            "account_taken",
+            "This account is connected already. There is nothing more to do.",
+        ),
+        ConnectError::GrantInactive | ConnectError::Invalid { .. } => failed(
+            "provider_error",
+            "The provider's answer could not be used. Please begin again, or ask for help if it happens again.",
+        ),
         ConnectError::Store(error) => explain_store(error),
     }
 }
 
 fn explain_store(error: &StoreError) -> Outcome {
     tracing::error!(event = "store_error", %error, "a consent could not be kept");
-    failed("store_unavailable", "Something went wrong on our side. Please begin again in a few minutes.")
+    failed(
+        "store_unavailable",
+        "Something went wrong on our side. Please begin again in a few minutes.",
+    )
 }
 
 /// Tells the session how it went. The connection is made or not by now, so a store that does not answer changes nothing.
 async fn note(shared: &Inner, session: &str, outcome: &Outcome) {
     let outcome = match outcome {
         Outcome::Connected(connection) => SessionOutcome::Connected(connection.id.clone()),
-        Outcome::Denied => {
-            SessionOutcome::Failed { code: "denied".to_owned(), detail: "the customer did not consent".to_owned() }
-        }
-        Outcome::Failed { code, detail } => {
-            SessionOutcome::Failed { code: (*code).to_owned(), detail: detail.clone() }
-        }
+        Outcome::Denied => SessionOutcome::Failed {
+            code: "denied".to_owned(),
+            detail: "the customer did not consent".to_owned(),
+        },
+        Outcome::Failed { code, detail } => SessionOutcome::Failed {
+            code: (*code).to_owned(),
+            detail: detail.clone(),
+        },
     };
     if let Err(error) = shared.keeper().store().finish_session(session, outcome).await {
         tracing::warn!(event = "store_error", %error, "how a connect session ended could not be noted");
@@ -581,10 +709,14 @@ fn conclude(app: &App, return_url: Option<&str>, outcome: &Outcome) -> Response 
             let mut query = url.query_pairs_mut();
             match outcome {
                 Outcome::Connected(connection) => {
-                    query.append_pair("connection", connection.id.as_str()).append_pair("result", "connected");
+                    query
+                        .append_pair("connection", connection.id.as_str())
+                        .append_pair("result", "connected");
                 }
                 Outcome::Denied => {
-                    query.append_pair("result", "denied").append_pair("code", "denied");
+                    query
+                        .append_pair("result", "denied")
+                        .append_pair("code", "denied");
                 }
                 Outcome::Failed { code, .. } => {
                     query.append_pair("result", "failed").append_pair("code", code);
@@ -604,7 +736,9 @@ fn conclude(app: &App, return_url: Option<&str>, outcome: &Outcome) -> Response 
         Outcome::Denied => Message::failed(
             Some(app),
             "Not connected",
-            format!("You chose not to connect {shown}. Nothing was changed. The link works again if you change your mind."),
+            format!(
+                "You chose not to connect {shown}. Nothing was changed. The link works again if you change your mind."
+            ),
         ),
         Outcome::Failed { detail, .. } => Message::failed(Some(app), "Not connected", detail.clone()),
     };
@@ -612,7 +746,7 @@ fn conclude(app: &App, return_url: Option<&str>, outcome: &Outcome) -> Response 
 }
 
 /// Nobody but the vendor can put an app into the configuration.
-fn setup_is_wrong(app: &AppName) -> Box<Message> {
+fn setup_is_wrong(app: &AppName) -> Message {
     tracing::error!(event = "connect_failed", %app, "a customer has a link to an app that is not in the configuration");
     Message::failed(
         None,
@@ -622,7 +756,7 @@ fn setup_is_wrong(app: &AppName) -> Box<Message> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
-fn unavailable(error: StoreError) -> Box<Message> {
+fn unavailable(error: StoreError) -> Message {
     tracing::error!(event = "store_error", %error, "a customer's page could not be shown");
     Message::busy()
 }
@@ -637,9 +771,15 @@ mod tests {
             let flow = Flow::new(&Url::parse(url).expect("a literal URL"));
             let mut response = Response::new(Body::empty());
             flow.give_cookie(&HeaderMap::new(), &mut response);
-            let cookie = response.headers()[header::SET_COOKIE].to_str().expect("ASCII").to_owned();
+            let cookie = response.headers()[header::SET_COOKIE]
+                .to_str()
+                .expect("ASCII")
+                .to_owned();
             let (pair, attributes) = cookie.split_once("; ").expect("attributes");
-            (pair.split('=').next().expect("a name").to_owned(), attributes.to_owned())
+            (
+                pair.split('=').next().expect("a name").to_owned(),
+                attributes.to_owned(),
+            )
         };
         let (name, public) = attributes("https://connect.example.com/");
         assert_eq!(name, "__Host-evergrant");
@@ -656,7 +796,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(
             header::COOKIE,
-            HeaderValue::from_str(&format!("a=b; evergrant_connect={value}; evergrant_connect=short")).expect("ASCII"),
+            HeaderValue::from_str(&format!(
+                "a=b; evergrant_connect={value}; evergrant_connect=short"
+            ))
+            .expect("ASCII"),
         );
         assert_eq!(flow.cookies(&headers).collect::<Vec<_>>(), [value]);
         let mut response = Response::new(Body::empty());

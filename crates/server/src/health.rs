@@ -69,7 +69,10 @@ pub(crate) struct Ready {
 /// The process answers.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Alive)))]
 pub(crate) async fn healthz() -> Json<Alive> {
-    Json(Alive { status: "ok", version: env!("CARGO_PKG_VERSION") })
+    Json(Alive {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
 
 /// It takes calls: the store was opened with the right key and schema and was reached once, and it is not draining.

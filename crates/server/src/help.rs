@@ -1,7 +1,7 @@
 //! `/help/errors/{code}` and `/help/{class}`: what a word of ours means and what to do about it.
 
-use axum::response::{IntoResponse, Response};
 use askama::Template;
+use axum::response::{IntoResponse, Response};
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::explain::about;
 use http::StatusCode;

@@ -5,7 +5,7 @@
 //! appears in one view, for keys of the role `tokens`.
 //!
 //! Start reading at [`Service::answer`], the one entry of every request; then the routes in `router`, the error answers
-//! in [`problem`], and the customer's way in `connect`.
+//! in `problem`, and the customer's way in `connect`.
 
 mod access;
 mod api;
@@ -17,7 +17,7 @@ mod listen;
 mod log;
 pub mod openapi;
 mod pages;
-pub mod problem;
+mod problem;
 mod router;
 mod service;
 mod tls;
@@ -25,4 +25,5 @@ mod trace;
 mod views;
 
 pub use listen::{BindError, ListenSettings, Server};
+pub use problem::Code;
 pub use service::{Operator, Peer, Reach, Service, ServiceSettings};

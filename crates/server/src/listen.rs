@@ -43,7 +43,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Where and how to listen.
 #[derive(Debug, Clone)]
 pub struct ListenSettings {
-    /// The address. 127.0.0.1 is served as `localhost`: on ::1, too, where there is one; the reverse likewise.
+    /// The address. 127.0.0.1 is served as `localhost`: on `::1`, too, where there is one; the reverse likewise.
     pub address: SocketAddr,
     /// With TLS, or plain.
     pub tls: Option<TlsFiles>,
@@ -53,7 +53,11 @@ pub struct ListenSettings {
 
 impl From<&evergrant_config::Server> for ListenSettings {
     fn from(server: &evergrant_config::Server) -> Self {
-        Self { address: server.listen, tls: server.tls.clone(), drain_timeout: server.drain_timeout }
+        Self {
+            address: server.listen,
+            tls: server.tls.clone(),
+            drain_timeout: server.drain_timeout,
+        }
     }
 }
 
@@ -61,7 +65,9 @@ impl From<&evergrant_config::Server> for ListenSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another program has the port.
-    #[error("{address} is in use by another program: stop it, or choose another address with [server] listen")]
+    #[error(
+        "{address} is in use by another program: stop it, or choose another address with [server] listen"
+    )]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -92,20 +98,40 @@ pub struct Server {
 impl Server {
     /// Binds. Connections are accepted from [`Server::run`] on.
     pub async fn bind(service: Service, settings: ListenSettings) -> Result<Self, BindError> {
-        let tls = settings.tls.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
+        let tls = settings
+            .tls
+            .as_ref()
+            .map(Certificates::load)
+            .transpose()?
+            .map(Arc::new);
         let first = bind(settings.address).await?;
-        let address =
-            first.local_addr().map_err(|source| BindError::Address { address: settings.address, source })?;
+        let address = first.local_addr().map_err(|source| BindError::Address {
+            address: settings.address,
+            source,
+        })?;
         let mut listeners = vec![first];
         // Clients differ in which address of `localhost` they try first. A machine without the other one goes without.
         if let Some(other) = other_loopback(address.ip()) {
             match bind(SocketAddr::new(other, address.port())).await {
                 Ok(listener) => listeners.push(listener),
-                Err(error) => tracing::warn!(event = "half_of_localhost", %error, "localhost is served on {address} only"),
+                Err(error) => {
+                    tracing::warn!(event = "half_of_localhost", %error, "localhost is served on {address} only")
+                }
             }
         }
-        let reach = if address.ip().is_loopback() { Reach::Loopback } else { Reach::Network };
-        Ok(Self { service, listeners, address, reach, tls, drain_timeout: settings.drain_timeout })
+        let reach = if address.ip().is_loopback() {
+            Reach::Loopback
+        } else {
+            Reach::Network
+        };
+        Ok(Self {
+            service,
+            listeners,
+            address,
+            reach,
+            tls,
+            drain_timeout: settings.drain_timeout,
+        })
     }
 
     /// Where it listens; the port is the real one where port 0 was asked for.
@@ -127,7 +153,10 @@ impl Server {
             while connections.try_join_next().is_some() {}
             let connection = Connection {
                 service: self.service.clone(),
-                peer: Peer { address: peer.ip(), reach: self.reach },
+                peer: Peer {
+                    address: peer.ip(),
+                    reach: self.reach,
+                },
                 watcher: graceful.watcher(),
             };
             let tls = self.tls.clone();
@@ -139,7 +168,10 @@ impl Server {
         self.service.begin_to_drain();
         drop(self.listeners);
         if timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
-            tracing::warn!(event = "drain_timeout", "calls were still in flight at the end of drain_timeout and are cut off");
+            tracing::warn!(
+                event = "drain_timeout",
+                "calls were still in flight at the end of drain_timeout and are cut off"
+            );
         }
         connections.shutdown().await;
         self.service.finish().await;
@@ -148,9 +180,14 @@ impl Server {
 
     /// The next connection, once there is room for one.
     async fn accept(&self, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         loop {
-            let (accepted, ..) = select_all(self.listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
+            let (accepted, ..) =
+                select_all(self.listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
             match accepted {
                 Ok((stream, peer)) => return (stream, peer, permit),
                 Err(error) => {
@@ -163,10 +200,12 @@ impl Server {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { address },
-        _ => BindError::Address { address, source },
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address },
+            _ => BindError::Address { address, source },
+        })
 }
 
 fn other_loopback(address: IpAddr) -> Option<IpAddr> {
@@ -203,7 +242,11 @@ impl Connection {
             Some(tls) => {
                 if let Ok(Ok(stream)) = timeout(GREETING_TIMEOUT, tls.acceptor().accept(stream)).await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+                    let protocol = if is_http2 {
+                        Protocol::Http2
+                    } else {
+                        Protocol::Http1
+                    };
                     self.serve(stream, protocol).await;
                 }
             }
@@ -211,7 +254,11 @@ impl Connection {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
-        let Self { service, peer, watcher } = self;
+        let Self {
+            service,
+            peer,
+            watcher,
+        } = self;
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let service = service.clone();
             async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
@@ -232,7 +279,9 @@ impl Connection {
             Protocol::Http1 => builder.http1_only(),
             Protocol::Http2 => builder.http2_only(),
         };
-        let connection = builder.serve_connection(TokioIo::new(stream), answer).into_owned();
+        let connection = builder
+            .serve_connection(TokioIo::new(stream), answer)
+            .into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error, "a connection ended early");
         }

@@ -53,7 +53,8 @@ impl Line {
     /// Writes it, where this call is one of those that get a line.
     pub(crate) fn end(self, response: &Response) {
         let call = response.extensions().get::<GatewayCall>();
-        let failed = is_failure(response.status().as_u16()) || call.is_some_and(|call| is_trouble(&call.record));
+        let failed =
+            is_failure(response.status().as_u16()) || call.is_some_and(|call| is_trouble(&call.record));
         match self.calls {
             LogCalls::Off => return,
             LogCalls::Failures if !failed => return,
@@ -98,8 +99,14 @@ impl Line {
     }
 
     fn api(&self, response: &Response, failed: bool) {
-        let endpoint = response.extensions().get::<Endpoint>().map_or("", |endpoint| endpoint.0.as_str());
-        let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_str());
+        let endpoint = response
+            .extensions()
+            .get::<Endpoint>()
+            .map_or("", |endpoint| endpoint.0.as_str());
+        let code = response
+            .extensions()
+            .get::<Problem>()
+            .map(|problem| problem.code().as_str());
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

@@ -68,8 +68,14 @@ impl Modify for ApiKeyScheme {
 }
 
 /// The description as JSON, as it is served and as it is committed beside the code.
+///
+/// # Panics
+///
+/// Never: a description is plain data.
 pub fn description() -> String {
-    let mut text = Description::openapi().to_pretty_json().expect("a description is plain data");
+    let mut text = Description::openapi()
+        .to_pretty_json()
+        .expect("a description is plain data");
     text.push('\n');
     text
 }
@@ -79,8 +85,13 @@ static TEXT: LazyLock<String> = LazyLock::new(description);
 /// `GET /openapi.json`
 pub(crate) async fn json() -> Response {
     let mut response = Response::new(Body::from(TEXT.as_str()));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
@@ -121,37 +132,71 @@ fn docs_page(text: &str) -> DocsPage {
     let mut groups: BTreeMap<String, Vec<Route>> = BTreeMap::new();
     for (path, methods) in spec["paths"].as_object().into_iter().flatten() {
         for (method, operation) in methods.as_object().into_iter().flatten() {
-            groups.entry(word(&operation["tags"][0])).or_default().push(Route {
-                // The gateway takes any method, which a description cannot say.
-                method: if path.starts_with("/gateway/") { "ANY".to_owned() } else { method.to_uppercase() },
-                path: path.clone(),
-                summary: word(&operation["summary"]),
-                description: word(&operation["description"]),
-                members: members(&spec, operation),
-            });
+            groups
+                .entry(word(&operation["tags"][0]))
+                .or_default()
+                .push(Route {
+                    // The gateway takes any method, which a description cannot say.
+                    method: if path.starts_with("/gateway/") {
+                        "ANY".to_owned()
+                    } else {
+                        method.to_uppercase()
+                    },
+                    path: path.clone(),
+                    summary: word(&operation["summary"]),
+                    description: word(&operation["description"]),
+                    members: members(&spec, operation),
+                });
         }
     }
-    let groups = groups.into_iter().map(|(name, routes)| Group { name, routes }).collect();
-    DocsPage { description: word(&spec["info"]["description"]), groups, codes: Code::ALL }
+    let groups = groups
+        .into_iter()
+        .map(|(name, routes)| Group { name, routes })
+        .collect();
+    DocsPage {
+        description: word(&spec["info"]["description"]),
+        groups,
+        codes: Code::ALL,
+    }
 }
 
 fn members(spec: &Value, operation: &Value) -> Vec<Member> {
-    let parameters = operation["parameters"].as_array().into_iter().flatten().map(|parameter| Member {
-        name: word(&parameter["name"]),
-        place: word(&parameter["in"]),
-        about: word(&parameter["description"]),
-    });
+    let parameters = operation["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|parameter| Member {
+            name: word(&parameter["name"]),
+            place: word(&parameter["in"]),
+            about: word(&parameter["description"]),
+        });
     let body = &operation["requestBody"]["content"]["application/json"]["schema"];
-    let schema = match body["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
+    let schema = match body["$ref"]
+        .as_str()
+        .and_then(|reference| reference.strip_prefix('#'))
+    {
         Some(pointer) => spec.pointer(pointer).unwrap_or(&Value::Null),
         None => body,
     };
-    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let members = schema["properties"].as_object().into_iter().flatten().map(|(name, member)| Member {
-        name: name.clone(),
-        place: if required.contains(&name.as_str()) { "body, required".to_owned() } else { "body".to_owned() },
-        about: word(&member["description"]),
-    });
+    let required: Vec<_> = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let members = schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, member)| Member {
+            name: name.clone(),
+            place: if required.contains(&name.as_str()) {
+                "body, required".to_owned()
+            } else {
+                "body".to_owned()
+            },
+            about: word(&member["description"]),
+        });
     parameters.chain(members).collect()
 }
 
@@ -170,20 +215,34 @@ mod tests {
     fn the_committed_description_is_the_served_one() {
         let current = description();
         if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json"), &current).expect("a writable tree");
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json"), &current)
+                .expect("a writable tree");
         } else {
-            assert!(SNAPSHOT == current, "openapi.json is out of date: run this test with UPDATE_SNAPSHOTS=1");
+            assert!(
+                SNAPSHOT == current,
+                "openapi.json is out of date: run this test with UPDATE_SNAPSHOTS=1"
+            );
         }
     }
 
     #[test]
     fn it_is_openapi_3_1_and_names_a_key_for_every_route_but_health() {
         let spec: Value = serde_json::from_str(&description()).expect("JSON");
-        assert!(spec["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{}", spec["openapi"]);
+        assert!(
+            spec["openapi"]
+                .as_str()
+                .is_some_and(|version| version.starts_with("3.1")),
+            "{}",
+            spec["openapi"]
+        );
         assert_eq!(spec["security"][0]["api_key"], serde_json::json!([]));
         for (path, methods) in spec["paths"].as_object().expect("paths") {
             for operation in methods.as_object().expect("methods").values() {
-                assert_eq!(operation["security"].is_array(), path == "/healthz" || path == "/readyz", "{path}");
+                assert_eq!(
+                    operation["security"].is_array(),
+                    path == "/healthz" || path == "/readyz",
+                    "{path}"
+                );
                 assert!(!word(&operation["summary"]).is_empty(), "{path}");
             }
         }
@@ -192,7 +251,13 @@ mod tests {
     #[test]
     fn the_page_shows_every_route_and_code() {
         let page = docs_page(&description()).render().expect("a page");
-        for part in ["/v1/connections/{id}/token", "ANY", "/gateway/{connection_id}/{path}", "outcome_unknown", "min_ttl"] {
+        for part in [
+            "/v1/connections/{id}/token",
+            "ANY",
+            "/gateway/{connection_id}/{path}",
+            "outcome_unknown",
+            "min_ttl",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         assert!(!page.contains("<script") && !page.contains("style="));

@@ -20,10 +20,12 @@ pub(crate) struct ConnectPage {
     pub(crate) action: String,
 }
 
-/// One thing to say to a customer.
+/// One thing to say to a customer. Boxed, because most results hold none.
+pub(crate) struct Message(Box<MessagePage>);
+
 #[derive(Template)]
 #[template(path = "message.html")]
-pub(crate) struct Message {
+struct MessagePage {
     status: StatusCode,
     heading: String,
     text: String,
@@ -33,56 +35,56 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    fn new(status: StatusCode, heading: &str, text: impl Into<String>) -> Box<Self> {
-        Box::new(Self {
+    fn new(status: StatusCode, heading: &str, text: impl Into<String>) -> Self {
+        Self(Box::new(MessagePage {
             status,
             heading: heading.to_owned(),
             text: text.into(),
             support_url: None,
             app: None,
             is_good: false,
-        })
+        }))
     }
 
-    fn of_app(mut self: Box<Self>, app: Option<&App>) -> Box<Self> {
+    fn of_app(mut self, app: Option<&App>) -> Self {
         if let Some(app) = app {
-            self.app = Some(app.shown_name().to_owned());
-            self.support_url.clone_from(&app.support_url);
+            self.0.app = Some(app.shown_name().to_owned());
+            self.0.support_url.clone_from(&app.support_url);
         }
         self
     }
 
     /// It worked.
-    pub(crate) fn connected(app: &App, account: Option<&str>) -> Box<Self> {
+    pub(crate) fn connected(app: &App, account: Option<&str>) -> Self {
         let shown = app.shown_name();
         let text = match account {
             Some(account) => format!("{shown} is connected to {account}. You can close this page."),
             None => format!("{shown} is connected. You can close this page."),
         };
         let mut message = Self::new(StatusCode::OK, "Connected", text).of_app(Some(app));
-        message.is_good = true;
+        message.0.is_good = true;
         message
     }
 
     /// It did not work, and why.
-    pub(crate) fn failed(app: Option<&App>, heading: &str, text: impl Into<String>) -> Box<Self> {
+    pub(crate) fn failed(app: Option<&App>, heading: &str, text: impl Into<String>) -> Self {
         Self::new(StatusCode::OK, heading, text).of_app(app)
     }
 
     /// The link was used for what it is for.
-    pub(crate) fn already_connected(app: Option<&App>) -> Box<Self> {
+    pub(crate) fn already_connected(app: Option<&App>) -> Self {
         let mut message = Self::new(
             StatusCode::OK,
             "Already connected",
             "This link was used and the account is connected. There is nothing more to do.",
         )
         .of_app(app);
-        message.is_good = true;
+        message.0.is_good = true;
         message
     }
 
     /// Unknown, expired, used and forged links look alike.
-    pub(crate) fn dead_link() -> Box<Self> {
+    pub(crate) fn dead_link() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "This link does not work",
@@ -91,7 +93,7 @@ impl Message {
     }
 
     /// The callback came to a browser that does not have the cookie.
-    pub(crate) fn other_browser() -> Box<Self> {
+    pub(crate) fn other_browser() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "Please begin again",
@@ -100,7 +102,7 @@ impl Message {
     }
 
     /// The form came without the cookie.
-    pub(crate) fn no_cookie() -> Box<Self> {
+    pub(crate) fn no_cookie() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "Please open the link again",
@@ -109,7 +111,7 @@ impl Message {
     }
 
     /// The form was sent by somebody else's page.
-    pub(crate) fn foreign_form() -> Box<Self> {
+    pub(crate) fn foreign_form() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "Please open the link itself",
@@ -118,7 +120,7 @@ impl Message {
     }
 
     /// Too much at once, or the store does not answer.
-    pub(crate) fn busy() -> Box<Self> {
+    pub(crate) fn busy() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "Please try again",
@@ -128,15 +130,17 @@ impl Message {
 
     /// The page.
     pub(crate) fn answer(&self) -> Response {
-        let mut response = answer(self.status, self, "'none'");
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        let mut response = answer(self.0.status, &*self.0, "'none'");
+        if self.0.status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
         }
         response
     }
 }
 
-impl IntoResponse for Box<Message> {
+impl IntoResponse for Message {
     fn into_response(self) -> Response {
         self.answer()
     }
@@ -155,15 +159,28 @@ pub(crate) fn answer(status: StatusCode, page: &impl Template, form_targets: &st
     let mut response = Response::new(Body::from(html));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    let form_action = if form_targets == "'none'" { "'none'".to_owned() } else { format!("'self' {form_targets}") };
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    let form_action = if form_targets == "'none'" {
+        "'none'".to_owned()
+    } else {
+        format!("'self' {form_targets}")
+    };
     let policy = format!(
         "default-src 'none'; style-src 'self'; form-action {form_action}; frame-ancestors 'none'; base-uri 'none'"
     );
     // The targets are origins of parsed URLs.
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).expect("origins are ASCII"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_str(&policy).expect("origins are ASCII"),
+    );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ROBOTS, HeaderValue::from_static("noindex"));
@@ -176,8 +193,17 @@ const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
 pub(crate) async fn style() -> Response {
     let mut response = Response::new(Body::from(STYLE));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/css; charset=utf-8"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }

@@ -37,6 +37,10 @@ macro_rules! codes {
             }
 
             /// The status that it is answered with; the gateway's, where `/v1` has another.
+            ///
+            /// # Panics
+            ///
+            /// Never: the table holds valid statuses.
             pub fn status(self) -> StatusCode {
                 let number: u16 = match self { $(Self::$variant => $status),+ };
                 StatusCode::from_u16(number).expect("the table holds valid statuses")
@@ -171,21 +175,20 @@ impl Code {
     }
 }
 
-/// An error answer on its way.
+/// An error answer on its way. Boxed, because most results hold none.
 #[derive(Debug, Clone)]
-pub struct Problem {
-    /// What went wrong.
-    pub code: Code,
+pub(crate) struct Problem(Box<Details>);
+
+#[derive(Debug, Clone)]
+struct Details {
+    code: Code,
     /// Where `/v1` answers with another status than the gateway.
     status: StatusCode,
     /// What went wrong this time: one sentence.
-    pub detail: String,
-    /// Which connection it is about.
-    pub connection: Option<ConnectionId>,
-    /// Where the customer can restore it.
-    pub reconnect_url: Option<String>,
-    /// To quote to the provider's support.
-    pub provider_correlation_id: Option<String>,
+    detail: String,
+    connection: Option<ConnectionId>,
+    reconnect_url: Option<String>,
+    provider_correlation_id: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
 }
@@ -193,7 +196,7 @@ pub struct Problem {
 /// A problem document (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub struct ProblemView<'a> {
+pub(crate) struct ProblemView<'a> {
     /// `urn:evergrant:problem:<code>`
     #[serde(rename = "type")]
     kind: String,
@@ -218,13 +221,13 @@ pub struct ProblemView<'a> {
 
 impl Problem {
     /// A problem whose detail is the code's own meaning.
-    pub fn new(code: Code) -> Self {
+    pub(crate) fn new(code: Code) -> Self {
         Self::because(code, code.meaning())
     }
 
     /// A problem that says what went wrong this time.
-    pub fn because(code: Code, detail: impl Into<String>) -> Self {
-        Self {
+    pub(crate) fn because(code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Details {
             code,
             status: code.status(),
             detail: detail.into(),
@@ -233,24 +236,47 @@ impl Problem {
             provider_correlation_id: None,
             retry_after: None,
             allow: None,
-        }
+        }))
+    }
+
+    /// What went wrong.
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What went wrong this time.
+    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// Which connection it is about.
+    pub(crate) fn connection(&self) -> Option<&ConnectionId> {
+        self.0.connection.as_ref()
+    }
+
+    /// Says where the customer can restore the connection.
+    #[must_use]
+    pub(crate) fn reconnect_at(mut self, url: String) -> Self {
+        self.0.reconnect_url = Some(url);
+        self
     }
 
     /// A request that cannot be understood.
-    pub fn bad_request(detail: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::because(Code::BadRequest, detail)
     }
 
     /// What is outside a key's limits and what does not exist are answered by this one function, so that nobody can tell
     /// them apart.
-    pub fn unknown_connection(id: &ConnectionId) -> Self {
+    pub(crate) fn unknown_connection(id: &ConnectionId) -> Self {
         let mut problem = Self::new(Code::UnknownConnection).about(id);
-        problem.status = StatusCode::NOT_FOUND;
+        problem.0.status = StatusCode::NOT_FOUND;
         problem
     }
 
     /// Why there is no token of this connection.
-    pub fn keep(error: KeepError, id: &ConnectionId) -> Self {
+    pub(crate) fn keep(error: KeepError, id: &ConnectionId) -> Self {
         match error {
             KeepError::Unknown => Self::unknown_connection(id),
             other => Self::from(other).about(id),
@@ -258,7 +284,7 @@ impl Problem {
     }
 
     /// Why the gateway has no answer of the provider.
-    pub fn refusal(refusal: &Refusal, id: &ConnectionId) -> Self {
+    pub(crate) fn refusal(refusal: &Refusal, id: &ConnectionId) -> Self {
         let problem = match &refusal.kind {
             RefusalKind::Keep(error) => Self::keep(error.clone(), id),
             RefusalKind::UseEvergrant => Self::new(Code::UseEvergrant),
@@ -270,84 +296,102 @@ impl Problem {
             RefusalKind::UpstreamTimeout => Self::new(Code::UpstreamTimeout),
             RefusalKind::OutcomeUnknown => Self::new(Code::OutcomeUnknown),
         };
-        problem.about(id)
+        let mut problem = problem.about(id);
+        problem
+            .0
+            .provider_correlation_id
+            .clone_from(&refusal.record.provider_correlation_id);
+        problem
     }
 
     /// A body over the limit.
-    pub fn body_too_large(limit: u64) -> Self {
-        Self::because(Code::BodyTooLarge, format!("the body is over the limit of {limit} bytes"))
+    pub(crate) fn body_too_large(limit: u64) -> Self {
+        Self::because(
+            Code::BodyTooLarge,
+            format!("the body is over the limit of {limit} bytes"),
+        )
     }
 
     /// Names the connection.
     #[must_use]
-    pub fn about(mut self, id: &ConnectionId) -> Self {
-        self.connection = Some(id.clone());
+    pub(crate) fn about(mut self, id: &ConnectionId) -> Self {
+        self.0.connection = Some(id.clone());
         self
     }
 
     /// Says when it is worth asking again.
     #[must_use]
-    pub fn retry_after(mut self, retry_after: Duration) -> Self {
-        self.retry_after = Some(retry_after);
+    pub(crate) fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.0.retry_after = Some(retry_after);
         self
     }
 
     /// Says which methods the path has.
     #[must_use]
-    pub fn allow(mut self, allow: Option<HeaderValue>) -> Self {
-        self.allow = allow;
+    pub(crate) fn allow(mut self, allow: Option<HeaderValue>) -> Self {
+        self.0.allow = allow;
         self
     }
 
-    /// The status it is answered with on `path_kind`.
-    pub fn status(&self, door: Door) -> StatusCode {
+    /// The status it is answered with there.
+    pub(crate) fn status(&self, door: Door) -> StatusCode {
         match door {
-            Door::Api => self.status,
-            Door::Gateway => self.code.status(),
+            Door::Api => self.0.status,
+            Door::Gateway => self.0.code.status(),
         }
     }
 
     /// The document. Within a batch the request id is the whole answer's.
-    pub fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
+    pub(crate) fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
         ProblemView {
-            kind: format!("urn:evergrant:problem:{}", self.code.as_str()),
-            title: self.code.title(),
+            kind: format!("urn:evergrant:problem:{}", self.0.code.as_str()),
+            title: self.0.code.title(),
             status: self.status(door).as_u16(),
-            detail: &self.detail,
-            code: self.code.as_str(),
-            action: self.code.action(),
-            retryable: self.code.is_retryable(),
-            connection: self.connection.as_ref().map(ConnectionId::as_str),
-            reconnect_url: self.reconnect_url.as_deref(),
+            detail: &self.0.detail,
+            code: self.0.code.as_str(),
+            action: self.0.code.action(),
+            retryable: self.0.code.is_retryable(),
+            connection: self.0.connection.as_ref().map(ConnectionId::as_str),
+            reconnect_url: self.0.reconnect_url.as_deref(),
             request_id,
-            provider_correlation_id: self.provider_correlation_id.as_deref(),
+            provider_correlation_id: self.0.provider_correlation_id.as_deref(),
         }
     }
 
     /// The answer.
-    pub fn write(&self, request_id: &str, door: Door) -> Response {
+    pub(crate) fn write(&self, request_id: &str, door: Door) -> Response {
         let body = serde_json::to_vec(&self.view(Some(request_id), door)).expect("a problem is plain data");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status(door);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.code == Code::InvalidApiKey {
+        if self.0.code == Code::InvalidApiKey {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(retry_after) = self.retry_after {
+        if let Some(retry_after) = self.0.retry_after {
             // Rounded up: asked again a moment too early, the answer would be the same.
             let seconds = retry_after.min(RETRY_AFTER_MAX).as_secs_f64().ceil().max(1.0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_str(&seconds.to_string()).expect("a number"));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from_str(&seconds.to_string()).expect("a number"),
+            );
         }
-        if let Some(allow) = &self.allow {
+        if let Some(allow) = &self.0.allow {
             headers.insert(header::ALLOW, allow.clone());
         }
         if door == Door::Gateway {
-            headers.insert(EVERGRANT_ERROR, HeaderValue::from_static(self.code.as_str()));
-            let retry = if self.code.is_retryable() { "true" } else { "false" };
+            headers.insert(EVERGRANT_ERROR, HeaderValue::from_static(self.0.code.as_str()));
+            let retry = if self.0.code.is_retryable() {
+                "true"
+            } else {
+                "false"
+            };
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
-            if self.code == Code::OutcomeUnknown {
+            if self.0.code == Code::OutcomeUnknown {
                 headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
             }
         }
@@ -357,7 +401,7 @@ impl Problem {
 
 /// Where a call came in. The gateway's statuses are chosen so that no client takes them for the provider's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub(crate) enum Door {
     /// `/gateway/…`
     Gateway,
     /// Everything else.
@@ -372,7 +416,7 @@ const OUTCOME: HeaderName = HeaderName::from_static("evergrant-outcome");
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         response.extensions_mut().insert(self);
         response
     }
@@ -398,13 +442,16 @@ impl From<ConnectError> for Problem {
         let detail = error.to_string();
         match error {
             ConnectError::AppNotConfigured { .. } => Self::new(Code::UnknownApp),
-            ConnectError::CodeRefused { .. } => Self::because(Code::CodeRefused, detail),
-            ConnectError::AppCredentialsRejected { .. } => Self::because(Code::AppCredentialsRejected, detail),
+            ConnectError::AppCredentialsRejected { .. } => {
+                Self::because(Code::AppCredentialsRejected, detail)
+            }
             ConnectError::ProviderUnavailable { .. } => {
                 Self::because(Code::ProviderUnavailable, detail).retry_after(RETRY_AFTER_MAX)
             }
-            // The code is spent, whatever became of it.
-            ConnectError::OutcomeLost => Self::because(Code::CodeRefused, detail),
+            // A lost answer spends the code, too.
+            ConnectError::CodeRefused { .. } | ConnectError::OutcomeLost => {
+                Self::because(Code::CodeRefused, detail)
+            }
             ConnectError::AccountMismatch { .. } => Self::because(Code::AccountMismatch, detail),
             ConnectError::IdTaken => Self::new(Code::IdTaken),
             ConnectError::AccountTaken { by } => Self::because(Code::AccountTaken, detail).about(&by),

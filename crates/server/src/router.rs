@@ -19,13 +19,18 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/connections", get(connections::list).post(import::create))
         .route(
             "/v1/connections/{id}",
-            get(connections::read).patch(connections::patch).delete(connections::disconnect),
+            get(connections::read)
+                .patch(connections::patch)
+                .delete(connections::disconnect),
         )
         // Answered before the router; here for the methods that it does not have.
         .route("/v1/connections/{id}/token", get(not_here))
         .route("/v1/connections/{id}/token/rejected", post(tokens::rejected))
         .route("/v1/connections/{id}/refresh", post(tokens::refresh))
-        .route("/v1/connections/{id}/reconnect-link", post(connections::reconnect_link))
+        .route(
+            "/v1/connections/{id}/reconnect-link",
+            post(connections::reconnect_link),
+        )
         .route("/v1/connections/{id}/events", get(connections::events))
         .route("/v1/tokens/batch", post(tokens::batch))
         .route("/v1/apps", get(apps::list))
@@ -34,7 +39,10 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/connect/{session}", get(connect::open).post(connect::begin))
-        .route("/install/{app}", get(connect::install).post(connect::begin_install))
+        .route(
+            "/install/{app}",
+            get(connect::install).post(connect::begin_install),
+        )
         .route("/oauth/callback", get(connect::callback))
         .route("/help/errors/{code}", get(help::error))
         .route("/help/{class}", get(help::class))

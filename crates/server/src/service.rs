@@ -98,7 +98,10 @@ impl Service {
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
-        Self { router: router::router(inner.clone()), inner }
+        Self {
+            router: router::router(inner.clone()),
+            inner,
+        }
     }
 
     /// The engine behind it.
@@ -108,7 +111,9 @@ impl Service {
 
     /// The same API in this process, with all rights and without a key: for who works on the store itself.
     pub fn operator(&self) -> Operator {
-        Operator { service: self.clone() }
+        Operator {
+            service: self.clone(),
+        }
     }
 
     /// Answers one request from the network.
@@ -126,11 +131,17 @@ impl Service {
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let door = if is_gateway(request.uri().path()) { Door::Gateway } else { Door::Api };
+        let door = if is_gateway(request.uri().path()) {
+            Door::Gateway
+        } else {
+            Door::Api
+        };
         let trace = Trace::of(request.headers());
         let line = log::Line::begin(&self.inner.settings, &request, peer, &trace, started);
         // A fault in one answer is one answer's fault: its locks are released, the process goes on.
-        let response = AssertUnwindSafe(self.dispatch(request, peer)).catch_unwind().await;
+        let response = AssertUnwindSafe(self.dispatch(request, peer))
+            .catch_unwind()
+            .await;
         let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
         if let Some(problem) = response.extensions().get::<Problem>() {
             let mut written = problem.write(trace.request_id(), door);
@@ -157,7 +168,12 @@ impl Service {
         let caller = if peer.is_none() {
             Some(Caller::OPERATOR)
         } else if takes_a_key(path) {
-            match self.inner.keys.caller(self.inner.keeper(), request.headers()).await {
+            match self
+                .inner
+                .keys
+                .caller(self.inner.keeper(), request.headers())
+                .await
+            {
                 Ok(caller) => Some(caller),
                 Err(problem) => return problem.into_response(),
             }
@@ -169,7 +185,9 @@ impl Service {
                 return crate::api::gateway::call(&self.inner, caller, request).await;
             }
             if matches!(*request.method(), Method::GET | Method::HEAD)
-                && let Some(id) = path.strip_prefix("/v1/connections/").and_then(|rest| rest.strip_suffix("/token"))
+                && let Some(id) = path
+                    .strip_prefix("/v1/connections/")
+                    .and_then(|rest| rest.strip_suffix("/token"))
                 && !id.contains('/')
             {
                 return crate::api::tokens::token(&self.inner, caller, id, request.uri().query()).await;
@@ -179,7 +197,11 @@ impl Service {
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        self.router
+            .clone()
+            .oneshot(request)
+            .await
+            .unwrap_or_else(|never| match never {})
     }
 
     /// What every request must keep to, whatever it asks for.
@@ -187,8 +209,11 @@ impl Service {
         if peer.reach == Reach::Loopback && !self.is_our_name(request) {
             return Err(Problem::new(Code::HostNotAllowed));
         }
-        let size: usize =
-            request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let size: usize = request
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
         if size > HEADERS_MAX {
             let detail = format!("the headers are over the limit of {HEADERS_MAX} bytes");
             return Err(Problem::because(Code::HeadersTooLarge, detail));
@@ -200,15 +225,24 @@ impl Service {
     fn is_our_name<B>(&self, request: &Request<B>) -> bool {
         let authority = match request.uri().authority() {
             Some(authority) => Some(authority.as_str()),
-            None => crate::trace::single(request.headers(), &header::HOST).and_then(|host| host.to_str().ok()),
+            None => {
+                crate::trace::single(request.headers(), &header::HOST).and_then(|host| host.to_str().ok())
+            }
         };
         let Some(authority) = authority else { return false };
-        let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+        let Ok(authority) = authority.parse::<http::uri::Authority>() else {
+            return false;
+        };
         let host = authority.host();
         host.eq_ignore_ascii_case("localhost")
             || host == "127.0.0.1"
             || host == "[::1]"
-            || self.inner.engine.public_url().host_str().is_some_and(|own| own.eq_ignore_ascii_case(host))
+            || self
+                .inner
+                .engine
+                .public_url()
+                .host_str()
+                .is_some_and(|own| own.eq_ignore_ascii_case(host))
     }
 
     /// From here on it is not ready for more.
@@ -238,7 +272,10 @@ impl Inner {
 
     /// A page or route of this service as others reach it. `path` begins with a slash.
     pub(crate) fn public(&self, path: &str) -> String {
-        format!("{}{path}", self.engine.public_url().as_str().trim_end_matches('/'))
+        format!(
+            "{}{path}",
+            self.engine.public_url().as_str().trim_end_matches('/')
+        )
     }
 
     /// The link that restores a connection, signed; the store is not touched.
@@ -248,8 +285,11 @@ impl Inner {
         lasts: Duration,
         return_url: Option<String>,
     ) -> String {
-        let link =
-            ReconnectLink { connection: connection.clone(), expires_at: self.now().after(lasts), return_url };
+        let link = ReconnectLink {
+            connection: connection.clone(),
+            expires_at: self.now().after(lasts),
+            return_url,
+        };
         self.public(&format!("/connect/{}", link.sign(self.keeper().vault())))
     }
 
@@ -257,18 +297,20 @@ impl Inner {
     pub(crate) fn record(&self, connection: &Connection) -> crate::views::Record {
         let app = self.keeper().app(&connection.app);
         crate::views::Record::new(connection, app.as_deref(), self.now()).with_link(|| {
-            app.is_some().then(|| self.reconnect_url(&connection.id, crate::connect::link::LASTS, None))
+            app.is_some()
+                .then(|| self.reconnect_url(&connection.id, crate::connect::link::LASTS, None))
         })
     }
 
     /// A problem about a connection; one that asks for reconnecting says where.
-    pub(crate) fn problem(&self, mut problem: Problem) -> Problem {
-        if problem.code == Code::ReconnectRequired
-            && let Some(id) = &problem.connection
-        {
-            problem.reconnect_url = Some(self.reconnect_url(id, crate::connect::link::LASTS, None));
+    pub(crate) fn problem(&self, problem: Problem) -> Problem {
+        match problem.connection() {
+            Some(id) if problem.code() == Code::ReconnectRequired => {
+                let url = self.reconnect_url(id, crate::connect::link::LASTS, None);
+                problem.reconnect_at(url)
+            }
+            _ => problem,
         }
-        problem
     }
 
     /// Runs what must not stop half way because its caller hung up: a code that was redeemed, a grant that was received.
@@ -277,7 +319,10 @@ impl Inner {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.tasks.spawn(work).await.map_err(|_| Problem::new(Code::Internal))
+        self.tasks
+            .spawn(work)
+            .await
+            .map_err(|_| Problem::new(Code::Internal))
     }
 }
 
@@ -295,11 +340,15 @@ impl Operator {
 }
 
 fn is_gateway(path: &str) -> bool {
-    path.strip_prefix("/gateway").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix("/gateway")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn takes_a_key(path: &str) -> bool {
-    is_gateway(path) || path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    is_gateway(path)
+        || path
+            .strip_prefix("/v1")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Nobody between us and the caller keeps an answer that holds a token.

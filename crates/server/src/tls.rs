@@ -50,8 +50,15 @@ impl Certificates {
     pub(crate) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let changed = changed(files);
         let acceptor = acceptor(files)?;
-        let state = State { acceptor, changed, looked_at: Instant::now() };
-        Ok(Self { files: files.clone(), state: Mutex::new(state) })
+        let state = State {
+            acceptor,
+            changed,
+            looked_at: Instant::now(),
+        };
+        Ok(Self {
+            files: files.clone(),
+            state: Mutex::new(state),
+        })
     }
 
     /// The acceptor for the next connection. Files that were changed to something unusable change nothing.
@@ -64,7 +71,10 @@ impl Certificates {
                 state.changed = changed;
                 match acceptor(&self.files) {
                     Ok(acceptor) => {
-                        tracing::info!(event = "certificate_read", "the certificate has changed and is in use");
+                        tracing::info!(
+                            event = "certificate_read",
+                            "the certificate has changed and is in use"
+                        );
                         state.acceptor = acceptor;
                     }
                     Err(error) => {
@@ -78,7 +88,11 @@ impl Certificates {
 }
 
 fn changed(files: &TlsFiles) -> Changed {
-    let modified = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let modified = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    };
     (modified(&files.cert_file), modified(&files.key_file))
 }
 
@@ -90,7 +104,8 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let certificates = CertificateDer::pem_file_iter(&files.cert_file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unreadable(&files.cert_file, error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| unreadable(&files.key_file, error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| unreadable(&files.key_file, error))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -98,4 +113,60 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
         .with_single_cert(certificates, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+
+    fn write(files: &TlsFiles, age: Duration) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = made.signing_key.serialize_der();
+        for (path, label, der) in [
+            (&files.cert_file, "CERTIFICATE", made.cert.der().as_ref()),
+            (&files.key_file, "PRIVATE KEY", key.as_slice()),
+        ] {
+            let text = base64::engine::general_purpose::STANDARD.encode(der);
+            std::fs::write(
+                path,
+                format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n"),
+            )
+            .expect("a folder");
+            touch(path, age);
+        }
+    }
+
+    /// File systems tell moments apart more or less finely; so the files' times are said.
+    fn touch(path: &Path, age: Duration) {
+        let file = std::fs::File::options().write(true).open(path).expect("a file");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + age)
+            .expect("a file's time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_certificate_is_taken_up_and_a_broken_one_is_not() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let files = TlsFiles {
+            cert_file: folder.path().join("cert.pem"),
+            key_file: folder.path().join("key.pem"),
+        };
+        write(&files, Duration::ZERO);
+        let certificates = Certificates::load(&files).expect("a certificate");
+        let in_use = async || {
+            tokio::time::advance(2 * LOOK_EVERY).await;
+            certificates.acceptor().config().clone()
+        };
+        let first = in_use().await;
+        assert!(Arc::ptr_eq(&first, &in_use().await));
+        write(&files, Duration::from_secs(1));
+        let second = in_use().await;
+        assert!(!Arc::ptr_eq(&first, &second));
+        std::fs::write(&files.cert_file, "nothing").expect("a file");
+        touch(&files.cert_file, Duration::from_secs(2));
+        assert!(Arc::ptr_eq(&second, &in_use().await));
+        write(&files, Duration::from_secs(3));
+        assert!(!Arc::ptr_eq(&second, &in_use().await));
+    }
 }

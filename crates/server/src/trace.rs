@@ -51,7 +51,9 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
 /// 1 to 128 characters that are inert in a log line, a header and a page.
 fn is_request_id(value: &[u8]) -> bool {
     (1..=128).contains(&value.len())
-        && value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(byte))
+        && value
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(byte))
 }
 
 /// W3C Trace Context §3.2: `version-trace_id-parent_id-flags`, lower-case hex, the trace id not all zero.

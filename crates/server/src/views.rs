@@ -14,7 +14,9 @@ use utoipa::ToSchema;
 
 /// RFC 3339 in UTC.
 pub(crate) fn time(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.millis()).unwrap_or(jiff::Timestamp::MAX).to_string()
+    jiff::Timestamp::from_millisecond(at.millis())
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
 }
 
 /// A page of a list.
@@ -28,7 +30,10 @@ pub(crate) struct List<T> {
 impl<T> List<T> {
     /// A list that is never long enough to be cut.
     pub(crate) fn whole(items: Vec<T>) -> Self {
-        Self { items, next_cursor: None }
+        Self {
+            items,
+            next_cursor: None,
+        }
     }
 }
 
@@ -98,10 +103,13 @@ impl Record {
     pub(crate) fn new(connection: &Connection, app: Option<&App>, now: Timestamp) -> Self {
         let (status_reason, status_since) = match &connection.status {
             ConnectionStatus::Active => (None, Some(connection.connected_at)),
-            ConnectionStatus::ReconnectRequired { reason, since } => (Some(reason.as_str().to_owned()), Some(*since)),
-            ConnectionStatus::Disconnected { since, superseded_by } => {
-                (superseded_by.as_ref().map(|by| format!("superseded_by {by}")), Some(*since))
+            ConnectionStatus::ReconnectRequired { reason, since } => {
+                (Some(reason.as_str().to_owned()), Some(*since))
             }
+            ConnectionStatus::Disconnected { since, superseded_by } => (
+                superseded_by.as_ref().map(|by| format!("superseded_by {by}")),
+                Some(*since),
+            ),
         };
         let health = connection.health(now, QUIET_TIME);
         // A static token has no end that anyone knows, a disconnected connection no token.
@@ -132,17 +140,20 @@ impl Record {
             expires_at: ends.map(|ends| time(ends.expires)),
             seconds_remaining: ends.map(|ends| ends.expires.seconds_from(now)),
             soft_expires_at: ends.map(|ends| time(ends.soft)),
-            refresh_in_progress_until: connection.refresh_in_progress_until.filter(|until| *until > now).map(time),
+            refresh_in_progress_until: connection
+                .refresh_in_progress_until
+                .filter(|until| *until > now)
+                .map(time),
             created_at: time(connection.created_at),
             connected_at: time(connection.connected_at),
             updated_at: time(connection.updated_at),
             last_call_at: last.call_at.map(time),
             last_success_at: last.success_at.map(time),
             last_refresh_at: last.refresh_at.map(time),
-            last_refresh_error: connection
-                .trouble
-                .as_ref()
-                .map(|trouble| RefreshErrorView { at: time(trouble.failed_at), code: trouble.code.clone() }),
+            last_refresh_error: connection.trouble.as_ref().map(|trouble| RefreshErrorView {
+                at: time(trouble.failed_at),
+                code: trouble.code.clone(),
+            }),
             last_401_at: last.unauthorized_at.map(time),
             last_403_at: last.forbidden_at.map(time),
             last_429_at: last.rate_limited_at.map(time),
@@ -167,11 +178,17 @@ impl Record {
     pub(crate) fn with_history(mut self, events: &[StoredEvent], now: Timestamp) -> Self {
         let since = now.before(Duration::from_secs(24 * 3600));
         let count = |kind: EventKind| {
-            events.iter().filter(|event| event.at >= since && event.kind == kind.as_str()).count()
+            events
+                .iter()
+                .filter(|event| event.at >= since && event.kind == kind.as_str())
+                .count()
         };
         let (done, failed) = (count(EventKind::Refreshed), count(EventKind::RefreshFailed));
         if done + failed > 0 {
-            #[expect(clippy::cast_precision_loss, reason = "a history is read up to a thousand events")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a history is read up to a thousand events"
+            )]
             let rate = done as f64 / (done + failed) as f64;
             self.refresh_success_rate_24h = Some(rate);
         }
@@ -183,9 +200,12 @@ fn missing_scopes(connection: &Connection, app: Option<&App>) -> Vec<String> {
     match (connection.kind, app) {
         // Nobody knows what a static token may do.
         (Kind::Static, _) | (_, None) => Vec::new(),
-        (Kind::OAuth, Some(app)) => {
-            app.scopes.iter().filter(|scope| !connection.scopes.contains(scope)).cloned().collect()
-        }
+        (Kind::OAuth, Some(app)) => app
+            .scopes
+            .iter()
+            .filter(|scope| !connection.scopes.contains(scope))
+            .cloned()
+            .collect(),
     }
 }
 
@@ -197,7 +217,10 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
         return Some("its owner disconnected it".to_owned());
     };
     if app.is_none() {
-        return Some(format!("its app {} is not in the configuration, so it cannot be used or refreshed", connection.app));
+        return Some(format!(
+            "its app {} is not in the configuration, so it cannot be used or refreshed",
+            connection.app
+        ));
     }
     match (health, &connection.trouble) {
         (Health::Degraded, Some(trouble)) => Some(format!(
@@ -206,9 +229,10 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
             trouble.code,
             time(trouble.next_attempt_at)
         )),
-        (Health::Ambiguous, _) => {
-            Some("a redemption is past its deadline and nobody knows how it ended; the token at hand still serves".to_owned())
-        }
+        (Health::Ambiguous, _) => Some(
+            "a redemption is past its deadline and nobody knows how it ended; the token at hand still serves"
+                .to_owned(),
+        ),
         (Health::Unverified, _) => Some("no call has succeeded since it was connected".to_owned()),
         (Health::Healthy | Health::Degraded | Health::ReconnectRequired, _) => None,
     }
@@ -348,10 +372,16 @@ pub(crate) struct AppHealthView {
 impl From<AppHealth> for AppHealthView {
     fn from(health: AppHealth) -> Self {
         match health {
-            AppHealth::Ok => Self { status: "ok", code: None, since: None },
-            AppHealth::CredentialsRejected { code, since } => {
-                Self { status: "credentials_rejected", code: Some(code), since: Some(time(since)) }
-            }
+            AppHealth::Ok => Self {
+                status: "ok",
+                code: None,
+                since: None,
+            },
+            AppHealth::CredentialsRejected { code, since } => Self {
+                status: "credentials_rejected",
+                code: Some(code),
+                since: Some(time(since)),
+            },
         }
     }
 }
@@ -405,9 +435,27 @@ impl From<&ApiKey> for KeyView {
             id: key.id.clone(),
             name: key.name.clone(),
             role: key.role.as_str(),
-            apps: words(key.limits.apps.iter().map(evergrant_domain::AppName::as_str).collect()),
-            customers: words(key.limits.customers.iter().map(evergrant_domain::Customer::as_str).collect()),
-            connections: words(key.limits.connections.iter().map(evergrant_domain::ConnectionId::as_str).collect()),
+            apps: words(
+                key.limits
+                    .apps
+                    .iter()
+                    .map(evergrant_domain::AppName::as_str)
+                    .collect(),
+            ),
+            customers: words(
+                key.limits
+                    .customers
+                    .iter()
+                    .map(evergrant_domain::Customer::as_str)
+                    .collect(),
+            ),
+            connections: words(
+                key.limits
+                    .connections
+                    .iter()
+                    .map(evergrant_domain::ConnectionId::as_str)
+                    .collect(),
+            ),
             lane: key.lane.clone(),
             max_wait: key.max_wait,
             created_at: time(key.created_at),

@@ -18,13 +18,18 @@ use crate::views::{AppView, List};
     get, path = "/v1/apps", tag = "apps",
     responses((status = 200, body = List<AppView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
-pub(crate) async fn list(State(shared): State<Shared>, caller: Caller) -> Result<Json<List<AppView>>, Problem> {
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<Json<List<AppView>>, Problem> {
     caller.require(Role::Support)?;
     let mut items = Vec::new();
     for app in shared.keeper().apps() {
         if caller.sees_app(&app.name) {
             let health = shared.keeper().app_health(&app.name).await?;
-            let install_url = app.public_install.then(|| shared.public(&format!("/install/{}", app.name)));
+            let install_url = app
+                .public_install
+                .then(|| shared.public(&format!("/install/{}", app.name)));
             items.push(AppView::new(&app, health, install_url));
         }
     }
@@ -62,7 +67,13 @@ pub(crate) async fn check(
         ClientCheck::Refused(failure) => ("refused", Some(failure)),
         ClientCheck::Unknown(failure) => ("unknown", Some(failure)),
     };
-    let (code, provider_correlation_id) =
-        failure.map_or((None, None), |failure| (Some(failure.code), failure.correlation_id));
-    Ok(Json(Checked { app: app.to_string(), result, code, provider_correlation_id }))
+    let (code, provider_correlation_id) = failure.map_or((None, None), |failure| {
+        (Some(failure.code), failure.correlation_id)
+    });
+    Ok(Json(Checked {
+        app: app.to_string(),
+        result,
+        code,
+        provider_correlation_id,
+    }))
 }

@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use evergrant_domain::access::Role;
 use evergrant_domain::redemption::QUIET_TIME;
-use evergrant_domain::{AppName, Connection, ConnectionId, ConnectionStatus, Customer, Health, Kind, Timestamp};
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, ConnectionStatus, Customer, Health, Kind, Timestamp,
+};
 use evergrant_store::contract::{Connected, ConnectionFilter, Revoke};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -134,7 +136,10 @@ fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
     let read = || {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (at, id) = text.split_once(':')?;
-        Some((Timestamp::from_millis(at.parse().ok()?), ConnectionId::parse(id).ok()?))
+        Some((
+            Timestamp::from_millis(at.parse().ok()?),
+            ConnectionId::parse(id).ok()?,
+        ))
     };
     read().ok_or_else(|| Problem::bad_request("`cursor`: expected the next_cursor of another page"))
 }
@@ -152,7 +157,9 @@ pub(crate) async fn read(
 ) -> Result<Json<Record>, Problem> {
     let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
     let events = shared.keeper().store().events(&id, HISTORY_MAX).await?;
-    Ok(Json(shared.record(&connection).with_history(&events, shared.now())))
+    Ok(Json(
+        shared.record(&connection).with_history(&events, shared.now()),
+    ))
 }
 
 /// What callers may change of a connection. What is left out stays as it is.
@@ -182,10 +189,18 @@ pub(crate) async fn patch(
     if let Some(customer) = &customer
         && !caller.sees_parts(&connection.app, customer, Some(&id))
     {
-        return Err(Problem::because(Code::Forbidden, "the key is limited to other customers than this one"));
+        return Err(Problem::because(
+            Code::Forbidden,
+            "the key is limited to other customers than this one",
+        ));
     }
     let labels = patch.labels.map(read_labels).transpose()?;
-    match shared.keeper().store().patch(&id, customer, labels, shared.now()).await? {
+    match shared
+        .keeper()
+        .store()
+        .patch(&id, customer, labels, shared.now())
+        .await?
+    {
         Connected::Stored(held) => Ok(Json(shared.record(&held.connection))),
         Connected::AccountTaken { by } => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Connected::GrantTaken { by } => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
@@ -212,7 +227,9 @@ pub(crate) fn read_labels(labels: BTreeMap<String, String>) -> Result<Vec<(Strin
     const TEXT_MAX: usize = 255;
     let is_label = |text: &str| text.len() <= TEXT_MAX && !text.chars().any(char::is_control);
     let valid = labels.len() <= LABELS_MAX
-        && labels.iter().all(|(name, value)| !name.is_empty() && is_label(name) && is_label(value));
+        && labels
+            .iter()
+            .all(|(name, value)| !name.is_empty() && is_label(name) && is_label(value));
     if valid {
         Ok(labels.into_iter().collect())
     } else {
@@ -261,7 +278,11 @@ pub(crate) async fn disconnect(
     let work = {
         let shared = shared.clone();
         async move {
-            let ended = shared.keeper().disconnect(&id, revoke).await.map_err(|error| Problem::keep(error, &id))?;
+            let ended = shared
+                .keeper()
+                .disconnect(&id, revoke)
+                .await
+                .map_err(|error| Problem::keep(error, &id))?;
             if purge {
                 shared.keeper().store().purge(&id).await?;
             }
@@ -314,7 +335,10 @@ pub(crate) async fn reconnect_link(
         return Err(Problem::new(Code::Disconnected).about(&id));
     }
     if connection.kind == Kind::Static {
-        return Err(Problem::bad_request("a static token is not issued by consent: replace the token itself").about(&id));
+        return Err(Problem::bad_request(
+            "a static token is not issued by consent: replace the token itself",
+        )
+        .about(&id));
     }
     let app = shared
         .keeper()
@@ -325,13 +349,17 @@ pub(crate) async fn reconnect_link(
         Some(seconds) if seconds > 0 && seconds <= link::LASTS_MAX.as_secs() => Duration::from_secs(seconds),
         Some(_) => {
             let most = link::LASTS_MAX.as_secs();
-            return Err(Problem::bad_request(format!("`expires_in`: expected seconds from 1 to {most}")));
+            return Err(Problem::bad_request(format!(
+                "`expires_in`: expected seconds from 1 to {most}"
+            )));
         }
     };
     if let Some(url) = &wish.return_url
         && !Url::parse(url).is_ok_and(|url| app.allows_return_to(&url))
     {
-        return Err(Problem::bad_request("`return_url`: matches none of the app's return_urls"));
+        return Err(Problem::bad_request(
+            "`return_url`: matches none of the app's return_urls",
+        ));
     }
     Ok(Json(LinkAnswer {
         url: shared.reconnect_url(&id, lasts, wish.return_url),
@@ -355,7 +383,9 @@ pub(crate) async fn events(
     let limit = limit(&mut query)?;
     query.done()?;
     let events = shared.keeper().store().events(&id, limit).await?;
-    Ok(Json(List::whole(events.into_iter().map(EventView::from).collect())))
+    Ok(Json(List::whole(
+        events.into_iter().map(EventView::from).collect(),
+    )))
 }
 
 #[cfg(test)]

@@ -53,8 +53,9 @@ pub(crate) async fn answer(
     input::Json(pasted): input::Json<Pasted>,
 ) -> Result<Json<ExplanationView>, Problem> {
     caller.require(Role::Support)?;
-    let explained = explain(&pasted.text)
-        .ok_or_else(|| Problem::bad_request("`text`: there is no HTTP status, JSON error or known message in it"))?;
+    let explained = explain(&pasted.text).ok_or_else(|| {
+        Problem::bad_request("`text`: there is no HTTP status, JSON error or known message in it")
+    })?;
     Ok(Json(ExplanationView {
         class: explained.verdict.as_str().to_owned(),
         cause: explained.cause,

@@ -41,12 +41,18 @@ where
         match shared.engine.gateway().call(&id, &target, request).await {
             Ok(answer) => {
                 let mut response = answer.response.map(Body::new);
-                response.extensions_mut().insert(GatewayCall { connection: id, record: answer.record });
+                response.extensions_mut().insert(GatewayCall {
+                    connection: id,
+                    record: answer.record,
+                });
                 Ok(response)
             }
             Err(refusal) => {
                 let mut response = shared.problem(Problem::refusal(&refusal, &id)).into_response();
-                response.extensions_mut().insert(GatewayCall { connection: id, record: refusal.record });
+                response.extensions_mut().insert(GatewayCall {
+                    connection: id,
+                    record: refusal.record,
+                });
                 Ok::<_, Problem>(response)
             }
         }
@@ -58,20 +64,30 @@ where
 fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, String), Problem> {
     let rest = uri.path().strip_prefix("/gateway/").unwrap_or_default();
     // The slash is required: what follows the id directly must never become part of a host.
-    let (name, path) = rest
-        .split_once('/')
-        .ok_or_else(|| Problem::bad_request("the path of the call must follow the connection: /gateway/{id}/{path}"))?;
+    let (name, path) = rest.split_once('/').ok_or_else(|| {
+        Problem::bad_request("the path of the call must follow the connection: /gateway/{id}/{path}")
+    })?;
     let mut named = headers.get_all(CONNECTION).iter();
     let header = named.next().map(|value| value.to_str().unwrap_or_default());
     if named.next().is_some() {
-        return Err(Problem::bad_request("Evergrant-Connection is there more than once"));
+        return Err(Problem::bad_request(
+            "Evergrant-Connection is there more than once",
+        ));
     }
     let id = match (name, header) {
-        ("-", None) => return Err(Problem::bad_request("/gateway/-/ takes the connection from Evergrant-Connection, which is missing")),
+        ("-", None) => {
+            return Err(Problem::bad_request(
+                "/gateway/-/ takes the connection from Evergrant-Connection, which is missing",
+            ));
+        }
         ("-", Some(header)) => parse_id(header)?,
         (name, None) => parse_id(name)?,
         (name, Some(header)) if name == header => parse_id(name)?,
-        (_, Some(_)) => return Err(Problem::bad_request("the path and Evergrant-Connection name different connections")),
+        (_, Some(_)) => {
+            return Err(Problem::bad_request(
+                "the path and Evergrant-Connection name different connections",
+            ));
+        }
     };
     let target = match uri.query() {
         Some(query) => format!("/{path}?{query}"),
@@ -89,7 +105,10 @@ mod tests {
     fn check(uri: &str, header: Option<&str>, expected: Option<(&str, &str)>) {
         let mut headers = HeaderMap::new();
         if let Some(header) = header {
-            headers.insert(CONNECTION, HeaderValue::from_str(header).expect("a literal value"));
+            headers.insert(
+                CONNECTION,
+                HeaderValue::from_str(header).expect("a literal value"),
+            );
         }
         let found = destination(&uri.parse().expect("a literal URI"), &headers).ok();
         let found = found.as_ref().map(|(id, target)| (id.as_str(), target.as_str()));
@@ -98,7 +117,11 @@ mod tests {
 
     #[test]
     fn the_connection_and_the_target_are_taken_apart_as_they_were_written() {
-        check("/gateway/c1/crm/v3/x?a=%20b&a=c", None, Some(("c1", "/crm/v3/x?a=%20b&a=c")));
+        check(
+            "/gateway/c1/crm/v3/x?a=%20b&a=c",
+            None,
+            Some(("c1", "/crm/v3/x?a=%20b&a=c")),
+        );
         check("/gateway/-/crm/v3/x", Some("c1"), Some(("c1", "/crm/v3/x")));
         check("/gateway/c1/", None, Some(("c1", "/")));
         check("/gateway/c1//evil.test/x", None, Some(("c1", "//evil.test/x")));
@@ -107,7 +130,14 @@ mod tests {
 
     #[test]
     fn a_call_that_names_no_connection_or_two_is_refused() {
-        for uri in ["/gateway", "/gateway/", "/gateway/c1", "/gateway/c1@evil.test/x", "/gateway/c1%2f/x", "/gateway//x"] {
+        for uri in [
+            "/gateway",
+            "/gateway/",
+            "/gateway/c1",
+            "/gateway/c1@evil.test/x",
+            "/gateway/c1%2f/x",
+            "/gateway//x",
+        ] {
             check(uri, None, None);
         }
         check("/gateway/-/x", None, None);

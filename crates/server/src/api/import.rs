@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use evergrant_domain::access::Role;
 use evergrant_domain::{
-    AccessToken, AccountId, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId, Customer, Kind,
-    RefreshToken,
+    AccessToken, AccountId, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId, Customer,
+    Kind, RefreshToken,
 };
 use evergrant_keeper::{ConnectError, Consent, Import, ImportTokens};
 use serde::{Deserialize, Deserializer};
@@ -66,7 +66,9 @@ enum AccountText {
 
 /// A secret goes from the wire into its type: what holds it cannot be printed.
 fn secret<'de, D: Deserializer<'de>, T: FromText>(deserializer: D) -> Result<Option<T>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()).map(T::from_text))
+    Ok(Option::<String>::deserialize(deserializer)?
+        .filter(|text| !text.is_empty())
+        .map(T::from_text))
 }
 
 trait FromText {
@@ -113,7 +115,10 @@ pub(crate) async fn create(
             }
         }
     };
-    match shared.to_the_end::<Result<Connection, ConnectError>, _>(made).await? {
+    match shared
+        .to_the_end::<Result<Connection, ConnectError>, _>(made)
+        .await?
+    {
         Ok(connection) => Ok((StatusCode::CREATED, Json(shared.record(&connection)))),
         Err(ConnectError::AccountTaken { by }) => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Err(ConnectError::GrantTaken { by }) => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
@@ -140,13 +145,21 @@ pub(crate) fn require_within(
     if caller.sees_parts(app, customer, id) {
         Ok(())
     } else {
-        Err(Problem::because(Code::Forbidden, "the key is limited to other customers or connections than this one"))
+        Err(Problem::because(
+            Code::Forbidden,
+            "the key is limited to other customers or connections than this one",
+        ))
     }
 }
 
 impl NewConnection {
     fn consent(self, app: AppName, customer: Customer, id: Option<ConnectionId>) -> Result<Consent, Problem> {
-        let Self { code, redirect_uri, code_verifier, .. } = self;
+        let Self {
+            code,
+            redirect_uri,
+            code_verifier,
+            ..
+        } = self;
         let foreign = [
             ("kind", self.kind.is_some()),
             ("refresh_token", self.refresh_token.is_some()),
@@ -156,7 +169,9 @@ impl NewConnection {
             ("labels", self.labels.is_some()),
         ];
         if let Some((member, _)) = foreign.into_iter().find(|(_, is_there)| *is_there) {
-            return Err(Problem::bad_request(format!("`{member}` does not go with `code`")));
+            return Err(Problem::bad_request(format!(
+                "`{member}` does not go with `code`"
+            )));
         }
         Ok(Consent {
             app,
@@ -172,13 +187,14 @@ impl NewConnection {
 
     fn import(self, app: AppName, customer: Customer, id: Option<ConnectionId>) -> Result<Import, Problem> {
         if self.redirect_uri.is_some() || self.code_verifier.is_some() {
-            return Err(Problem::bad_request("`redirect_uri` and `code_verifier` go with `code`"));
+            return Err(Problem::bad_request(
+                "`redirect_uri` and `code_verifier` go with `code`",
+            ));
         }
         let kind = match self.kind.as_deref() {
             None => Kind::OAuth,
-            Some(word) => {
-                Kind::from_word(word).ok_or_else(|| Problem::bad_request("`kind`: expected oauth or static"))?
-            }
+            Some(word) => Kind::from_word(word)
+                .ok_or_else(|| Problem::bad_request("`kind`: expected oauth or static"))?,
         };
         let tokens = match kind {
             Kind::OAuth => ImportTokens::OAuth {
@@ -186,12 +202,18 @@ impl NewConnection {
                     .refresh_token
                     .ok_or_else(|| Problem::bad_request("missing field `refresh_token` (or `code`)"))?,
                 access_token: self.access_token,
-                expires_at: self.expires_at.as_deref().map(|text| parse_time("expires_at", text)).transpose()?,
+                expires_at: self
+                    .expires_at
+                    .as_deref()
+                    .map(|text| parse_time("expires_at", text))
+                    .transpose()?,
                 scopes: self.scopes,
             },
             Kind::Static => {
                 if self.refresh_token.is_some() {
-                    return Err(Problem::bad_request("`refresh_token` does not go with `kind` static"));
+                    return Err(Problem::bad_request(
+                        "`refresh_token` does not go with `kind` static",
+                    ));
                 }
                 ImportTokens::Static {
                     access_token: self
@@ -210,6 +232,13 @@ impl NewConnection {
             .transpose()
             .map_err(|error| Problem::bad_request(format!("`account`: {error}")))?;
         let labels = self.labels.map(read_labels).transpose()?.unwrap_or_default();
-        Ok(Import { id, app, customer, tokens, account, labels })
+        Ok(Import {
+            id,
+            app,
+            customer,
+            tokens,
+            account,
+            labels,
+        })
     }
 }

@@ -73,16 +73,29 @@ pub(crate) async fn create(
         connections: each("connections", &new.connections, ConnectionId::parse)?,
     };
     if !caller.may_grant(&limits) {
-        return Err(Problem::because(Code::Forbidden, "a key cannot make another that reaches further than itself"));
+        return Err(Problem::because(
+            Code::Forbidden,
+            "a key cannot make another that reaches further than itself",
+        ));
     }
     if new.name.trim().is_empty() || new.name.len() > NAME_MAX || new.name.chars().any(char::is_control) {
-        return Err(Problem::bad_request(format!("`name`: expected 1 to {NAME_MAX} bytes without control characters")));
+        return Err(Problem::bad_request(format!(
+            "`name`: expected 1 to {NAME_MAX} bytes without control characters"
+        )));
     }
-    if new.lane.as_deref().is_some_and(|lane| !matches!(lane, "interactive" | "sync" | "backfill")) {
-        return Err(Problem::bad_request("`lane`: expected interactive, sync or backfill"));
+    if new
+        .lane
+        .as_deref()
+        .is_some_and(|lane| !matches!(lane, "interactive" | "sync" | "backfill"))
+    {
+        return Err(Problem::bad_request(
+            "`lane`: expected interactive, sync or backfill",
+        ));
     }
     if new.max_wait.is_some_and(|seconds| seconds > MAX_WAIT_MAX) {
-        return Err(Problem::bad_request(format!("`max_wait`: expected seconds from 0 to {MAX_WAIT_MAX}")));
+        return Err(Problem::bad_request(format!(
+            "`max_wait`: expected seconds from 0 to {MAX_WAIT_MAX}"
+        )));
     }
     if new.expires_in == Some(0) {
         return Err(Problem::bad_request("`expires_in`: expected at least one second"));
@@ -97,7 +110,9 @@ pub(crate) async fn create(
         lane: new.lane,
         max_wait: new.max_wait,
         created_at: now,
-        expires_at: new.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
+        expires_at: new
+            .expires_in
+            .map(|seconds| now.after(Duration::from_secs(seconds))),
         revoked_at: None,
     };
     let (key, hash) = new_key();
@@ -115,7 +130,9 @@ fn each<T, E: std::fmt::Display>(
     read: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Vec<T>, Problem> {
     if texts.len() > LIMITS_MAX {
-        return Err(Problem::bad_request(format!("`{member}`: expected at most {LIMITS_MAX}")));
+        return Err(Problem::bad_request(format!(
+            "`{member}`: expected at most {LIMITS_MAX}"
+        )));
     }
     let refused = |error: E| Problem::bad_request(format!("`{member}`: {error}"));
     texts.iter().map(|text| read(text).map_err(refused)).collect()
@@ -126,10 +143,18 @@ fn each<T, E: std::fmt::Display>(
     get, path = "/v1/keys", tag = "keys",
     responses((status = 200, body = List<KeyView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
-pub(crate) async fn list(State(shared): State<Shared>, caller: Caller) -> Result<Json<List<KeyView>>, Problem> {
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<Json<List<KeyView>>, Problem> {
     caller.require(Role::Admin)?;
     let keys = shared.keeper().store().keys().await?;
-    Ok(Json(List::whole(keys.iter().filter(|key| caller.may_grant(&key.limits)).map(KeyView::from).collect())))
+    Ok(Json(List::whole(
+        keys.iter()
+            .filter(|key| caller.may_grant(&key.limits))
+            .map(KeyView::from)
+            .collect(),
+    )))
 }
 
 /// Revokes an API key. It is refused everywhere within a second.
@@ -147,7 +172,11 @@ pub(crate) async fn revoke(
     let store = shared.keeper().store();
     // A key that reaches further than this caller does not exist for it.
     let is_seen = caller.limits().is_none()
-        || store.keys().await?.iter().any(|key| key.id == id && caller.may_grant(&key.limits));
+        || store
+            .keys()
+            .await?
+            .iter()
+            .any(|key| key.id == id && caller.may_grant(&key.limits));
     if !is_seen || !store.revoke_key(&id, shared.now()).await? {
         return Err(Problem::new(Code::UnknownKey));
     }

@@ -65,7 +65,14 @@ pub(crate) async fn create(
         connect = connect.return_to(url);
     }
     let link = connect.start().await?;
-    Ok((StatusCode::CREATED, Json(SessionLink { id: link.session, url: link.url, expires_at: time(link.expires_at) })))
+    Ok((
+        StatusCode::CREATED,
+        Json(SessionLink {
+            id: link.session,
+            url: link.url,
+            expires_at: time(link.expires_at),
+        }),
+    ))
 }
 
 /// What came of a session.
@@ -97,8 +104,12 @@ impl From<StartError> for Problem {
             StartError::OtherConnection { .. } => Self::new(Code::IdTaken),
             StartError::Store(error) => error.into(),
             StartError::Name(_) => Self::bad_request(error.to_string()),
-            StartError::Scope { .. } => Self::bad_request("`scopes`: names one that the app does not ask for"),
-            StartError::ReturnUrl { .. } => Self::bad_request("`return_url`: matches none of the app's return_urls"),
+            StartError::Scope { .. } => {
+                Self::bad_request("`scopes`: names one that the app does not ask for")
+            }
+            StartError::ReturnUrl { .. } => {
+                Self::bad_request("`return_url`: matches none of the app's return_urls")
+            }
         }
     }
 }

@@ -65,15 +65,30 @@ async fn hand_out(
 ) -> Result<Arc<Current>, Problem> {
     let keeper = shared.keeper();
     caller.admit(keeper, id, Role::Tokens).await?;
-    let token = keeper.current(id, min_ttl).await.map_err(|error| shared.problem(Problem::keep(error, id)))?;
+    let token = keeper
+        .current(id, min_ttl)
+        .await
+        .map_err(|error| shared.problem(Problem::keep(error, id)))?;
     note_handed_out(shared, caller, id);
     Ok(token)
 }
 
 fn note_handed_out(shared: &Inner, caller: &Caller, id: &ConnectionId) {
     let keeper = shared.keeper();
-    keeper.note(id, LastSeen { call_at: Some(shared.now()), ..LastSeen::default() });
-    keeper.event(id, Event::new(EventKind::TokenHandedOut, format!("an access token was handed to {}", caller.shown())));
+    keeper.note(
+        id,
+        LastSeen {
+            call_at: Some(shared.now()),
+            ..LastSeen::default()
+        },
+    );
+    keeper.event(
+        id,
+        Event::new(
+            EventKind::TokenHandedOut,
+            format!("an access token was handed to {}", caller.shown()),
+        ),
+    );
 }
 
 /// Which tokens are wanted.
@@ -124,7 +139,9 @@ pub(crate) async fn batch(
 ) -> Result<Response, Problem> {
     caller.require(Role::Tokens)?;
     if batch.connections.len() > BATCH_MAX {
-        return Err(Problem::bad_request(format!("`connections`: expected at most {BATCH_MAX}")));
+        return Err(Problem::bad_request(format!(
+            "`connections`: expected at most {BATCH_MAX}"
+        )));
     }
     let min_ttl = batch.min_ttl.map(|seconds| Duration::from_secs(seconds.into()));
     let outcomes: Vec<Result<Arc<Current>, Problem>> = stream::iter(batch.connections.clone())
@@ -144,7 +161,9 @@ pub(crate) async fn batch(
             connection,
             outcome: match outcome {
                 Ok(token) => BatchOutcome::Token(TokenView::new(token, now)),
-                Err(problem) => BatchOutcome::Problem { problem: problem.view(None, Door::Api) },
+                Err(problem) => BatchOutcome::Problem {
+                    problem: problem.view(None, Door::Api),
+                },
             },
         })
         .collect();
@@ -199,7 +218,12 @@ pub(crate) async fn rejected(
         serde_json::Value::String(text) => text.into_bytes(),
         json => json.to_string().into_bytes(),
     };
-    let class = judge(ApiAnswer { status: rejected.status, body: &body, ..ApiAnswer::default() }).class;
+    let class = judge(ApiAnswer {
+        status: rejected.status,
+        body: &body,
+        ..ApiAnswer::default()
+    })
+    .class;
     let outcome = match class {
         Class::Expired | Class::Rejected | Class::MalformedToken => {
             let version = Version::new(rejected.version);
@@ -209,17 +233,29 @@ pub(crate) async fn rejected(
                 .await
                 .map_err(|error| shared.problem(Problem::keep(error, &id)))?
         }
-        other => AfterRejection::Stays { class: other, why: about(other) },
+        other => AfterRejection::Stays {
+            class: other,
+            why: about(other),
+        },
     };
     let (class, why, token) = match &outcome {
-        AfterRejection::Newer { token, class } => (*class, "there is a newer token: repeat the call with it", Some(token)),
+        AfterRejection::Newer { token, class } => (
+            *class,
+            "there is a newer token: repeat the call with it",
+            Some(token),
+        ),
         AfterRejection::Stays { class, why } => (*class, *why, None),
     };
     if token.is_some() {
         note_handed_out(&shared, &caller, &id);
     }
     let token = token.map(|token| TokenView::new(token, shared.now()));
-    let mut response = Json(RejectedAnswer { class: class.as_str(), why, token }).into_response();
+    let mut response = Json(RejectedAnswer {
+        class: class.as_str(),
+        why,
+        token,
+    })
+    .into_response();
     no_store(response.headers_mut());
     Ok(response)
 }
@@ -228,9 +264,13 @@ pub(crate) async fn rejected(
 fn about(class: Class) -> &'static str {
     match class {
         Class::Ok => "the provider did what it was asked; there is nothing to refresh",
-        Class::PermissionDenied => "the token is valid and lacks a right: refreshing would bring the same rights",
+        Class::PermissionDenied => {
+            "the token is valid and lacks a right: refreshing would bring the same rights"
+        }
         Class::RateLimited => "the provider limits the rate of calls: wait, refreshing would not help",
-        Class::Unavailable | Class::Timeout => "the provider itself is in trouble: try again later, refreshing would not help",
+        Class::Unavailable | Class::Timeout => {
+            "the provider itself is in trouble: try again later, refreshing would not help"
+        }
         Class::ClientError => "the provider refuses the request, not the token",
         Class::StaleToken
         | Class::Expired
@@ -275,11 +315,23 @@ pub(crate) async fn refresh(
     OptionalJson(refresh): OptionalJson<Refresh>,
 ) -> Result<Json<Refreshed>, Problem> {
     caller.connection(shared.keeper(), &id, Role::Support).await?;
-    let renewal = if refresh.force { Renewal::Forced } else { Renewal::IfOld };
-    let RefreshReport { redeemed, version_before, version } = shared
+    let renewal = if refresh.force {
+        Renewal::Forced
+    } else {
+        Renewal::IfOld
+    };
+    let RefreshReport {
+        redeemed,
+        version_before,
+        version,
+    } = shared
         .keeper()
         .refresh(&id, refresh.if_version.map(Version::new), renewal)
         .await
         .map_err(|error| shared.problem(Problem::keep(error, &id)))?;
-    Ok(Json(Refreshed { redeemed, version_before: version_before.number(), version: version.number() }))
+    Ok(Json(Refreshed {
+        redeemed,
+        version_before: version_before.number(),
+        version: version.number(),
+    }))
 }

@@ -88,12 +88,32 @@ mod tests {
         };
         let text = link.sign(&vault);
         assert_eq!(ReconnectLink::read(&text, &vault), Some(link.clone()));
-        assert_eq!(ReconnectLink::read(&text, &Vault::new(VaultKey::generate())), None);
-        let other = ReconnectLink { connection: ConnectionId::parse("c2").expect("a literal id"), ..link };
+        assert_eq!(
+            ReconnectLink::read(&text, &Vault::new(VaultKey::generate())),
+            None
+        );
+        let other = ReconnectLink {
+            connection: ConnectionId::parse("c2").expect("a literal id"),
+            ..link
+        };
         let other = other.sign(&vault);
-        let (mine, theirs) = (text.rsplit_once('.').expect("a dot"), other.rsplit_once('.').expect("a dot"));
-        assert_eq!(ReconnectLink::read(&format!("{}.{}", theirs.0, mine.1), &vault), None);
-        for broken in ["", "r.", "r..", "r.x.y", &text[1..], &text[..text.len() - 1], &format!("{text}.{text}")] {
+        let (mine, theirs) = (
+            text.rsplit_once('.').expect("a dot"),
+            other.rsplit_once('.').expect("a dot"),
+        );
+        assert_eq!(
+            ReconnectLink::read(&format!("{}.{}", theirs.0, mine.1), &vault),
+            None
+        );
+        for broken in [
+            "",
+            "r.",
+            "r..",
+            "r.x.y",
+            &text[1..],
+            &text[..text.len() - 1],
+            &format!("{text}.{text}"),
+        ] {
             assert_eq!(ReconnectLink::read(broken, &vault), None, "{broken}");
         }
     }

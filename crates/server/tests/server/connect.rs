@@ -14,16 +14,18 @@ use crate::harness::{Answer, House, PUBLIC, bare};
 
 /// A browser: follows nothing by itself, brings its cookie back.
 #[derive(Default)]
-pub struct Browser {
+pub(crate) struct Browser {
     cookie: Option<String>,
 }
 
 impl Browser {
-    pub async fn send(&mut self, house: &House, method: &str, url: &str) -> Answer {
+    pub(crate) async fn send(&mut self, house: &House, method: &str, url: &str) -> Answer {
         let path = url.strip_prefix(PUBLIC).unwrap_or(url);
         let mut request = bare(method, path);
         if let Some(cookie) = &self.cookie {
-            request.headers_mut().insert(header::COOKIE, cookie.parse().unwrap());
+            request
+                .headers_mut()
+                .insert(header::COOKIE, cookie.parse().unwrap());
         }
         let answer = house.send(request).await;
         if let Some(cookie) = answer.headers.get(header::SET_COOKIE) {
@@ -33,42 +35,60 @@ impl Browser {
     }
 
     /// Opens the link, sends the form, and returns where the provider is.
-    pub async fn to_provider(&mut self, house: &House, link: &str) -> String {
+    pub(crate) async fn go_to_provider(&mut self, house: &House, link: &str) -> String {
         self.send(house, "GET", link).await.expect(200);
         let answer = self.send(house, "POST", link).await.expect(303);
         answer.header("location").to_owned()
     }
 
     /// All the way to the callback's URL, with this decision at the provider.
-    pub async fn to_callback(&mut self, house: &House, link: &str, decision: &str) -> String {
-        let provider = self.to_provider(house, link).await;
+    pub(crate) async fn go_to_callback(&mut self, house: &House, link: &str, decision: &str) -> String {
+        let provider = self.go_to_provider(house, link).await;
         location_of(&format!("{provider}&{decision}")).await
     }
 }
 
 /// Where the provider's page sends the browser.
-pub async fn location_of(url: &str) -> String {
+pub(crate) async fn location_of(url: &str) -> String {
     let url = Url::parse(url).unwrap();
     let address = (url.host_str().unwrap().to_owned(), url.port().unwrap());
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let request = Request::get(&url[url::Position::BeforePath..]).header(header::HOST, "localhost");
-    let answer = sender.send_request(request.body(Empty::<bytes::Bytes>::new()).unwrap()).await.unwrap();
+    let answer = sender
+        .send_request(request.body(Empty::<bytes::Bytes>::new()).unwrap())
+        .await
+        .unwrap();
     let status = answer.status();
-    let location = answer.headers().get(header::LOCATION).map(|location| location.to_str().unwrap().to_owned());
+    let location = answer
+        .headers()
+        .get(header::LOCATION)
+        .map(|location| location.to_str().unwrap().to_owned());
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     location.unwrap_or_else(|| panic!("{status}: {}", String::from_utf8_lossy(&body)))
 }
 
-pub fn parameter(url: &str, name: &str) -> Option<String> {
-    Url::parse(url).unwrap().query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+pub(crate) fn parameter(url: &str, name: &str) -> Option<String> {
+    Url::parse(url)
+        .unwrap()
+        .query_pairs()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }
 
 async fn session(house: &House, more: Value) -> Value {
     let mut wish = json!({"app": "crm", "customer": "acme"});
-    wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    house.post(&house.admin, "/v1/connect-sessions", wish).await.expect(201).json()
+    wish.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    house
+        .post(&house.admin, "/v1/connect-sessions", wish)
+        .await
+        .expect(201)
+        .json()
 }
 
 async fn outcome(house: &House, session: &Value) -> Value {
@@ -91,13 +111,19 @@ async fn a_customer_connects_and_the_connection_works() {
     let page = browser.send(&house, "GET", link(&session)).await.expect(200);
     assert!(page.text().contains("acme") && page.text().contains("https://support.example.com/"));
     assert!(page.header("set-cookie").contains("HttpOnly; SameSite=Lax"));
-    let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
     let done = browser.send(&house, "GET", &callback).await.expect(200);
     assert!(done.text().contains("Connected"), "{}", done.text());
     assert!(!done.text().contains(&parameter(&callback, "code").unwrap()));
     let outcome = outcome(&house, &session).await;
-    assert_eq!((outcome["status"].as_str(), outcome["connection"].as_str()), (Some("connected"), Some("c1")));
-    house.get(&house.admin, "/gateway/c1/crm/v3/objects/contacts").await.expect(200);
+    assert_eq!(
+        (outcome["status"].as_str(), outcome["connection"].as_str()),
+        (Some("connected"), Some("c1"))
+    );
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .expect(200);
     let again = browser.send(&house, "GET", link(&session)).await.expect(200);
     assert!(again.text().contains("Already connected"));
     browser.send(&house, "POST", link(&session)).await.expect(200);
@@ -109,20 +135,40 @@ async fn the_vendors_app_gets_its_browser_back_with_the_result() {
     let back = json!({"connection_id": "c1", "return_url": "https://app.example.com/done?tab=crm"});
     let wish = session(&house, back.clone()).await;
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&wish), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&wish), PORTAL).await;
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
     let location = answer.header("location");
-    assert_eq!(location, "https://app.example.com/done?tab=crm&connection=c1&result=connected");
+    assert_eq!(
+        location,
+        "https://app.example.com/done?tab=crm&connection=c1&result=connected"
+    );
     assert_eq!(answer.header("referrer-policy"), "no-referrer");
     let wish = session(&house, back).await;
-    let callback = browser.to_callback(&house, link(&wish), "_sim_decision=deny").await;
+    let callback = browser
+        .go_to_callback(&house, link(&wish), "_sim_decision=deny")
+        .await;
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
-    assert_eq!(answer.header("location"), "https://app.example.com/done?tab=crm&result=denied&code=denied");
+    assert_eq!(
+        answer.header("location"),
+        "https://app.example.com/done?tab=crm&result=denied&code=denied"
+    );
     let outcome = outcome(&house, &wish).await;
-    assert_eq!((outcome["status"].as_str(), outcome["code"].as_str()), (Some("failed"), Some("denied")));
-    for evil in ["https://evil.test/", "https://app.example.com.evil.test/", "javascript:alert(1)", "//evil.test", "https://app.example.com@evil.test/"] {
+    assert_eq!(
+        (outcome["status"].as_str(), outcome["code"].as_str()),
+        (Some("failed"), Some("denied"))
+    );
+    for evil in [
+        "https://evil.test/",
+        "https://app.example.com.evil.test/",
+        "javascript:alert(1)",
+        "//evil.test",
+        "https://app.example.com@evil.test/",
+    ] {
         let wish = json!({"app": "crm", "customer": "acme", "return_url": evil});
-        house.post(&house.admin, "/v1/connect-sessions", wish).await.refused(400, "bad_request");
+        house
+            .post(&house.admin, "/v1/connect-sessions", wish)
+            .await
+            .refused(400, "bad_request");
     }
 }
 
@@ -131,12 +177,18 @@ async fn opening_the_page_spends_nothing() {
     let house = House::build().await;
     let session = session(&house, json!({})).await;
     for _ in 0..5 {
-        house.send(bare("GET", link(&session).strip_prefix(PUBLIC).unwrap())).await.expect(200);
-        house.send(bare("HEAD", link(&session).strip_prefix(PUBLIC).unwrap())).await.expect(200);
+        house
+            .send(bare("GET", link(&session).strip_prefix(PUBLIC).unwrap()))
+            .await
+            .expect(200);
+        house
+            .send(bare("HEAD", link(&session).strip_prefix(PUBLIC).unwrap()))
+            .await
+            .expect(200);
     }
     assert_eq!(outcome(&house, &session).await["status"], "pending");
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
     browser.send(&house, "GET", &callback).await.expect(200);
     assert_eq!(outcome(&house, &session).await["status"], "connected");
 }
@@ -146,7 +198,7 @@ async fn a_state_is_good_once() {
     let house = House::build().await;
     let session = session(&house, json!({})).await;
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
     browser.send(&house, "GET", &callback).await.expect(200);
     let exchanges = house.sim.ledger().code_exchanges;
     browser.send(&house, "GET", &callback).await.expect(404);
@@ -158,12 +210,15 @@ async fn a_state_in_another_browser_is_refused_and_spent_before_any_exchange() {
     let house = House::build().await;
     let wish = session(&house, json!({})).await;
     let mut victim = Browser::default();
-    let callback = victim.to_callback(&house, link(&wish), PORTAL).await;
+    let callback = victim.go_to_callback(&house, link(&wish), PORTAL).await;
     // Without a cookie, and with the cookie of another browser.
-    house.send(bare("GET", callback.strip_prefix(PUBLIC).unwrap())).await.expect(403);
+    house
+        .send(bare("GET", callback.strip_prefix(PUBLIC).unwrap()))
+        .await
+        .expect(403);
     victim.send(&house, "GET", &callback).await.expect(404);
     let wish = session(&house, json!({})).await;
-    let callback = victim.to_callback(&house, link(&wish), PORTAL).await;
+    let callback = victim.go_to_callback(&house, link(&wish), PORTAL).await;
     let other = session(&house, json!({"customer": "globex"})).await;
     let mut attacker = Browser::default();
     attacker.send(&house, "GET", link(&other)).await.expect(200);
@@ -177,7 +232,7 @@ async fn a_callback_that_is_not_whole_or_made_up_exchanges_nothing() {
     let house = House::build().await;
     let session = session(&house, json!({})).await;
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
     let code = parameter(&callback, "code").unwrap();
     let state = parameter(&callback, "state").unwrap();
     let long = "s".repeat(5000);
@@ -189,9 +244,15 @@ async fn a_callback_that_is_not_whole_or_made_up_exchanges_nothing() {
         format!("code={code}&state={state}&state={state}"),
         "error=access_denied".to_owned(),
     ] {
-        browser.send(&house, "GET", &format!("/oauth/callback?{query}")).await.expect(404);
+        browser
+            .send(&house, "GET", &format!("/oauth/callback?{query}"))
+            .await
+            .expect(404);
     }
-    let page = browser.send(&house, "GET", &format!("/oauth/callback?state={state}")).await.expect(200);
+    let page = browser
+        .send(&house, "GET", &format!("/oauth/callback?state={state}"))
+        .await
+        .expect(200);
     assert!(page.text().contains("Not connected"));
     assert_eq!(house.sim.ledger().code_exchanges, 0);
 }
@@ -199,10 +260,14 @@ async fn a_callback_that_is_not_whole_or_made_up_exchanges_nothing() {
 #[tokio::test]
 async fn an_issuer_that_is_not_this_apps_provider_is_refused() {
     let house = House::build().await;
-    for (issuer, connected) in [("https://evil.test", false), ("not a url", false), (house.sim.base_url().as_str(), true)] {
+    for (issuer, connected) in [
+        ("https://evil.test", false),
+        ("not a url", false),
+        (house.sim.base_url().as_str(), true),
+    ] {
         let session = session(&house, json!({})).await;
         let mut browser = Browser::default();
-        let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+        let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
         let mut url = Url::parse(&callback).unwrap();
         url.query_pairs_mut().append_pair("iss", issuer);
         browser.send(&house, "GET", url.as_str()).await.expect(200);
@@ -218,8 +283,10 @@ async fn two_tabs_of_one_browser_do_not_disturb_each_other() {
     let first = session(&house, json!({"connection_id": "c1"})).await;
     let second = session(&house, json!({"connection_id": "c2", "customer": "globex"})).await;
     let mut browser = Browser::default();
-    let one = browser.to_callback(&house, link(&first), PORTAL).await;
-    let two = browser.to_callback(&house, link(&second), "_sim_hub_id=1002").await;
+    let one = browser.go_to_callback(&house, link(&first), PORTAL).await;
+    let two = browser
+        .go_to_callback(&house, link(&second), "_sim_hub_id=1002")
+        .await;
     browser.send(&house, "GET", &two).await.expect(200);
     browser.send(&house, "GET", &one).await.expect(200);
     assert_eq!(outcome(&house, &first).await["connection"], "c1");
@@ -235,11 +302,21 @@ async fn a_form_from_elsewhere_or_without_the_cookie_begins_nothing() {
     let mut browser = Browser::default();
     browser.send(&house, "GET", path).await.expect(200);
     for site in ["cross-site", "same-site"] {
-        let request = Request::post(path).header("sec-fetch-site", site).header(header::COOKIE, browser.cookie.clone().unwrap());
-        house.send(request.body(Full::default()).unwrap()).await.expect(403);
+        let request = Request::post(path)
+            .header("sec-fetch-site", site)
+            .header(header::COOKIE, browser.cookie.clone().unwrap());
+        house
+            .send(request.body(Full::default()).unwrap())
+            .await
+            .expect(403);
     }
-    let request = Request::post(path).header("sec-fetch-site", "same-origin").header(header::COOKIE, browser.cookie.clone().unwrap());
-    house.send(request.body(Full::default()).unwrap()).await.expect(303);
+    let request = Request::post(path)
+        .header("sec-fetch-site", "same-origin")
+        .header(header::COOKIE, browser.cookie.clone().unwrap());
+    house
+        .send(request.body(Full::default()).unwrap())
+        .await
+        .expect(303);
 }
 
 #[tokio::test]
@@ -258,11 +335,24 @@ async fn an_expired_session_is_a_dead_link_and_reads_as_failed() {
         outcome: SessionOutcome::Pending,
     };
     keeper.store().create_session(expired).await.unwrap();
-    house.send(bare("GET", "/connect/old-session-id-made-here")).await.expect(404);
-    let read = house.get(&house.admin, "/v1/connect-sessions/old-session-id-made-here").await.expect(200).json();
-    assert_eq!((read["status"].as_str(), read["code"].as_str()), (Some("failed"), Some("expired")));
+    house
+        .send(bare("GET", "/connect/old-session-id-made-here"))
+        .await
+        .expect(404);
+    let read = house
+        .get(&house.admin, "/v1/connect-sessions/old-session-id-made-here")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (read["status"].as_str(), read["code"].as_str()),
+        (Some("failed"), Some("expired"))
+    );
     house.send(bare("GET", "/connect/none")).await.expect(404);
-    house.get(&house.admin, "/v1/connect-sessions/none").await.refused(404, "unknown_session");
+    house
+        .get(&house.admin, "/v1/connect-sessions/none")
+        .await
+        .refused(404, "unknown_session");
 }
 
 #[tokio::test]
@@ -270,29 +360,73 @@ async fn a_reconnect_link_restores_the_pinned_account_in_place_and_no_other() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
     house.sim.uninstall("sim-client", 1001);
-    house.post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true})).await.refused(424, "reconnect_required");
+    house
+        .post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true}))
+        .await
+        .refused(424, "reconnect_required");
     let wish = json!({"expires_in": 3600, "return_url": "https://app.example.com/done"});
-    let link = house.post(&house.admin, "/v1/connections/c1/reconnect-link", wish).await.expect(200).json();
+    let link = house
+        .post(&house.admin, "/v1/connections/c1/reconnect-link", wish)
+        .await
+        .expect(200)
+        .json();
     let link = link["url"].as_str().unwrap();
     let mut browser = Browser::default();
     let page = browser.send(&house, "GET", link).await.expect(200);
-    assert!(page.text().contains("Reconnect") && page.text().contains("1001"), "{}", page.text());
-    let callback = browser.to_callback(&house, link, "_sim_hub_id=1002").await;
+    assert!(
+        page.text().contains("Reconnect") && page.text().contains("1001"),
+        "{}",
+        page.text()
+    );
+    let callback = browser.go_to_callback(&house, link, "_sim_hub_id=1002").await;
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
-    assert_eq!(answer.header("location"), "https://app.example.com/done?result=failed&code=account_mismatch");
-    let record = house.get(&house.admin, "/v1/connections/c1").await.expect(200).json();
+    assert_eq!(
+        answer.header("location"),
+        "https://app.example.com/done?result=failed&code=account_mismatch"
+    );
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(record["status"], "reconnect_required");
-    let callback = browser.to_callback(&house, link, PORTAL).await;
+    let callback = browser.go_to_callback(&house, link, PORTAL).await;
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
-    assert!(answer.header("location").contains("connection=c1&result=connected"));
-    let record = house.get(&house.admin, "/v1/connections/c1").await.expect(200).json();
-    assert_eq!((record["id"].as_str(), record["status"].as_str()), (Some("c1"), Some("active")));
-    house.get(&house.admin, "/gateway/c1/crm/v3/objects/contacts").await.expect(200);
-    for forged in [format!("{link}x"), link.replace("/connect/r.", "/connect/r.e30"), format!("{PUBLIC}/connect/r.e30.AAAA")] {
+    assert!(
+        answer
+            .header("location")
+            .contains("connection=c1&result=connected")
+    );
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (record["id"].as_str(), record["status"].as_str()),
+        (Some("c1"), Some("active"))
+    );
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    for forged in [
+        format!("{link}x"),
+        link.replace("/connect/r.", "/connect/r.e30"),
+        format!("{PUBLIC}/connect/r.e30.AAAA"),
+    ] {
         browser.send(&house, "GET", &forged).await.expect(404);
     }
-    for wrong in [json!({"expires_in": 0}), json!({"expires_in": 2_592_001}), json!({"return_url": "https://evil.test/"}), json!({"days": 1})] {
-        house.post(&house.admin, "/v1/connections/c1/reconnect-link", wrong).await.refused(400, "bad_request");
+    for wrong in [
+        json!({"expires_in": 0}),
+        json!({"expires_in": 2_592_001}),
+        json!({"return_url": "https://evil.test/"}),
+        json!({"days": 1}),
+    ] {
+        house
+            .post(&house.admin, "/v1/connections/c1/reconnect-link", wrong)
+            .await
+            .refused(400, "bad_request");
     }
 }
 
@@ -302,9 +436,14 @@ async fn the_wrong_account_is_explained_to_the_customer() {
     house.import("c1", "acme", 1001).await;
     let session = session(&house, json!({"connection_id": "c1"})).await;
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&session), "_sim_hub_id=1002").await;
+    let callback = browser
+        .go_to_callback(&house, link(&session), "_sim_hub_id=1002")
+        .await;
     let page = browser.send(&house, "GET", &callback).await.expect(200).text();
-    assert!(page.contains("1001") && page.contains("1002") || page.contains("hub-1002"), "{page}");
+    assert!(
+        page.contains("1001") && page.contains("1002") || page.contains("hub-1002"),
+        "{page}"
+    );
     assert_eq!(outcome(&house, &session).await["code"], "account_mismatch");
 }
 
@@ -312,11 +451,18 @@ async fn the_wrong_account_is_explained_to_the_customer() {
 async fn a_link_of_a_connection_that_was_ended_restores_nothing() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
-    let made = house.call(&house.admin, "POST", "/v1/connections/c1/reconnect-link", None).await.expect(200).json();
+    let made = house
+        .call(&house.admin, "POST", "/v1/connections/c1/reconnect-link", None)
+        .await
+        .expect(200)
+        .json();
     let link = made["url"].as_str().unwrap();
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link, PORTAL).await;
-    house.call(&house.admin, "DELETE", "/v1/connections/c1", None).await.expect(202);
+    let callback = browser.go_to_callback(&house, link, PORTAL).await;
+    house
+        .call(&house.admin, "DELETE", "/v1/connections/c1", None)
+        .await
+        .expect(202);
     let page = browser.send(&house, "GET", &callback).await.expect(200);
     assert!(page.text().contains("Not connected"), "{}", page.text());
     browser.send(&house, "GET", link).await.expect(404);
@@ -328,30 +474,60 @@ async fn wrong_credentials_are_the_vendors_to_mend_and_their_details_stay_inside
     let house = House::build().await;
     let session = session(&house, json!({})).await;
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, link(&session), PORTAL).await;
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
     house.sim.set_client_secret("sim-client", "another");
     let page = browser.send(&house, "GET", &callback).await.expect(200).text();
-    assert!(page.contains("vendor") && !page.contains("BAD_CLIENT") && !page.contains("sim-client"), "{page}");
-    assert_eq!(outcome(&house, &session).await["code"], "app_credentials_rejected");
+    assert!(
+        page.contains("vendor") && !page.contains("BAD_CLIENT") && !page.contains("sim-client"),
+        "{page}"
+    );
+    assert_eq!(
+        outcome(&house, &session).await["code"],
+        "app_credentials_rejected"
+    );
 }
 
 #[tokio::test]
 async fn an_install_without_our_state_begins_afresh_and_its_code_is_left_alone() {
     let house = House::build().await;
     let mut browser = Browser::default();
-    let stray = browser.send(&house, "GET", "/oauth/callback?code=stray&returnUrl=https%3A%2F%2Fapp-eu1.hubspot.com%2Fx").await;
+    let stray = browser
+        .send(
+            &house,
+            "GET",
+            "/oauth/callback?code=stray&returnUrl=https%3A%2F%2Fapp-eu1.hubspot.com%2Fx",
+        )
+        .await;
     let install = stray.expect(303).header("location").to_owned();
-    assert!(install.starts_with(&format!("{PUBLIC}/install/crm?returnUrl=")), "{install}");
+    assert!(
+        install.starts_with(&format!("{PUBLIC}/install/crm?returnUrl=")),
+        "{install}"
+    );
     assert_eq!(house.sim.ledger().code_exchanges, 0);
     let page = browser.send(&house, "GET", &install).await.expect(200).text();
     let action = page.split("action=\"").nth(1).unwrap().split('"').next().unwrap();
-    let provider = browser.send(&house, "POST", action).await.expect(303).header("location").to_owned();
+    let provider = browser
+        .send(&house, "POST", action)
+        .await
+        .expect(303)
+        .header("location")
+        .to_owned();
     let callback = location_of(&format!("{provider}&{PORTAL}")).await;
     let done = browser.send(&house, "GET", &callback).await.expect(303);
     assert_eq!(done.header("location"), "https://app-eu1.hubspot.com/x");
-    let list = house.get(&house.admin, "/v1/connections").await.expect(200).json();
+    let list = house
+        .get(&house.admin, "/v1/connections")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
-    assert!(list["items"][0]["customer"].as_str().unwrap().starts_with("install:"), "{list}");
+    assert!(
+        list["items"][0]["customer"]
+            .as_str()
+            .unwrap()
+            .starts_with("install:"),
+        "{list}"
+    );
     browser.send(&house, "GET", "/install/other").await.expect(404);
     browser.send(&house, "GET", "/install/none").await.expect(404);
 }
@@ -370,8 +546,14 @@ async fn a_marketplaces_return_url_is_believed_only_where_it_is_hubspots_own() {
         ("https://app.hubspot.com:8443/", false),
         ("javascript:alert(1)", false),
     ] {
-        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("returnUrl", url).finish();
-        let page = house.send(bare("GET", &format!("/install/crm?{query}"))).await.expect(200).text();
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("returnUrl", url)
+            .finish();
+        let page = house
+            .send(bare("GET", &format!("/install/crm?{query}")))
+            .await
+            .expect(200)
+            .text();
         assert_eq!(page.contains("returnUrl"), believed, "{url}");
     }
 }

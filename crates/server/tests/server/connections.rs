@@ -13,18 +13,47 @@ async fn a_record_shows_everything_but_tokens() {
         "access_token": grant.access_token, "expires_at": crate::harness::in_seconds(1800), "labels": {"team": "eu"},
         "scopes": ["oauth"]
     });
-    house.operate("POST", "/v1/connections", Some(record)).await.expect(201);
+    house
+        .operate("POST", "/v1/connections", Some(record))
+        .await
+        .expect(201);
     let answer = house.get(&house.admin, "/v1/connections/c1").await.expect(200);
     assert!(!answer.text().contains(&grant.access_token) && !answer.text().contains(&grant.refresh_token));
     let record = answer.json();
     let mut members: Vec<_> = record.as_object().unwrap().keys().map(String::as_str).collect();
     members.sort_unstable();
     let mut expected = vec![
-        "id", "app", "customer", "kind", "status", "status_reason", "status_since", "health", "why", "account", "scopes",
-        "missing_scopes", "token_type", "version", "expires_at", "seconds_remaining", "soft_expires_at",
-        "refresh_in_progress_until", "created_at", "connected_at", "updated_at", "last_call_at", "last_success_at",
-        "last_refresh_at", "last_refresh_error", "last_401_at", "last_403_at", "last_429_at",
-        "refresh_success_rate_24h", "reconnect_url", "labels",
+        "id",
+        "app",
+        "customer",
+        "kind",
+        "status",
+        "status_reason",
+        "status_since",
+        "health",
+        "why",
+        "account",
+        "scopes",
+        "missing_scopes",
+        "token_type",
+        "version",
+        "expires_at",
+        "seconds_remaining",
+        "soft_expires_at",
+        "refresh_in_progress_until",
+        "created_at",
+        "connected_at",
+        "updated_at",
+        "last_call_at",
+        "last_success_at",
+        "last_refresh_at",
+        "last_refresh_error",
+        "last_401_at",
+        "last_403_at",
+        "last_429_at",
+        "refresh_success_rate_24h",
+        "reconnect_url",
+        "labels",
     ];
     expected.sort_unstable();
     assert_eq!(members, expected);
@@ -34,7 +63,10 @@ async fn a_record_shows_everything_but_tokens() {
     assert_eq!(record["health"], "unverified");
     assert!(record["why"].is_string());
     assert_eq!(record["labels"], json!({"team": "eu"}));
-    assert_eq!((record["status"].as_str(), record["kind"].as_str()), (Some("active"), Some("oauth")));
+    assert_eq!(
+        (record["status"].as_str(), record["kind"].as_str()),
+        (Some("active"), Some("oauth"))
+    );
 }
 
 #[tokio::test]
@@ -47,11 +79,25 @@ async fn a_code_from_an_apps_own_callback_makes_a_connection_that_works() {
     );
     let location = crate::connect::location_of(&authorize).await;
     let code = crate::connect::parameter(&location, "code").unwrap();
-    let record = json!({"app": "crm", "customer": "acme", "id": "c1", "code": code, "redirect_uri": redirect_uri});
-    let made = house.post(&house.admin, "/v1/connections", record.clone()).await.expect(201).json();
-    assert_eq!((made["id"].as_str(), made["account"]["id"].as_str()), (Some("c1"), Some("1001")));
-    house.get(&house.admin, "/gateway/c1/crm/v3/objects/contacts").await.expect(200);
-    house.post(&house.admin, "/v1/connections", record).await.refused(422, "code_refused");
+    let record =
+        json!({"app": "crm", "customer": "acme", "id": "c1", "code": code, "redirect_uri": redirect_uri});
+    let made = house
+        .post(&house.admin, "/v1/connections", record.clone())
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(
+        (made["id"].as_str(), made["account"]["id"].as_str()),
+        (Some("c1"), Some("1001"))
+    );
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    house
+        .post(&house.admin, "/v1/connections", record)
+        .await
+        .refused(422, "code_refused");
 }
 
 #[tokio::test]
@@ -59,9 +105,15 @@ async fn an_import_that_does_not_fit_is_refused_and_changes_nothing() {
     let house = House::build().await;
     let first = house.import("c1", "acme", 1001).await;
     let create = async |body: Value| house.post(&house.admin, "/v1/connections", body).await;
-    create(json!({"app": "crm", "customer": "a", "refresh_token": "made-up"})).await.refused(422, "grant_inactive");
-    create(json!({"app": "crm", "customer": "a", "id": "c1", "kind": "static", "access_token": "t"})).await.refused(409, "id_taken");
-    create(json!({"app": "none", "customer": "a", "refresh_token": "r"})).await.refused(404, "unknown_app");
+    create(json!({"app": "crm", "customer": "a", "refresh_token": "made-up"}))
+        .await
+        .refused(422, "grant_inactive");
+    create(json!({"app": "crm", "customer": "a", "id": "c1", "kind": "static", "access_token": "t"}))
+        .await
+        .refused(409, "id_taken");
+    create(json!({"app": "none", "customer": "a", "refresh_token": "r"}))
+        .await
+        .refused(404, "unknown_app");
     for wrong in [
         json!({"app": "crm", "customer": "a"}),
         json!({"app": "crm", "customer": ""}),
@@ -79,7 +131,11 @@ async fn an_import_that_does_not_fit_is_refused_and_changes_nothing() {
     ] {
         create(wrong).await.refused(400, "bad_request");
     }
-    let list = house.get(&house.admin, "/v1/connections").await.expect(200).json();
+    let list = house
+        .get(&house.admin, "/v1/connections")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
     assert_eq!(list["items"][0]["version"], first["version"]);
 }
@@ -92,7 +148,10 @@ async fn a_list_is_paged_in_order_whatever_filters_it() {
             "app": if number == 3 { "other" } else { "crm" }, "id": format!("c{number}"), "customer": customer,
             "kind": "static", "access_token": format!("static-{number}"), "account": format!("acc-{number}")
         });
-        house.operate("POST", "/v1/connections", Some(record)).await.expect(201);
+        house
+            .operate("POST", "/v1/connections", Some(record))
+            .await
+            .expect(201);
     }
     let walk = async |filter: &str| {
         let mut found = Vec::new();
@@ -121,12 +180,31 @@ async fn a_list_is_paged_in_order_whatever_filters_it() {
     assert_eq!(walk("health=healthy&health=degraded").await, "");
     house.get(&house.admin, "/gateway/c4/").await;
     for id in ["c1", "c2"] {
-        house.call(&house.admin, "DELETE", &format!("/v1/connections/{id}"), None).await.expect(202);
+        house
+            .call(&house.admin, "DELETE", &format!("/v1/connections/{id}"), None)
+            .await
+            .expect(202);
     }
     assert_eq!(walk("health=unverified").await, "c0 c3 c4 c5 c6");
-    assert_eq!(walk("status=disconnected&status=reconnect_required").await, "c1 c2");
-    for wrong in ["limit=0", "limit=1001", "limit=x", "cursor=x", "health=well", "status=on", "app=CRM", "sort=id", "q=a&q=b"] {
-        house.get(&house.admin, &format!("/v1/connections?{wrong}")).await.refused(400, "bad_request");
+    assert_eq!(
+        walk("status=disconnected&status=reconnect_required").await,
+        "c1 c2"
+    );
+    for wrong in [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "cursor=x",
+        "health=well",
+        "status=on",
+        "app=CRM",
+        "sort=id",
+        "q=a&q=b",
+    ] {
+        house
+            .get(&house.admin, &format!("/v1/connections?{wrong}"))
+            .await
+            .refused(400, "bad_request");
     }
 }
 
@@ -134,53 +212,159 @@ async fn a_list_is_paged_in_order_whatever_filters_it() {
 async fn a_change_touches_what_it_names_and_keeps_one_connection_for_an_account() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
-    let patch = async |id: &str, body: Value| house.call(&house.admin, "PATCH", &format!("/v1/connections/{id}"), Some(body)).await;
-    let changed = patch("c1", json!({"labels": {"a": "1"}})).await.expect(200).json();
-    assert_eq!((changed["labels"].clone(), changed["customer"].as_str()), (json!({"a": "1"}), Some("acme")));
-    let changed = patch("c1", json!({"customer": "globex"})).await.expect(200).json();
-    assert_eq!((changed["labels"].clone(), changed["customer"].as_str()), (json!({"a": "1"}), Some("globex")));
-    patch("c1", json!({"customer": ""})).await.refused(400, "bad_request");
-    patch("c1", json!({"status": "active"})).await.refused(400, "bad_request");
-    patch("c1", json!({"labels": {"": "x"}})).await.refused(400, "bad_request");
+    let patch = async |id: &str, body: Value| {
+        house
+            .call(
+                &house.admin,
+                "PATCH",
+                &format!("/v1/connections/{id}"),
+                Some(body),
+            )
+            .await
+    };
+    let changed = patch("c1", json!({"labels": {"a": "1"}}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (changed["labels"].clone(), changed["customer"].as_str()),
+        (json!({"a": "1"}), Some("acme"))
+    );
+    let changed = patch("c1", json!({"customer": "globex"}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (changed["labels"].clone(), changed["customer"].as_str()),
+        (json!({"a": "1"}), Some("globex"))
+    );
+    patch("c1", json!({"customer": ""}))
+        .await
+        .refused(400, "bad_request");
+    patch("c1", json!({"status": "active"}))
+        .await
+        .refused(400, "bad_request");
+    patch("c1", json!({"labels": {"": "x"}}))
+        .await
+        .refused(400, "bad_request");
     patch("none", json!({})).await.refused(404, "unknown_connection");
-    let limited = house.key(json!({"name": "n", "role": "support", "customers": ["globex"]})).await;
-    house.call(&limited, "PATCH", "/v1/connections/c1", Some(json!({"customer": "acme"}))).await.refused(403, "forbidden");
+    let limited = house
+        .key(json!({"name": "n", "role": "support", "customers": ["globex"]}))
+        .await;
+    house
+        .call(
+            &limited,
+            "PATCH",
+            "/v1/connections/c1",
+            Some(json!({"customer": "acme"})),
+        )
+        .await
+        .refused(403, "forbidden");
 }
 
 #[tokio::test]
 async fn a_disconnected_connection_serves_nothing_and_may_be_ended_twice() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
-    house.get(&house.admin, "/v1/connections/c1/token").await.expect(200);
-    let ended = house.call(&house.admin, "DELETE", "/v1/connections/c1", None).await.expect(202).json();
-    assert!(["pending", "done"].contains(&ended["revocation"].as_str().unwrap()), "{ended}");
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .expect(200);
+    let ended = house
+        .call(&house.admin, "DELETE", "/v1/connections/c1", None)
+        .await
+        .expect(202)
+        .json();
+    assert!(
+        ["pending", "done"].contains(&ended["revocation"].as_str().unwrap()),
+        "{ended}"
+    );
     assert!(ended["access_tokens_valid_until"].is_string());
-    house.get(&house.admin, "/v1/connections/c1/token").await.refused(424, "disconnected");
-    house.get(&house.admin, "/gateway/c1/crm/v3/objects/contacts").await.refused(424, "disconnected");
-    house.call(&house.admin, "POST", "/v1/connections/c1/refresh", None).await.refused(424, "disconnected");
-    house.call(&house.admin, "POST", "/v1/connections/c1/reconnect-link", None).await.refused(424, "disconnected");
-    house.call(&house.admin, "DELETE", "/v1/connections/c1?revoke=never", None).await.expect(202);
-    let record = house.get(&house.admin, "/v1/connections/c1").await.expect(200).json();
-    assert_eq!((record["status"].as_str(), record["health"].is_null()), (Some("disconnected"), true));
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .refused(424, "disconnected");
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .refused(424, "disconnected");
+    house
+        .call(&house.admin, "POST", "/v1/connections/c1/refresh", None)
+        .await
+        .refused(424, "disconnected");
+    house
+        .call(&house.admin, "POST", "/v1/connections/c1/reconnect-link", None)
+        .await
+        .refused(424, "disconnected");
+    house
+        .call(&house.admin, "DELETE", "/v1/connections/c1?revoke=never", None)
+        .await
+        .expect(202);
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (record["status"].as_str(), record["health"].is_null()),
+        (Some("disconnected"), true)
+    );
     for wrong in ["revoke=maybe", "purge=perhaps", "force=true"] {
-        house.call(&house.admin, "DELETE", &format!("/v1/connections/c1?{wrong}"), None).await.refused(400, "bad_request");
+        house
+            .call(
+                &house.admin,
+                "DELETE",
+                &format!("/v1/connections/c1?{wrong}"),
+                None,
+            )
+            .await
+            .refused(400, "bad_request");
     }
-    house.call(&house.admin, "DELETE", "/v1/connections/c1?purge=true", None).await.expect(202);
-    house.get(&house.admin, "/v1/connections/c1").await.refused(404, "unknown_connection");
-    house.get(&house.admin, "/v1/connections/c1/events").await.refused(404, "unknown_connection");
+    house
+        .call(&house.admin, "DELETE", "/v1/connections/c1?purge=true", None)
+        .await
+        .expect(202);
+    house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .refused(404, "unknown_connection");
+    house
+        .get(&house.admin, "/v1/connections/c1/events")
+        .await
+        .refused(404, "unknown_connection");
 }
 
 #[tokio::test]
 async fn a_history_is_read_newest_first() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
-    house.post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true})).await.expect(200);
-    let events = house.get(&house.admin, "/v1/connections/c1/events").await.expect(200).json();
-    let kinds: Vec<_> = events["items"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    house
+        .post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true}))
+        .await
+        .expect(200);
+    let events = house
+        .get(&house.admin, "/v1/connections/c1/events")
+        .await
+        .expect(200)
+        .json();
+    let kinds: Vec<_> = events["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
     assert_eq!(kinds, ["refreshed", "connected"]);
-    let one = house.get(&house.admin, "/v1/connections/c1/events?limit=1").await.expect(200).json();
+    let one = house
+        .get(&house.admin, "/v1/connections/c1/events?limit=1")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(one["items"][0]["type"], "refreshed");
-    let record = house.get(&house.admin, "/v1/connections/c1").await.expect(200).json();
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(record["refresh_success_rate_24h"], 1.0);
 }
 
@@ -194,29 +378,61 @@ async fn fifty_racing_writes_leave_one_whole_record() {
             match number % 3 {
                 0 => {
                     let body = json!({"labels": {"n": number.to_string()}});
-                    house.call(&house.admin, "PATCH", "/v1/connections/c1", Some(body)).await
+                    house
+                        .call(&house.admin, "PATCH", "/v1/connections/c1", Some(body))
+                        .await
                 }
-                1 => house.post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true})).await,
+                1 => {
+                    house
+                        .post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true}))
+                        .await
+                }
                 _ => house.get(&house.admin, "/v1/connections/c1/token").await,
             }
         }
     });
     let answers = futures_util::future::join_all(writes).await;
-    assert!(answers.iter().all(|answer| answer.status == 200), "{:?}", answers.iter().find(|a| a.status != 200));
+    assert!(
+        answers.iter().all(|answer| answer.status == 200),
+        "{:?}",
+        answers.iter().find(|a| a.status != 200)
+    );
     assert_eq!(house.sim.ledger().refreshes_accepted, 1);
     let ends = (0..10).map(|_| house.call(&house.admin, "DELETE", "/v1/connections/c1", None));
-    assert!(futures_util::future::join_all(ends).await.iter().all(|answer| answer.status == 202));
-    let record = house.get(&house.admin, "/v1/connections/c1").await.expect(200).json();
-    assert_eq!((record["status"].as_str(), record["version"].as_i64()), (Some("disconnected"), Some(3)));
+    assert!(
+        futures_util::future::join_all(ends)
+            .await
+            .iter()
+            .all(|answer| answer.status == 202)
+    );
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (record["status"].as_str(), record["version"].as_i64()),
+        (Some("disconnected"), Some(3))
+    );
 }
 
 #[tokio::test]
 async fn explain_reads_what_was_pasted() {
     let house = House::build().await;
     let text = "ApiException: HTTP-Code: 401\nBody: {\"status\":\"error\",\"message\":\"The OAuth token used to make this call expired 5 second(s) ago.\",\"category\":\"EXPIRED_AUTHENTICATION\",\"correlationId\":\"c-1\"}";
-    let explained = house.post(&house.admin, "/v1/explain", json!({"text": text})).await.expect(200).json();
-    assert_eq!((explained["class"].as_str(), explained["status"].as_i64()), (Some("expired"), Some(401)));
+    let explained = house
+        .post(&house.admin, "/v1/explain", json!({"text": text}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (explained["class"].as_str(), explained["status"].as_i64()),
+        (Some("expired"), Some(401))
+    );
     assert_eq!(explained["provider_correlation_id"], "c-1");
     assert_eq!(explained["help"], format!("{PUBLIC}/help/expired"));
-    house.post(&house.admin, "/v1/explain", json!({"text": "good morning"})).await.refused(400, "bad_request");
+    house
+        .post(&house.admin, "/v1/explain", json!({"text": "good morning"}))
+        .await
+        .refused(400, "bad_request");
 }

@@ -11,15 +11,26 @@ async fn a_call_by_path_or_by_header_reaches_the_provider_and_comes_back_as_it_i
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
     let key = house.key(json!({"name": "n", "role": "gateway"})).await;
-    let answer = house.get(&key, "/gateway/c1/crm/v3/objects/contacts?limit=1").await.expect(200);
+    let answer = house
+        .get(&key, "/gateway/c1/crm/v3/objects/contacts?limit=1")
+        .await
+        .expect(200);
     assert_eq!(answer.header("evergrant-error"), "");
     assert!(answer.json()["results"].is_array());
     let request = Request::get("/gateway/-/crm/v3/objects/contacts")
         .header(header::AUTHORIZATION, format!("Bearer {key}"))
         .header("Evergrant-Connection", "c1");
-    house.send(request.body(Full::default()).unwrap()).await.expect(200);
-    let missing = house.get(&key, "/gateway/c1/crm/v3/objects/contacts/404404").await;
-    assert_eq!((missing.status.as_u16(), missing.header("evergrant-error")), (404, ""));
+    house
+        .send(request.body(Full::default()).unwrap())
+        .await
+        .expect(200);
+    let missing = house
+        .get(&key, "/gateway/c1/crm/v3/objects/contacts/404404")
+        .await;
+    assert_eq!(
+        (missing.status.as_u16(), missing.header("evergrant-error")),
+        (404, "")
+    );
     let refused = house.sim.ledger().unauthorized;
     assert_eq!((refused.expired, refused.garbage, refused.missing), (0, 0, 0));
 }

@@ -23,10 +23,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub const PUBLIC: &str = "http://localhost:8484";
+pub(crate) const PUBLIC: &str = "http://localhost:8484";
 
 /// Everything that was logged by anyone in this test binary, at every level.
-pub static LOG: LazyLock<Log> = LazyLock::new(|| {
+pub(crate) static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -39,10 +39,10 @@ pub static LOG: LazyLock<Log> = LazyLock::new(|| {
 });
 
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock()).into_owned()
     }
 }
@@ -59,11 +59,11 @@ impl io::Write for Log {
 }
 
 /// A running service.
-pub struct House {
-    pub sim: Simulator,
-    pub service: Service,
-    pub address: SocketAddr,
-    pub admin: String,
+pub(crate) struct House {
+    pub(crate) sim: Simulator,
+    pub(crate) service: Service,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: String,
     stop: CancellationToken,
     running: JoinHandle<()>,
     _folder: TempDir,
@@ -71,48 +71,63 @@ pub struct House {
 
 /// An answer, read whole.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The code of the problem that it is.
-    pub fn code(&self) -> String {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{} {}", self.status, self.text());
+    pub(crate) fn code(&self) -> String {
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{} {}",
+            self.status,
+            self.text()
+        );
         let problem = self.json();
         assert_eq!(problem["status"], self.status.as_u16(), "{problem}");
-        assert_eq!(problem["request_id"], self.header("evergrant-request-id"), "{problem}");
+        assert_eq!(
+            problem["request_id"],
+            self.header("evergrant-request-id"),
+            "{problem}"
+        );
         problem["code"].as_str().unwrap().to_owned()
     }
 
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         self
     }
 
     #[track_caller]
-    pub fn refused(self, status: u16, code: &str) -> Self {
-        assert_eq!((self.status.as_u16(), self.code().as_str()), (status, code), "{}", self.text());
+    pub(crate) fn refused(self, status: u16, code: &str) -> Self {
+        assert_eq!(
+            (self.status.as_u16(), self.code().as_str()),
+            (status, code),
+            "{}",
+            self.text()
+        );
         self
     }
 }
 
-pub fn app(sim: &Simulator) -> App {
+pub(crate) fn app(sim: &Simulator) -> App {
     let base = Url::parse(&sim.base_url()).unwrap();
     let at = |path: &str| base.join(path).unwrap();
     App {
@@ -144,18 +159,22 @@ pub fn app(sim: &Simulator) -> App {
 }
 
 impl House {
-    pub async fn build() -> Self {
+    pub(crate) async fn build() -> Self {
         Self::with(|_| {}).await
     }
 
     /// Two apps, `crm` and `other`, both of the simulator; `change` has the last word on the first.
-    pub async fn with(change: impl FnOnce(&mut App)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut App)) -> Self {
         LazyLock::force(&LOG);
         let sim = Simulator::start(SimConfig::default()).await.unwrap();
         let folder = TempDir::new().unwrap();
         let mut crm = app(&sim);
         change(&mut crm);
-        let other = App { name: AppName::parse("other").unwrap(), public_install: false, ..app(&sim) };
+        let other = App {
+            name: AppName::parse("other").unwrap(),
+            public_install: false,
+            ..app(&sim)
+        };
         let engine = Evergrant::builder()
             .store(folder.path().join("evergrant.db").to_str().unwrap())
             .vault_key(VaultKey::generate())
@@ -164,68 +183,96 @@ impl House {
             .build()
             .await
             .unwrap();
-        let settings = ServiceSettings { calls: LogCalls::All, trusted_proxies: vec![] };
+        let settings = ServiceSettings {
+            calls: LogCalls::All,
+            trusted_proxies: vec![],
+        };
         let service = Service::new(engine, settings);
         let server = Server::bind(service.clone(), loopback()).await.unwrap();
         let address = server.address();
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
-        let mut house = Self { sim, service, address, admin: String::new(), stop, running, _folder: folder };
+        let mut house = Self {
+            sim,
+            service,
+            address,
+            admin: String::new(),
+            stop,
+            running,
+            _folder: folder,
+        };
         house.admin = house.key(json!({"name": "admin", "role": "admin"})).await;
         house
     }
 
     /// Makes a key, as the operator.
-    pub async fn key(&self, wish: Value) -> String {
+    pub(crate) async fn key(&self, wish: Value) -> String {
         self.made_key(wish).await["key"].as_str().unwrap().to_owned()
     }
 
-    pub async fn made_key(&self, wish: Value) -> Value {
-        self.operate("POST", "/v1/keys", Some(wish)).await.expect(201).json()
+    pub(crate) async fn made_key(&self, wish: Value) -> Value {
+        self.operate("POST", "/v1/keys", Some(wish))
+            .await
+            .expect(201)
+            .json()
     }
 
     /// Asks in the process itself, with all rights.
-    pub async fn operate(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn operate(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let answer = self.service.operator().call(request.body(Full::new(body)).unwrap()).await;
+        let answer = self
+            .service
+            .operator()
+            .call(request.body(Full::new(body)).unwrap())
+            .await;
         let (parts, body) = answer.into_parts();
-        Answer { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
     }
 
     /// Imports a connection of the portal.
-    pub async fn import(&self, id: &str, customer: &str, hub_id: u64) -> Value {
+    pub(crate) async fn import(&self, id: &str, customer: &str, hub_id: u64) -> Value {
         self.import_into("crm", id, customer, hub_id).await
     }
 
-    pub async fn import_into(&self, app: &str, id: &str, customer: &str, hub_id: u64) -> Value {
+    pub(crate) async fn import_into(&self, app: &str, id: &str, customer: &str, hub_id: u64) -> Value {
         let grant = self.sim.grant("sim-client", hub_id).unwrap();
         let record = json!({
             "app": app, "id": id, "customer": customer, "refresh_token": grant.refresh_token,
             "access_token": grant.access_token, "account": hub_id, "scopes": grant.scopes,
             "expires_at": in_seconds(1800),
         });
-        self.operate("POST", "/v1/connections", Some(record)).await.expect(201).json()
+        self.operate("POST", "/v1/connections", Some(record))
+            .await
+            .expect(201)
+            .json()
     }
 
     /// Sends a request as it is, on a connection of its own.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         send_to(self.address, request).await
     }
 
-    pub async fn get(&self, key: &str, path: &str) -> Answer {
+    pub(crate) async fn get(&self, key: &str, path: &str) -> Answer {
         self.call(key, "GET", path, None).await
     }
 
-    pub async fn post(&self, key: &str, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, key: &str, path: &str, body: Value) -> Answer {
         self.call(key, "POST", path, Some(body)).await
     }
 
-    pub async fn call(&self, key: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("x-request-id", "the-same");
+    pub(crate) async fn call(&self, key: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-request-id", "the-same");
         if !key.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
@@ -237,18 +284,18 @@ impl House {
     }
 
     /// Tells it to stop and waits until it has.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.running.await.unwrap();
     }
 
     /// As [`House::stop`], while calls are in flight.
-    pub fn begin_to_stop(&self) {
+    pub(crate) fn begin_to_stop(&self) {
         self.stop.cancel();
     }
 }
 
-pub fn loopback() -> ListenSettings {
+pub(crate) fn loopback() -> ListenSettings {
     ListenSettings {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
@@ -256,39 +303,59 @@ pub fn loopback() -> ListenSettings {
     }
 }
 
-pub fn in_seconds(seconds: i64) -> String {
+pub(crate) fn in_seconds(seconds: i64) -> String {
     use evergrant::Clock as _;
     let now = evergrant::SystemClock.now().millis();
-    jiff::Timestamp::from_millisecond(now + seconds * 1000).unwrap().to_string()
+    jiff::Timestamp::from_millisecond(now + seconds * 1000)
+        .unwrap()
+        .to_string()
 }
 
 /// One request over HTTP/1.1. A host is named where the request names none.
-pub async fn send_to(address: SocketAddr, mut request: Request<Full<Bytes>>) -> Answer {
+pub(crate) async fn send_to(address: SocketAddr, mut request: Request<Full<Bytes>>) -> Answer {
     if !request.headers().contains_key(header::HOST) {
-        request.headers_mut().insert(header::HOST, "localhost:8484".parse().unwrap());
+        request
+            .headers_mut()
+            .insert(header::HOST, "localhost:8484".parse().unwrap());
     }
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     let driver = tokio::spawn(connection);
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     driver.abort();
-    Answer { status: parts.status, headers: parts.headers, body }
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
 }
 
 /// One request over HTTP/2 with prior knowledge.
-pub async fn send_h2(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+pub(crate) async fn send_h2(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
     let driver = tokio::spawn(connection);
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     driver.abort();
-    Answer { status: parts.status, headers: parts.headers, body }
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
 }
 
 /// A request without key or body.
-pub fn bare(method: &str, path: &str) -> Request<Full<Bytes>> {
-    Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path).body(Full::default()).unwrap()
+pub(crate) fn bare(method: &str, path: &str) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(Method::from_bytes(method.as_bytes()).unwrap())
+        .uri(path)
+        .body(Full::default())
+        .unwrap()
 }

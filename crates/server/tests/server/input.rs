@@ -10,40 +10,74 @@ use crate::harness::{House, bare};
 async fn a_body_that_is_not_as_it_must_be_is_refused_with_the_place() {
     let house = House::build().await;
     let post = async |content_type: &str, body: String| {
-        let mut request = Request::post("/v1/connect-sessions").header(header::AUTHORIZATION, format!("Bearer {}", house.admin));
+        let mut request = Request::post("/v1/connect-sessions")
+            .header(header::AUTHORIZATION, format!("Bearer {}", house.admin));
         if !content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         house.send(request.body(Full::from(body)).unwrap()).await
     };
     let good = json!({"app": "crm", "customer": "acme"}).to_string();
-    for content_type in ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"] {
-        post(content_type, good.clone()).await.refused(415, "unsupported_media_type");
+    for content_type in [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/jsonp",
+    ] {
+        post(content_type, good.clone())
+            .await
+            .refused(415, "unsupported_media_type");
     }
-    post("application/json; charset=utf-8", good.clone()).await.expect(201);
+    post("application/json; charset=utf-8", good.clone())
+        .await
+        .expect(201);
     for (body, says) in [
         ("", "not JSON"),
         ("{", "line 1"),
         ("[]", "an object"),
         ("{\"app\":\"crm\"}", "missing field `customer`"),
-        ("{\"app\":\"crm\",\"customer\":\"a\",\"costumer\":\"b\"}", "unknown field `costumer`"),
+        (
+            "{\"app\":\"crm\",\"customer\":\"a\",\"costumer\":\"b\"}",
+            "unknown field `costumer`",
+        ),
         ("{\"app\":\"crm\",\"customer\":{}}", "`customer`"),
-        ("{\"app\":\"crm\",\"customer\":\"a\",\"scopes\":[\"oauth\",7]}", "`scopes[1]`"),
-        ("{\"app\":\"crm\",\"app\":\"crm\",\"customer\":\"a\"}", "duplicate field `app`"),
+        (
+            "{\"app\":\"crm\",\"customer\":\"a\",\"scopes\":[\"oauth\",7]}",
+            "`scopes[1]`",
+        ),
+        (
+            "{\"app\":\"crm\",\"app\":\"crm\",\"customer\":\"a\"}",
+            "duplicate field `app`",
+        ),
         ("{\"app\":\"crm\",\"customer\":\"a\"} trailing", "not JSON"),
         ("\u{feff}{}", "not JSON"),
     ] {
-        let answer = post("application/json", body.to_owned()).await.refused(400, "bad_request");
-        assert!(answer.json()["detail"].as_str().unwrap().contains(says), "{body}: {}", answer.text());
+        let answer = post("application/json", body.to_owned())
+            .await
+            .refused(400, "bad_request");
+        assert!(
+            answer.json()["detail"].as_str().unwrap().contains(says),
+            "{body}: {}",
+            answer.text()
+        );
     }
     let deep = format!("{{\"app\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     post("application/json", deep).await.refused(400, "bad_request");
     let large = format!("{{\"app\":\"crm\",\"customer\":\"{}\"}}", "a".repeat(1024 * 1024));
-    post("application/json", large).await.refused(413, "body_too_large");
-    for (member, value) in [("scopes", json!(["crm.objects.deals.read"])), ("return_url", json!("https://evil.test/")), ("connection_id", json!("a/b"))] {
+    post("application/json", large)
+        .await
+        .refused(413, "body_too_large");
+    for (member, value) in [
+        ("scopes", json!(["crm.objects.deals.read"])),
+        ("return_url", json!("https://evil.test/")),
+        ("connection_id", json!("a/b")),
+    ] {
         let mut body = json!({"app": "crm", "customer": "acme"});
         body[member] = value;
-        post("application/json", body.to_string()).await.refused(400, "bad_request");
+        post("application/json", body.to_string())
+            .await
+            .refused(400, "bad_request");
     }
 }
 
@@ -51,19 +85,54 @@ async fn a_body_that_is_not_as_it_must_be_is_refused_with_the_place() {
 async fn a_malformed_id_is_refused_wherever_it_stands() {
     let house = House::build().await;
     let long = "a".repeat(129);
-    for id in ["a%2Fb", "%2e%2e", "a%20b", "%D0%B0", "a'or'1'='1", "-a", "_", &long, "%ff", "a%00", "a@b", "a;b"] {
-        for path in ["/v1/connections/ID", "/v1/connections/ID/token", "/v1/connections/ID/events"] {
-            house.get(&house.admin, &path.replace("ID", id)).await.refused(400, "bad_request");
+    for id in [
+        "a%2Fb",
+        "%2e%2e",
+        "a%20b",
+        "%D0%B0",
+        "a'or'1'='1",
+        "-a",
+        "_",
+        &long,
+        "%ff",
+        "a%00",
+        "a@b",
+        "a;b",
+    ] {
+        for path in [
+            "/v1/connections/ID",
+            "/v1/connections/ID/token",
+            "/v1/connections/ID/events",
+        ] {
+            house
+                .get(&house.admin, &path.replace("ID", id))
+                .await
+                .refused(400, "bad_request");
         }
     }
-    house.get(&house.admin, "/v1/apps/CRM/check").await.refused(405, "method_not_allowed");
-    house.post(&house.admin, "/v1/apps/CRM/check", json!({})).await.refused(400, "bad_request");
+    house
+        .get(&house.admin, "/v1/apps/CRM/check")
+        .await
+        .refused(405, "method_not_allowed");
+    house
+        .post(&house.admin, "/v1/apps/CRM/check", json!({}))
+        .await
+        .refused(400, "bad_request");
 }
 
 #[tokio::test]
 async fn an_unknown_route_is_404_and_a_wrong_method_405_with_those_that_fit() {
     let house = House::build().await;
-    for path in ["/", "/nothing", "/v1/nothing", "/v1/connections/c1/nothing", "/v1/connections/", "/healthz/", "/help/nothing", "/help/errors/nothing"] {
+    for path in [
+        "/",
+        "/nothing",
+        "/v1/nothing",
+        "/v1/connections/c1/nothing",
+        "/v1/connections/",
+        "/healthz/",
+        "/help/nothing",
+        "/help/errors/nothing",
+    ] {
         house.get(&house.admin, path).await.refused(404, "not_found");
     }
     let mut allowed: Vec<_> = house
@@ -76,9 +145,18 @@ async fn an_unknown_route_is_404_and_a_wrong_method_405_with_those_that_fit() {
         .collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["GET", "HEAD", "POST"]);
-    house.call(&house.admin, "POST", "/v1/connections/c1/token", None).await.refused(405, "method_not_allowed");
-    house.send(bare("DELETE", "/healthz")).await.refused(405, "method_not_allowed");
-    house.send(bare("OPTIONS", "/v1/connections")).await.refused(401, "invalid_api_key");
+    house
+        .call(&house.admin, "POST", "/v1/connections/c1/token", None)
+        .await
+        .refused(405, "method_not_allowed");
+    house
+        .send(bare("DELETE", "/healthz"))
+        .await
+        .refused(405, "method_not_allowed");
+    house
+        .send(bare("OPTIONS", "/v1/connections"))
+        .await
+        .refused(401, "invalid_api_key");
 }
 
 #[tokio::test]
@@ -87,16 +165,29 @@ async fn headers_over_the_limit_are_431() {
     let request = Request::get("/v1/connections")
         .header(header::AUTHORIZATION, format!("Bearer {}", house.admin))
         .header("x-long", "a".repeat(70 * 1024));
-    house.send(request.body(Full::default()).unwrap()).await.refused(431, "headers_too_large");
+    house
+        .send(request.body(Full::default()).unwrap())
+        .await
+        .refused(431, "headers_too_large");
     let request = Request::get("/gateway/c1/x").header("x-long", "a".repeat(70 * 1024));
-    let answer = house.send(request.body(Full::default()).unwrap()).await.refused(431, "headers_too_large");
+    let answer = house
+        .send(request.body(Full::default()).unwrap())
+        .await
+        .refused(431, "headers_too_large");
     assert_eq!(answer.header("evergrant-error"), "headers_too_large");
 }
 
 #[tokio::test]
 async fn every_answer_carries_a_request_id_and_takes_a_valid_one_over() {
     let house = House::build().await;
-    for path in ["/healthz", "/v1/connections", "/nothing", "/gateway/c1/x", "/docs", "/connect/x"] {
+    for path in [
+        "/healthz",
+        "/v1/connections",
+        "/nothing",
+        "/gateway/c1/x",
+        "/docs",
+        "/connect/x",
+    ] {
         let answer = house.send(bare("GET", path)).await;
         assert_eq!(answer.header("evergrant-request-id").len(), 16, "{path}");
         let request = Request::get(path).header("x-request-id", "mine-1.2");
@@ -111,17 +202,48 @@ async fn every_answer_carries_a_request_id_and_takes_a_valid_one_over() {
 #[tokio::test]
 async fn a_name_that_is_not_ours_is_421_on_every_route_of_a_loopback_listener() {
     let house = House::build().await;
-    for path in ["/healthz", "/v1/connections", "/docs", "/assets/style.css", "/gateway/c1/x", "/connect/x", "/nothing"] {
-        for host in ["evil.test", "evil.test:8484", "localhost.evil.test", "127.0.0.1.nip.io", "[::1].evil.test", "169.254.169.254", ""] {
+    for path in [
+        "/healthz",
+        "/v1/connections",
+        "/docs",
+        "/assets/style.css",
+        "/gateway/c1/x",
+        "/connect/x",
+        "/nothing",
+    ] {
+        for host in [
+            "evil.test",
+            "evil.test:8484",
+            "localhost.evil.test",
+            "127.0.0.1.nip.io",
+            "[::1].evil.test",
+            "169.254.169.254",
+            "",
+        ] {
             let request = Request::get(path)
                 .header(header::HOST, host)
                 .header(header::AUTHORIZATION, format!("Bearer {}", house.admin));
-            house.send(request.body(Full::default()).unwrap()).await.refused(421, "host_not_allowed");
+            house
+                .send(request.body(Full::default()).unwrap())
+                .await
+                .refused(421, "host_not_allowed");
         }
     }
     for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8484", "[::1]:8484"] {
-        let request = Request::get("/healthz").header(header::HOST, host).header(header::ORIGIN, "http://evil.test");
-        let answer = house.send(request.body(Full::default()).unwrap()).await.expect(200);
-        assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{:?}", answer.headers);
+        let request = Request::get("/healthz")
+            .header(header::HOST, host)
+            .header(header::ORIGIN, "http://evil.test");
+        let answer = house
+            .send(request.body(Full::default()).unwrap())
+            .await
+            .expect(200);
+        assert!(
+            answer
+                .headers
+                .keys()
+                .all(|name| !name.as_str().starts_with("access-control")),
+            "{:?}",
+            answer.headers
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! The service through its public doors: HTTP against a running server, with the simulator as its provider and a real store.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
 
 mod access;
 mod connect;

@@ -7,8 +7,14 @@ use crate::harness::{Answer, House, PUBLIC, bare};
 #[track_caller]
 fn inert(page: &Answer) {
     let policy = page.header("content-security-policy");
-    assert!(policy.starts_with("default-src 'none'; style-src 'self'; form-action "), "{policy}");
-    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe") && !policy.contains(" *;"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'self'; form-action "),
+        "{policy}"
+    );
+    assert!(
+        policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe") && !policy.contains(" *;"),
+        "{policy}"
+    );
     assert_eq!(page.header("referrer-policy"), "no-referrer");
     assert_eq!(page.header("x-content-type-options"), "nosniff");
     assert_eq!(page.header("cache-control"), "no-store");
@@ -23,30 +29,68 @@ async fn names_from_elsewhere_are_text_and_nothing_else() {
     let house = House::build().await;
     let customer = "\"><script>alert(1)</script><img src=x onerror=alert(1)>";
     let session = json!({"app": "crm", "customer": customer});
-    let session = house.post(&house.admin, "/v1/connect-sessions", session).await.expect(201).json();
-    let path = session["url"].as_str().unwrap().strip_prefix(PUBLIC).unwrap().to_owned();
+    let session = house
+        .post(&house.admin, "/v1/connect-sessions", session)
+        .await
+        .expect(201)
+        .json();
+    let path = session["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix(PUBLIC)
+        .unwrap()
+        .to_owned();
     let page = house.send(bare("GET", &path)).await.expect(200);
     inert(&page);
-    assert!(page.text().contains("&lt;script&gt;") || page.text().contains("&#60;script&#62;"), "{}", page.text());
-    assert!(page.text().contains("Acme &lt;CRM&gt;") || page.text().contains("Acme &#60;CRM&#62;"), "{}", page.text());
-    assert!(page.header("content-security-policy").contains(&house.sim.base_url()));
-    let denied = house.send(bare("GET", "/oauth/callback?error=%3Cscript%3Ealert(1)%3C/script%3E&state=x")).await;
+    assert!(
+        page.text().contains("&lt;script&gt;") || page.text().contains("&#60;script&#62;"),
+        "{}",
+        page.text()
+    );
+    assert!(
+        page.text().contains("Acme &lt;CRM&gt;") || page.text().contains("Acme &#60;CRM&#62;"),
+        "{}",
+        page.text()
+    );
+    assert!(
+        page.header("content-security-policy")
+            .contains(&house.sim.base_url())
+    );
+    let denied = house
+        .send(bare(
+            "GET",
+            "/oauth/callback?error=%3Cscript%3Ealert(1)%3C/script%3E&state=x",
+        ))
+        .await;
     inert(&denied);
 }
 
 #[tokio::test]
 async fn every_page_is_inert_and_every_word_has_a_page() {
     let house = House::build().await;
-    for path in ["/docs", "/connect/none", "/help/expired", "/help/errors/reconnect_required", "/install/crm", "/oauth/callback"] {
+    for path in [
+        "/docs",
+        "/connect/none",
+        "/help/expired",
+        "/help/errors/reconnect_required",
+        "/install/crm",
+        "/oauth/callback",
+    ] {
         let page = house.send(bare("GET", path)).await;
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8", "{path}");
         inert(&page);
     }
     for class in evergrant_domain::api_answer::Class::ALL {
-        house.send(bare("GET", &format!("/help/{}", class.as_str()))).await.expect(200);
+        house
+            .send(bare("GET", &format!("/help/{}", class.as_str())))
+            .await
+            .expect(200);
     }
-    for code in evergrant_server::problem::Code::ALL {
-        let page = house.send(bare("GET", &format!("/help/errors/{}", code.as_str()))).await.expect(200);
+    for code in evergrant_server::Code::ALL {
+        let page = house
+            .send(bare("GET", &format!("/help/errors/{}", code.as_str())))
+            .await
+            .expect(200);
         assert!(page.text().contains(code.as_str()));
     }
     let style = house.send(bare("GET", "/assets/style.css")).await.expect(200);

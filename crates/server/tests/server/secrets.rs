@@ -15,15 +15,22 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
     let house = House::build().await;
     let grant = house.sim.grant("sim-client", 1002).unwrap();
     let key = house.key(json!({"name": "n", "role": "admin"})).await;
-    let mut secrets = vec![grant.refresh_token.clone(), grant.access_token.clone(), key.clone()];
+    let mut secrets = vec![
+        grant.refresh_token.clone(),
+        grant.access_token.clone(),
+        key.clone(),
+    ];
     let mut said = Vec::new();
 
     let wish = json!({"app": "crm", "customer": "acme", "connection_id": "c1"});
     let session = house.post(&key, "/v1/connect-sessions", wish).await.expect(201);
     let link = session.json()["url"].as_str().unwrap().to_owned();
     let mut browser = Browser::default();
-    let callback = browser.to_callback(&house, &link, "_sim_hub_id=1001").await;
-    secrets.extend([parameter(&callback, "code").unwrap(), parameter(&callback, "state").unwrap()]);
+    let callback = browser.go_to_callback(&house, &link, "_sim_hub_id=1001").await;
+    secrets.extend([
+        parameter(&callback, "code").unwrap(),
+        parameter(&callback, "state").unwrap(),
+    ]);
     said.push(whole(&session));
     for _ in 0..2 {
         said.push(whole(&browser.send(&house, "GET", &callback).await));
@@ -33,14 +40,39 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
         "app": "crm", "id": "c2", "customer": "globex", "refresh_token": grant.refresh_token,
         "access_token": grant.access_token, "account": 1002
     });
-    said.push(whole(&house.post(&key, "/v1/connections", import.clone()).await.expect(201)));
-    said.push(whole(&house.post(&key, "/v1/connections", import.clone()).await.refused(409, "id_taken")));
+    said.push(whole(
+        &house
+            .post(&key, "/v1/connections", import.clone())
+            .await
+            .expect(201),
+    ));
+    said.push(whole(
+        &house
+            .post(&key, "/v1/connections", import.clone())
+            .await
+            .refused(409, "id_taken"),
+    ));
     // A secret in the wrong place, and of the wrong shape.
-    for member in ["app", "id", "kind", "expires_at", "scopes", "labels", "refresh_token", "account", "code"] {
+    for member in [
+        "app",
+        "id",
+        "kind",
+        "expires_at",
+        "scopes",
+        "labels",
+        "refresh_token",
+        "account",
+        "code",
+    ] {
         for value in [json!([[grant.refresh_token]]), json!({"a": grant.refresh_token})] {
             let mut wrong = import.clone();
             wrong[member] = value;
-            said.push(whole(&house.post(&key, "/v1/connections", wrong).await.refused(400, "bad_request")));
+            said.push(whole(
+                &house
+                    .post(&key, "/v1/connections", wrong)
+                    .await
+                    .refused(400, "bad_request"),
+            ));
         }
     }
     let calls: [(&str, &str, Option<Value>); 9] = [
@@ -50,7 +82,11 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
         ("GET", "/gateway/c1/crm/v3/objects/contacts", None),
         ("GET", "/gateway/c2/crm/v3/objects/none", None),
         ("POST", "/v1/connections/c1/refresh", Some(json!({"force": true}))),
-        ("POST", "/v1/explain", Some(json!({"text": format!("HTTP/1.1 401\nAuthorization: Bearer {}", grant.access_token)}))),
+        (
+            "POST",
+            "/v1/explain",
+            Some(json!({"text": format!("HTTP/1.1 401\nAuthorization: Bearer {}", grant.access_token)})),
+        ),
         ("GET", "/v1/connections/c1/events", None),
         ("POST", "/v1/apps/crm/check", None),
     ];
@@ -58,16 +94,38 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
         said.push(whole(&house.call(&key, method, path, body).await));
     }
     for id in ["c1", "c2"] {
-        let token = house.get(&key, &format!("/v1/connections/{id}/token")).await.expect(200).json();
+        let token = house
+            .get(&key, &format!("/v1/connections/{id}/token"))
+            .await
+            .expect(200)
+            .json();
         secrets.push(token["access_token"].as_str().unwrap().to_owned());
-        said.push(whole(&house.get(&key, &format!("/v1/connections/{id}")).await.expect(200)));
-        said.push(whole(&house.get(&key, &format!("/v1/connections/{id}/events")).await.expect(200)));
-        said.push(whole(&house.call(&key, "DELETE", &format!("/v1/connections/{id}"), None).await.expect(202)));
+        said.push(whole(
+            &house
+                .get(&key, &format!("/v1/connections/{id}"))
+                .await
+                .expect(200),
+        ));
+        said.push(whole(
+            &house
+                .get(&key, &format!("/v1/connections/{id}/events"))
+                .await
+                .expect(200),
+        ));
+        said.push(whole(
+            &house
+                .call(&key, "DELETE", &format!("/v1/connections/{id}"), None)
+                .await
+                .expect(202),
+        ));
     }
     house.stop().await;
 
     let log = LOG.text();
-    assert!(log.contains("\"event\":\"call\"") && log.contains("/v1/connections/{id}"), "the log holds no calls");
+    assert!(
+        log.contains("\"event\":\"call\"") && log.contains("/v1/connections/{id}"),
+        "the log holds no calls"
+    );
     for secret in &secrets {
         assert!(secret.len() >= 16, "too short to be searched for: {secret}");
         if let Some(line) = log.lines().find(|line| line.contains(secret.as_str())) {
