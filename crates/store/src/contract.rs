@@ -12,8 +12,8 @@ use evergrant_domain::event::Event;
 use evergrant_domain::redemption::Intent;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{
-    AppName, CodeVerifier, Connection, ConnectionId, Customer, Fence, Kind, ReconnectReason, RefreshToken, Timestamp,
-    TokenSet, Version,
+    AppName, CodeVerifier, Connection, ConnectionId, Customer, Fence, Kind, ReconnectReason, RefreshToken,
+    Timestamp, TokenSet, Version,
 };
 
 /// Why the store did not do what it was asked. Nothing was changed, except where it says otherwise.
@@ -28,7 +28,9 @@ pub enum StoreError {
         outcome_unknown: bool,
     },
     /// A record does not open with the vault key, or was tampered with. Only this record is affected.
-    #[error("the {field} of {record} does not open with the vault key: the record was changed, moved or sealed with another key")]
+    #[error(
+        "the {field} of {record} does not open with the vault key: the record was changed, moved or sealed with another key"
+    )]
     Unreadable {
         /// Which record.
         record: String,
@@ -106,7 +108,11 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
-        Self { connection, version, fence }
+        Self {
+            connection,
+            version,
+            fence,
+        }
     }
 
     /// Whose refresh token may be redeemed.
@@ -451,7 +457,12 @@ pub trait Store: Send + Sync + 'static {
     async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>, StoreError>;
 
     /// The live connection of an app, customer and account.
-    async fn find(&self, app: &AppName, customer: &Customer, account: &str) -> Result<Option<Connection>, StoreError>;
+    async fn find(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+    ) -> Result<Option<Connection>, StoreError>;
 
     /// Lists records by creation, then id.
     async fn list(&self, filter: ConnectionFilter) -> Result<Vec<Connection>, StoreError>;
@@ -537,7 +548,12 @@ pub trait Store: Send + Sync + 'static {
     async fn purge(&self, id: &ConnectionId) -> Result<(), StoreError>;
 
     /// Claims revocations that are due, pushing their next try on by `push`.
-    async fn claim_revocations(&self, limit: u32, push: Duration, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+    async fn claim_revocations(
+        &self,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Revocation>, StoreError>;
 
     /// Puts a refresh token into the queue: an answer that came for a disconnected connection.
     async fn queue_revocation(
@@ -549,7 +565,12 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// Ends a revocation; its token is erased.
-    async fn finish_revocation(&self, id: i64, state: RevocationState, now: Timestamp) -> Result<(), StoreError>;
+    async fn finish_revocation(
+        &self,
+        id: i64,
+        state: RevocationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Claims connections that are due and pushes their next attempt on, in the statement that reads them.
     async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError>;
@@ -606,7 +627,11 @@ pub trait Store: Send + Sync + 'static {
     async fn begin_authorization(&self, authorization: Authorization) -> Result<(), StoreError>;
 
     /// Spends a state: the first to ask gets it, nobody else ever again. An expired one is spent, too, and not returned.
-    async fn spend_state(&self, state_hash: [u8; 32], now: Timestamp) -> Result<Option<Authorization>, StoreError>;
+    async fn spend_state(
+        &self,
+        state_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Authorization>, StoreError>;
 
     /// Forgets sessions, authorizations and feed entries that ended before `before`.
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;

@@ -1,0 +1,375 @@
+//! The store in one SQLite file, for any number of processes on one machine.
+//!
+//! Every write is one `BEGIN IMMEDIATE … COMMIT`: SQLite lets one process write at a time, so what a transaction reads
+//! stands until it commits, and "one statement" in PROTOCOL.md reads "one transaction" here. Start reading at
+//! `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `threads` for how blocking
+//! work stays off the async runtime, at `open` for what is refused.
+
+mod access;
+mod apps;
+mod connections;
+mod holder;
+mod open;
+mod record;
+mod redeeming;
+mod threads;
+mod upkeep;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use evergrant_domain::connection::{Account, RefreshTrouble};
+use evergrant_domain::event::Event;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
+};
+
+use self::holder::{Alive, Boot};
+pub use self::open::OpenError;
+use self::open::{Opened, Settings};
+use self::record::Db;
+use self::threads::Threads;
+use crate::contract::{
+    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
+    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
+    Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+};
+use crate::vault::Vault;
+
+/// How long a write waits for another process's.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The store in an SQLite file. Dropped, it frees its leases.
+pub struct SqliteStore {
+    writer: Threads,
+    readers: Threads,
+    _alive: Alive,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, or makes one, and brings its schema up to date.
+    pub async fn open(path: &Path, vault: Arc<Vault>) -> Result<Self, OpenError> {
+        let boot = Boot::current().map_err(|source| OpenError::File {
+            path: "/proc/sys/kernel/random/boot_id".into(),
+            source,
+        })?;
+        let settings = Settings {
+            busy_timeout: BUSY_TIMEOUT,
+            boot,
+        };
+        Self::open_with(path, vault, settings).await
+    }
+
+    async fn open_with(path: &Path, vault: Arc<Vault>, settings: Settings) -> Result<Self, OpenError> {
+        let owned = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open::open(&owned, vault, settings)).await;
+        let Opened {
+            writer,
+            readers,
+            alive,
+        } = opened.unwrap_or_else(|error| {
+            Err(OpenError::Unavailable {
+                path: path.to_owned(),
+                what: error.to_string(),
+            })
+        })?;
+        Ok(Self {
+            writer,
+            readers,
+            _alive: alive,
+        })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Db<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.run(work).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Db<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.run(work).await
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SqliteStore(..)")
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn create(&self, new: NewConnection, now: Timestamp) -> Result<Connected, StoreError> {
+        self.write(move |db| db.create(&new, now)).await
+    }
+
+    async fn reconnect(
+        &self,
+        id: &ConnectionId,
+        account: Option<Account>,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.reconnect(&id, account.as_ref(), &tokens, &event, now))
+            .await
+    }
+
+    async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| db.held(&id)).await
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| db.connection(&id)).await
+    }
+
+    async fn find(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+    ) -> Result<Option<Connection>, StoreError> {
+        let (app, customer, account) = (app.clone(), customer.clone(), account.to_owned());
+        self.read(move |db| db.find(&app, &customer, &account)).await
+    }
+
+    async fn list(&self, filter: ConnectionFilter) -> Result<Vec<Connection>, StoreError> {
+        self.read(move |db| db.list(&filter)).await
+    }
+
+    async fn patch(
+        &self,
+        id: &ConnectionId,
+        customer: Option<Customer>,
+        labels: Option<Vec<(String, String)>>,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.patch(&id, customer.as_ref(), labels.as_deref(), now))
+            .await
+    }
+
+    async fn take_lease(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.take_lease(&id, version, lasts, now))
+            .await
+    }
+
+    async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {
+        let lease = lease.clone();
+        self.read(move |db| db.lease_lasts(&lease, at_least)).await
+    }
+
+    async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError> {
+        let lease = lease.clone();
+        self.write(move |db| db.land(&lease, &refreshed, now)).await
+    }
+
+    async fn give_up(
+        &self,
+        lease: &Lease,
+        presented: Presented,
+        trouble: Option<RefreshTrouble>,
+        event: Option<Event>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.write(move |db| db.give_up(&lease, presented, trouble.as_ref(), event.as_ref(), now))
+            .await
+    }
+
+    async fn condemn(
+        &self,
+        lease: &Lease,
+        reason: ReconnectReason,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let lease = lease.clone();
+        self.write(move |db| db.condemn(&lease, reason, &event, now))
+            .await
+    }
+
+    async fn begin_cooldown(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        now: Timestamp,
+    ) -> Result<CooldownAnswer, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.begin_cooldown(&id, version, now)).await
+    }
+
+    async fn claim_forced_refresh(
+        &self,
+        id: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.claim_forced_refresh(&id, every, now))
+            .await
+    }
+
+    async fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+        superseded_by: Option<ConnectionId>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<(Connection, RevocationState)>, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.disconnect(&id, revoke, superseded_by.as_ref(), &event, now))
+            .await
+    }
+
+    async fn purge(&self, id: &ConnectionId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.purge(&id)).await
+    }
+
+    async fn claim_revocations(
+        &self,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Revocation>, StoreError> {
+        self.write(move |db| db.claim_revocations(limit, push, now)).await
+    }
+
+    async fn queue_revocation(
+        &self,
+        connection: &ConnectionId,
+        app: &AppName,
+        refresh_token: RefreshToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (connection, app) = (connection.clone(), app.clone());
+        self.write(move |db| db.queue_revocation(&connection, &app, &refresh_token, now))
+            .await
+    }
+
+    async fn finish_revocation(
+        &self,
+        id: i64,
+        state: RevocationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |db| db.finish_revocation(id, state, now)).await
+    }
+
+    async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError> {
+        self.write(move |db| db.claim_due(&query)).await
+    }
+
+    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError> {
+        self.write(move |db| db.note_usage(&usage)).await
+    }
+
+    async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.record_event(&id, &event, now)).await
+    }
+
+    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| db.events(&id, limit)).await
+    }
+
+    async fn change_head(&self) -> Result<i64, StoreError> {
+        self.read(|db| db.change_head()).await
+    }
+
+    async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError> {
+        self.read(move |db| db.changes(after)).await
+    }
+
+    async fn app_state(&self, app: &AppName) -> Result<AppState, StoreError> {
+        let app = app.clone();
+        self.read(move |db| db.app_state(&app)).await
+    }
+
+    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.reject_app(&app, &rejected)).await
+    }
+
+    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.accept_app(&app, &secret_fingerprint))
+            .await
+    }
+
+    async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.switch_to_single_use(&app, now)).await
+    }
+
+    async fn create_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError> {
+        self.write(move |db| db.create_key(&key, hash)).await
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.read(|db| db.keys()).await
+    }
+
+    async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        self.read(move |db| db.key_by_hash(hash)).await
+    }
+
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| db.revoke_key(&id, now)).await
+    }
+
+    async fn create_session(&self, session: ConnectSession) -> Result<(), StoreError> {
+        self.write(move |db| db.create_session(&session)).await
+    }
+
+    async fn session(&self, id: &str) -> Result<Option<ConnectSession>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |db| db.session(&id)).await
+    }
+
+    async fn finish_session(&self, id: &str, outcome: SessionOutcome) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| db.finish_session(&id, &outcome)).await
+    }
+
+    async fn begin_authorization(&self, authorization: Authorization) -> Result<(), StoreError> {
+        self.write(move |db| db.begin_authorization(&authorization)).await
+    }
+
+    async fn spend_state(
+        &self,
+        state_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Authorization>, StoreError> {
+        self.write(move |db| db.spend_state(state_hash, now)).await
+    }
+
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.write(move |db| db.sweep(before)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|db| db.value::<i64>("SELECT 1", []).map(drop)).await
+    }
+}

@@ -1,0 +1,351 @@
+//! Connections made, restored, changed, disconnected and listed.
+
+use evergrant_domain::connection::Account;
+use evergrant_domain::event::Event;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, ConnectionStatus, Customer, Timestamp, TokenSet, Version,
+};
+use rusqlite::{named_params, params};
+
+use super::record::{Db, SELECT_CONNECTION, Stored, label_list, list, parsed, read_connection};
+use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke};
+
+impl Db<'_> {
+    pub(super) fn create(&self, new: &NewConnection, now: Timestamp) -> Stored<Connected> {
+        if self.connection(&new.id)?.is_some() {
+            return Ok(Connected::IdTaken);
+        }
+        if let Some(taken) = self.taken(
+            &new.id,
+            &new.app,
+            &new.customer,
+            new.account.as_ref(),
+            &new.tokens,
+        )? {
+            return Ok(taken);
+        }
+        let sealed = self.seal(&new.id, Version::FIRST, &new.tokens);
+        self.sql
+            .prepare_cached(
+                "INSERT INTO connections (
+                     id, app, customer, kind, account_id, account_domain, account_user, status, version, fence,
+                     access_token, refresh_token, refresh_token_fingerprint, token_type, scopes, issued_at,
+                     soft_end, hard_end, expires_at, unproven, labels, created_at, connected_at, updated_at)
+                 VALUES (
+                     :id, :app, :customer, :kind, :account_id, :account_domain, :account_user, 'active', :version, 0,
+                     :access_token, :refresh_token, :fingerprint, :token_type, :scopes, :issued_at,
+                     :soft_end, :hard_end, :expires_at, :unproven, :labels, :now, :now, :now)",
+            )?
+            .execute(named_params! {
+                ":id": new.id.as_str(),
+                ":app": new.app.as_str(),
+                ":customer": new.customer.as_str(),
+                ":kind": new.kind.as_str(),
+                ":account_id": new.account.as_ref().map(|account| account.id.as_str()),
+                ":account_domain": new.account.as_ref().and_then(|account| account.domain.as_ref()),
+                ":account_user": new.account.as_ref().and_then(|account| account.user.as_ref()),
+                ":version": Version::FIRST.number(),
+                ":access_token": sealed.access_token,
+                ":refresh_token": sealed.refresh_token,
+                ":fingerprint": sealed.fingerprint,
+                ":token_type": new.tokens.token_type,
+                ":scopes": list(new.tokens.scopes.iter().map(String::as_str)),
+                ":issued_at": new.tokens.issued_at.millis(),
+                ":soft_end": new.tokens.ends.soft.millis(),
+                ":hard_end": new.tokens.ends.hard.millis(),
+                ":expires_at": new.tokens.ends.expires.millis(),
+                ":unproven": new.tokens.unproven,
+                ":labels": label_list(&new.labels),
+                ":now": now.millis(),
+            })?;
+        self.spare_from_revocation(&new.app, &new.tokens)?;
+        self.record_change(&new.id, &new.event, now)?;
+        Ok(Connected::Stored(self.written(&new.id)?))
+    }
+
+    /// Unconditional: version and fence grow, so whoever still redeems the old grant finds another version, and lease,
+    /// intent, trouble and cooldown of the old grant are void.
+    pub(super) fn reconnect(
+        &self,
+        id: &ConnectionId,
+        account: Option<&Account>,
+        tokens: &TokenSet,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<Connected> {
+        let Some(old) = self.connection(id)? else {
+            return Ok(Connected::Missing);
+        };
+        let account = account.or(old.account.as_ref());
+        if let Some(taken) = self.taken(id, &old.app, &old.customer, account, tokens)? {
+            return Ok(taken);
+        }
+        let version = old.version.next();
+        let sealed = self.seal(id, version, tokens);
+        self.sql
+            .prepare_cached(
+                "UPDATE connections
+                    SET account_id = :account_id, account_domain = :account_domain, account_user = :account_user,
+                        status = 'active', status_reason = NULL, status_since = NULL, superseded_by = NULL,
+                        revocation = NULL, version = :version, fence = fence + 1,
+                        access_token = :access_token, refresh_token = :refresh_token,
+                        refresh_token_fingerprint = :fingerprint, token_type = :token_type, scopes = :scopes,
+                        issued_at = :issued_at, soft_end = :soft_end, hard_end = :hard_end, expires_at = :expires_at,
+                        unproven = :unproven, connected_at = :now, updated_at = :now,
+                        lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL,
+                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                        trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL,
+                        forced_at = NULL, claimed_until = 0
+                  WHERE id = :id",
+            )?
+            .execute(named_params! {
+                ":id": id.as_str(),
+                ":account_id": account.map(|account| account.id.as_str()),
+                ":account_domain": account.and_then(|account| account.domain.as_ref()),
+                ":account_user": account.and_then(|account| account.user.as_ref()),
+                ":version": version.number(),
+                ":access_token": sealed.access_token,
+                ":refresh_token": sealed.refresh_token,
+                ":fingerprint": sealed.fingerprint,
+                ":token_type": tokens.token_type,
+                ":scopes": list(tokens.scopes.iter().map(String::as_str)),
+                ":issued_at": tokens.issued_at.millis(),
+                ":soft_end": tokens.ends.soft.millis(),
+                ":hard_end": tokens.ends.hard.millis(),
+                ":expires_at": tokens.ends.expires.millis(),
+                ":unproven": tokens.unproven,
+                ":now": now.millis(),
+            })?;
+        self.forget_attempts(id)?;
+        self.spare_from_revocation(&old.app, tokens)?;
+        self.record_change(id, event, now)?;
+        Ok(Connected::Stored(self.written(id)?))
+    }
+
+    pub(super) fn patch(
+        &self,
+        id: &ConnectionId,
+        customer: Option<&Customer>,
+        labels: Option<&[(String, String)]>,
+        now: Timestamp,
+    ) -> Stored<Connected> {
+        let Some(old) = self.connection(id)? else {
+            return Ok(Connected::Missing);
+        };
+        if old.status.as_str() != "disconnected"
+            && let (Some(customer), Some(account)) = (customer, &old.account)
+            && let Some(by) = self.live(&old.app, customer, account.id.as_str(), id)?
+        {
+            return Ok(Connected::AccountTaken { by });
+        }
+        self.sql
+            .prepare_cached(
+                "UPDATE connections
+                    SET customer = coalesce(?2, customer), labels = coalesce(?3, labels), updated_at = ?4
+                  WHERE id = ?1",
+            )?
+            .execute(params![
+                id.as_str(),
+                customer.map(Customer::as_str),
+                labels.map(label_list),
+                now.millis(),
+            ])?;
+        // Other processes judge what a key may see by the customer that they remember.
+        self.feed_connection(id)?;
+        Ok(Connected::Stored(self.written(id)?))
+    }
+
+    /// The owner's word is final: version and fence grow, so that no answer on its way finds the row as it left it.
+    pub(super) fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+        superseded_by: Option<&ConnectionId>,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<Option<(Connection, RevocationState)>> {
+        let Some(connection) = self.connection(id)? else {
+            return Ok(None);
+        };
+        if let ConnectionStatus::Disconnected { .. } = connection.status {
+            let state = self.revocation_state(id)?;
+            return Ok(Some((connection, state)));
+        }
+        let shared = revoke == Revoke::Auto && self.shares_its_account(&connection)?;
+        let refresh_token = match self.held(id) {
+            Ok(held) => held
+                .and_then(|held| held.tokens)
+                .and_then(|tokens| tokens.refresh_token),
+            // What does not open cannot be revoked, and must not keep its owner from leaving.
+            Err(error) => {
+                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
+                None
+            }
+        };
+        let state = match refresh_token {
+            Some(_) if shared => RevocationState::Shared,
+            Some(token) if revoke != Revoke::Never => {
+                self.queue_revocation(id, &connection.app, &token, now)?;
+                RevocationState::Pending
+            }
+            _ => RevocationState::Unsupported,
+        };
+        self.sql
+            .prepare_cached(
+                "UPDATE connections
+                    SET status = 'disconnected', status_reason = NULL, status_since = ?2, superseded_by = ?3,
+                        revocation = ?4, version = version + 1, fence = fence + 1,
+                        access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL,
+                        lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL,
+                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                        trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL, updated_at = ?2
+                  WHERE id = ?1",
+            )?
+            .execute(params![
+                id.as_str(),
+                now.millis(),
+                superseded_by.map(ConnectionId::as_str),
+                state.as_str(),
+            ])?;
+        self.forget_attempts(id)?;
+        self.record_change(id, event, now)?;
+        Ok(self.connection(id)?.map(|connection| (connection, state)))
+    }
+
+    pub(super) fn purge(&self, id: &ConnectionId) -> Stored<()> {
+        self.feed_connection(id)?;
+        // Its history goes with it: the references say ON DELETE CASCADE.
+        self.sql
+            .prepare_cached("DELETE FROM connections WHERE id = ?1 AND status = 'disconnected'")?
+            .execute([id.as_str()])?;
+        Ok(())
+    }
+
+    pub(super) fn find(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+    ) -> Stored<Option<Connection>> {
+        let mut statement = self.sql.prepare_cached(&format!(
+            "{SELECT_CONNECTION}
+              WHERE c.app = ?1 AND c.customer = ?2 AND c.account_id = ?3 AND c.status <> 'disconnected'"
+        ))?;
+        let mut rows = statement.query(params![app.as_str(), customer.as_str(), account])?;
+        rows.next()?.map(read_connection).transpose()
+    }
+
+    pub(super) fn list(&self, filter: &ConnectionFilter) -> Stored<Vec<Connection>> {
+        // An empty kind asks for nothing: NULL, which each condition lets through.
+        fn asked<'a>(items: impl IntoIterator<Item = &'a str>) -> Option<String> {
+            let mut items = items.into_iter().peekable();
+            items.peek().is_some().then(|| list(items))
+        }
+        let limits = &filter.limits;
+        let mut statement = self.sql.prepare_cached(&format!(
+            "{SELECT_CONNECTION}
+              WHERE (:apps IS NULL OR c.app IN (SELECT value FROM json_each(:apps)))
+                AND (:customers IS NULL OR c.customer IN (SELECT value FROM json_each(:customers)))
+                AND (:accounts IS NULL OR c.account_id IN (SELECT value FROM json_each(:accounts)))
+                AND (:statuses IS NULL OR c.status IN (SELECT value FROM json_each(:statuses)))
+                AND (:within_apps IS NULL OR c.app IN (SELECT value FROM json_each(:within_apps)))
+                AND (:within_customers IS NULL OR c.customer IN (SELECT value FROM json_each(:within_customers)))
+                AND (:within_ids IS NULL OR c.id IN (SELECT value FROM json_each(:within_ids)))
+                AND (:q IS NULL OR instr(lower(c.id), lower(:q)) > 0
+                     OR instr(lower(c.customer), lower(:q)) > 0
+                     OR instr(lower(c.account_id), lower(:q)) > 0
+                     OR instr(lower(c.account_domain), lower(:q)) > 0)
+                AND (:after_at IS NULL OR (c.created_at, c.id) > (:after_at, :after_id))
+              ORDER BY c.created_at, c.id
+              LIMIT :limit"
+        ))?;
+        let mut rows = statement.query(named_params! {
+            ":apps": asked(filter.apps.iter().map(AppName::as_str)),
+            ":customers": asked(filter.customers.iter().map(Customer::as_str)),
+            ":accounts": asked(filter.accounts.iter().map(String::as_str)),
+            ":statuses": asked(filter.statuses.iter().map(String::as_str)),
+            ":within_apps": asked(limits.apps.iter().map(AppName::as_str)),
+            ":within_customers": asked(limits.customers.iter().map(Customer::as_str)),
+            ":within_ids": asked(limits.connections.iter().map(ConnectionId::as_str)),
+            ":q": filter.q,
+            ":after_at": filter.after.as_ref().map(|(at, _)| at.millis()),
+            ":after_id": filter.after.as_ref().map(|(_, id)| id.as_str()),
+            ":limit": filter.limit,
+        })?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read_connection(row)?);
+        }
+        Ok(found)
+    }
+
+    /// Whether another live connection stands in the way. The unique indexes say the same again; this says which one.
+    fn taken(
+        &self,
+        id: &ConnectionId,
+        app: &AppName,
+        customer: &Customer,
+        account: Option<&Account>,
+        tokens: &TokenSet,
+    ) -> Stored<Option<Connected>> {
+        if let Some(account) = account
+            && let Some(by) = self.live(app, customer, account.id.as_str(), id)?
+        {
+            return Ok(Some(Connected::AccountTaken { by }));
+        }
+        let Some(token) = &tokens.refresh_token else {
+            return Ok(None);
+        };
+        let mut statement = self.sql.prepare_cached(
+            "SELECT id FROM connections WHERE app = ?1 AND refresh_token_fingerprint = ?2 AND id <> ?3",
+        )?;
+        let mut rows = statement.query(params![
+            app.as_str(),
+            self.refresh_token_fingerprint(token.expose()),
+            id.as_str(),
+        ])?;
+        let by = rows.next()?.map(|row| parsed(row, "id")).transpose()?;
+        Ok(by.map(|by| Connected::GrantTaken { by }))
+    }
+
+    /// The live connection of an app, customer and account that is not this one.
+    fn live(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+        other_than: &ConnectionId,
+    ) -> Stored<Option<ConnectionId>> {
+        let found = self.find(app, customer, account)?;
+        Ok(found
+            .map(|connection| connection.id)
+            .filter(|id| id != other_than))
+    }
+
+    fn shares_its_account(&self, connection: &Connection) -> Stored<bool> {
+        let Some(account) = &connection.account else {
+            return Ok(false);
+        };
+        let others: Option<i64> = self.value(
+            "SELECT 1 FROM connections
+              WHERE app = ?1 AND account_id = ?2 AND status <> 'disconnected' AND id <> ?3 LIMIT 1",
+            params![
+                connection.app.as_str(),
+                account.id.as_str(),
+                connection.id.as_str()
+            ],
+        )?;
+        Ok(others.is_some())
+    }
+
+    /// The attempts at an older version's refresh token count for nothing any more.
+    pub(super) fn forget_attempts(&self, id: &ConnectionId) -> Stored<()> {
+        self.sql
+            .prepare_cached(
+                "DELETE FROM attempts
+                  WHERE connection = ?1 AND version < (SELECT version FROM connections WHERE id = ?1)",
+            )?
+            .execute([id.as_str()])?;
+        Ok(())
+    }
+}

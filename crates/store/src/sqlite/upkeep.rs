@@ -1,0 +1,282 @@
+//! What runs behind the calls: revocations, due connections, use, history, the change feed.
+
+use std::time::Duration;
+
+use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet, Version};
+use rusqlite::{Row, named_params, params};
+
+use super::record::{Db, Stored, parsed, time, unreadable};
+use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoreError, StoredEvent, Usage};
+use crate::vault::Place;
+
+/// How many changes one read of the feed brings at most.
+const CHANGES_READ: u32 = 10_000;
+
+impl Db<'_> {
+    /// Seals the token once more, for the queue. One that waits there already is not queued twice.
+    pub(super) fn queue_revocation(
+        &self,
+        connection: &ConnectionId,
+        app: &AppName,
+        refresh_token: &RefreshToken,
+        now: Timestamp,
+    ) -> Stored<()> {
+        let version: Option<i64> = self.value(
+            "SELECT version FROM connections WHERE id = ?1",
+            [connection.as_str()],
+        )?;
+        let version = version.unwrap_or(0);
+        let sealed = self
+            .vault
+            .seal(queue_place(connection, version), refresh_token.expose());
+        self.sql
+            .prepare_cached(
+                "INSERT INTO revocations
+                     (connection, app, version, refresh_token, refresh_token_fingerprint, state, attempts, next_try_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'pending', 0, ?6)
+                 ON CONFLICT (app, refresh_token_fingerprint) WHERE state = 'pending' DO NOTHING",
+            )?
+            .execute(params![
+                connection.as_str(),
+                app.as_str(),
+                version,
+                sealed,
+                self.refresh_token_fingerprint(refresh_token.expose()),
+                now.millis(),
+            ])?;
+        Ok(())
+    }
+
+    /// A grant that serves again is not revoked: who installs anew may get the very same refresh token.
+    pub(super) fn spare_from_revocation(&self, app: &AppName, tokens: &TokenSet) -> Stored<()> {
+        if let Some(token) = &tokens.refresh_token {
+            self.sql
+                .prepare_cached(
+                    "DELETE FROM revocations
+                      WHERE app = ?1 AND refresh_token_fingerprint = ?2 AND state = 'pending'",
+                )?
+                .execute(params![
+                    app.as_str(),
+                    self.refresh_token_fingerprint(token.expose())
+                ])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn claim_revocations(
+        &self,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Stored<Vec<Revocation>> {
+        let mut statement = self.sql.prepare_cached(
+            "UPDATE revocations SET attempts = attempts + 1, next_try_at = ?2
+              WHERE id IN (SELECT id FROM revocations WHERE state = 'pending' AND next_try_at <= ?1
+                            ORDER BY next_try_at LIMIT ?3)
+              RETURNING id, connection, app, version, refresh_token, attempts",
+        )?;
+        let mut rows = statement.query(params![now.millis(), now.after(push).millis(), limit])?;
+        let mut claimed = Vec::new();
+        while let Some(row) = rows.next()? {
+            match self.read_revocation(row) {
+                Ok(revocation) => claimed.push(revocation),
+                // One record that was tampered with must not hold up the queue.
+                Err(error) => tracing::error!(%error, "a queued revocation cannot be read"),
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn read_revocation(&self, row: &Row<'_>) -> Stored<Revocation> {
+        let connection: ConnectionId = parsed(row, "connection")?;
+        let place = queue_place(&connection, row.get("version")?);
+        let token = self
+            .vault
+            .open(place, &row.get::<_, Vec<u8>>("refresh_token")?)
+            .map_err(|_| unreadable(place))?;
+        Ok(Revocation {
+            id: row.get("id")?,
+            app: parsed(row, "app")?,
+            refresh_token: RefreshToken::new(token.as_str()),
+            // The contract counts those that lie behind.
+            attempts: row.get::<_, u32>("attempts")?.saturating_sub(1),
+            connection,
+        })
+    }
+
+    pub(super) fn finish_revocation(&self, id: i64, state: RevocationState, now: Timestamp) -> Stored<()> {
+        if state == RevocationState::Pending {
+            return Ok(());
+        }
+        let connection: Option<String> = self.value(
+            "UPDATE revocations
+                SET state = ?2, finished_at = ?3, refresh_token = NULL, refresh_token_fingerprint = NULL
+              WHERE id = ?1 AND state = 'pending'
+              RETURNING connection",
+            params![id, state.as_str(), now.millis()],
+        )?;
+        if let Some(connection) = connection {
+            self.sql
+                .prepare_cached(
+                    "UPDATE connections SET revocation = ?2
+                      WHERE id = ?1 AND status = 'disconnected'
+                        AND NOT EXISTS (SELECT 1 FROM revocations WHERE connection = ?1 AND state = 'pending')",
+                )?
+                .execute(params![connection, state.as_str()])?;
+        }
+        Ok(())
+    }
+
+    /// How far a disconnected connection's revocation is.
+    pub(super) fn revocation_state(&self, id: &ConnectionId) -> Stored<RevocationState> {
+        let word: Option<String> = self.value(
+            "SELECT revocation FROM connections WHERE id = ?1 AND revocation IS NOT NULL",
+            [id.as_str()],
+        )?;
+        [
+            RevocationState::Pending,
+            RevocationState::Done,
+            RevocationState::Unsupported,
+            RevocationState::Shared,
+        ]
+        .into_iter()
+        .find(|state| Some(state.as_str()) == word.as_deref())
+        .ok_or_else(|| StoreError::Corrupt {
+            what: "a disconnected connection without a state of its revocation".into(),
+        })
+    }
+
+    pub(super) fn claim_due(&self, query: &DueQuery) -> Stored<Vec<ConnectionId>> {
+        let mut claimed = Vec::new();
+        // The statement that reads them pushes them on: no other process claims them, too.
+        let mut statement = self.sql.prepare_cached(
+            "UPDATE connections SET claimed_until = :until
+              WHERE id IN (SELECT id FROM connections
+                            WHERE app = :app AND status = 'active' AND kind = 'oauth' AND soft_end <= :now
+                              AND claimed_until <= :now
+                              AND (trouble_next_attempt_at IS NULL OR trouble_next_attempt_at <= :now)
+                              AND (:used_since IS NULL OR last_call_at >= :used_since)
+                            ORDER BY soft_end LIMIT :limit)
+              RETURNING id",
+        )?;
+        for (app, used_since) in &query.apps {
+            let left = query
+                .limit
+                .saturating_sub(u32::try_from(claimed.len()).unwrap_or(u32::MAX));
+            let mut rows = statement.query(named_params! {
+                ":app": app.as_str(),
+                ":now": query.now.millis(),
+                ":until": query.now.after(query.push).millis(),
+                ":used_since": used_since.map(Timestamp::millis),
+                ":limit": left,
+            })?;
+            while let Some(row) = rows.next()? {
+                claimed.push(parsed(row, "id")?);
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Merges: of two times the later one wins, and nothing takes one away.
+    pub(super) fn note_usage(&self, usage: &[Usage]) -> Stored<()> {
+        let mut statement = self.sql.prepare_cached(
+            "UPDATE connections
+                SET last_call_at = max(coalesce(last_call_at, ?2), coalesce(?2, last_call_at)),
+                    last_success_at = max(coalesce(last_success_at, ?3), coalesce(?3, last_success_at)),
+                    last_refresh_at = max(coalesce(last_refresh_at, ?4), coalesce(?4, last_refresh_at)),
+                    last_unauthorized_at = max(coalesce(last_unauthorized_at, ?5), coalesce(?5, last_unauthorized_at)),
+                    last_forbidden_at = max(coalesce(last_forbidden_at, ?6), coalesce(?6, last_forbidden_at)),
+                    last_rate_limited_at = max(coalesce(last_rate_limited_at, ?7), coalesce(?7, last_rate_limited_at))
+              WHERE id = ?1",
+        )?;
+        for Usage { connection, last } in usage {
+            let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
+            statement.execute(params![
+                connection.as_str(),
+                millis(last.call_at),
+                millis(last.success_at),
+                millis(last.refresh_at),
+                millis(last.unauthorized_at),
+                millis(last.forbidden_at),
+                millis(last.rate_limited_at),
+            ])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn events(&self, id: &ConnectionId, limit: u32) -> Stored<Vec<StoredEvent>> {
+        let mut statement = self
+            .sql
+            .prepare_cached("SELECT * FROM events WHERE connection = ?1 ORDER BY id DESC LIMIT ?2")?;
+        let mut rows = statement.query(params![id.as_str(), limit])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(StoredEvent {
+                id: row.get("id")?,
+                at: time(row, "at")?,
+                connection: parsed(row, "connection")?,
+                kind: row.get("kind")?,
+                detail: row.get("detail")?,
+                version: Version::new(row.get("version")?),
+                provider_correlation_id: row.get("provider_correlation_id")?,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The number of the newest change, whether or not it was swept since. SQLite has one writer at a time, so numbers
+    /// appear in their order and nothing that was committed later can have a lower one.
+    pub(super) fn change_head(&self) -> Stored<i64> {
+        let head = self.value("SELECT seq FROM sqlite_sequence WHERE name = 'changes'", [])?;
+        Ok(head.unwrap_or(0))
+    }
+
+    pub(super) fn changes(&self, after: i64) -> Stored<(Vec<Change>, i64)> {
+        let mut statement = self
+            .sql
+            .prepare_cached("SELECT * FROM changes WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+        let mut rows = statement.query(params![after, CHANGES_READ])?;
+        let mut changes = Vec::new();
+        let mut read_to = None;
+        while let Some(row) = rows.next()? {
+            changes.push(read_change(row)?);
+            read_to = Some(row.get("id")?);
+        }
+        match read_to {
+            Some(read_to) => Ok((changes, read_to)),
+            None => Ok((changes, self.change_head()?)),
+        }
+    }
+
+    pub(super) fn sweep(&self, before: Timestamp) -> Stored<()> {
+        for sql in [
+            "DELETE FROM changes WHERE at < ?1",
+            "DELETE FROM authorizations WHERE expires_at < ?1",
+            "DELETE FROM connect_sessions WHERE expires_at < ?1",
+            "DELETE FROM revocations WHERE finished_at < ?1",
+        ] {
+            self.sql.prepare_cached(sql)?.execute([before.millis()])?;
+        }
+        Ok(())
+    }
+}
+
+fn read_change(row: &Row<'_>) -> Stored<Change> {
+    Ok(match row.get::<_, String>("kind")?.as_str() {
+        "connection" => Change::Connection {
+            id: parsed(row, "connection")?,
+            version: Version::new(row.get("version")?),
+        },
+        "app" => Change::App(parsed(row, "app")?),
+        _ => Change::Keys,
+    })
+}
+
+fn queue_place(connection: &ConnectionId, version: i64) -> Place<'_> {
+    Place {
+        table: "revocations",
+        record: connection.as_str(),
+        field: "refresh_token",
+        version,
+    }
+}
