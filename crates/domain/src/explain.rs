@@ -147,9 +147,17 @@ pub fn explain(text: &str) -> Option<Explanation> {
         digits.parse().ok().map(Duration::from_secs)
     });
     if let Some(own) = body.as_ref().and_then(of_evergrant) {
-        return Some(Explanation { status, retry_after, ..own });
+        return Some(Explanation {
+            status,
+            retry_after,
+            ..own
+        });
     }
-    if let Some(code) = body.as_ref().and_then(token_endpoint_code).or_else(|| known_word(text)) {
+    if let Some(code) = body
+        .as_ref()
+        .and_then(token_endpoint_code)
+        .or_else(|| known_word(text))
+    {
         return Some(token_endpoint(&code, status, retry_after, body.as_ref()));
     }
     let Some(status) = status.or_else(|| body.as_ref().and_then(implied_status)) else {
@@ -162,7 +170,12 @@ pub fn explain(text: &str) -> Option<Explanation> {
         www_authenticate: challenge,
         retry_after,
         // Exceptions often carry the message and not the body around it.
-        body: if bytes.is_empty() { message_as_body(text) } else { bytes }.as_bytes(),
+        body: if bytes.is_empty() {
+            message_as_body(text)
+        } else {
+            bytes
+        }
+        .as_bytes(),
     });
     let mut cause = about(judged.class).cause.to_owned();
     if !judged.missing_scopes.is_empty() {
@@ -186,7 +199,10 @@ pub fn explain(text: &str) -> Option<Explanation> {
 /// An answer that Evergrant itself made says what it means.
 fn of_evergrant(body: &Value) -> Option<Explanation> {
     let code = body["type"].as_str()?.strip_prefix("urn:evergrant:problem:")?;
-    if code.is_empty() || code.len() > 64 || !code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+    if code.is_empty()
+        || code.len() > 64
+        || !code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    {
         return None;
     }
     let said = |member: &str| body[member].as_str().map(clip_sentence);
@@ -232,7 +248,9 @@ fn token_endpoint_code(body: &Value) -> Option<String> {
 /// The same codes in a text without JSON.
 fn known_word(text: &str) -> Option<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.split(|c| !is_part(c)).find(|word| TOKEN_ENDPOINT_CODES.contains(word)).map(str::to_owned)
+    text.split(|c| !is_part(c))
+        .find(|word| TOKEN_ENDPOINT_CODES.contains(word))
+        .map(str::to_owned)
 }
 
 fn token_endpoint(
@@ -247,7 +265,11 @@ fn token_endpoint(
     };
     // A code without its status is read as the refusal that it is.
     let read = token_answer::read(
-        RawAnswer { status: status.unwrap_or(400), retry_after, body: bytes.as_bytes() },
+        RawAnswer {
+            status: status.unwrap_or(400),
+            retry_after,
+            body: bytes.as_bytes(),
+        },
         Dialect::HubSpot,
         "hub_id",
     );
@@ -319,14 +341,36 @@ fn without_status(text: &str) -> Option<Explanation> {
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let class = if says(&["timed out", "timeout", "etimedout", "deadline exceeded"]) {
         Class::Timeout
-    } else if says(&["econnrefused", "econnreset", "enotfound", "eai_again", "socket hang up", "connection re", "getaddrinfo"]) {
+    } else if says(&[
+        "econnrefused",
+        "econnreset",
+        "enotfound",
+        "eai_again",
+        "socket hang up",
+        "connection re",
+        "getaddrinfo",
+    ]) {
         Class::Unavailable
     } else if lower.contains("token") && says(&["expired", "is expired"]) {
         let body = message_as_body(text);
-        judge(ApiAnswer { status: 401, body: body.as_bytes(), ..ApiAnswer::default() }).class
-    } else if says(&["unauthorized", "invalid_token", "authentication credentials not found"]) {
+        judge(ApiAnswer {
+            status: 401,
+            body: body.as_bytes(),
+            ..ApiAnswer::default()
+        })
+        .class
+    } else if says(&[
+        "unauthorized",
+        "invalid_token",
+        "authentication credentials not found",
+    ]) {
         Class::Rejected
-    } else if says(&["missing_scopes", "insufficient_scope", "required scope", "forbidden"]) {
+    } else if says(&[
+        "missing_scopes",
+        "insufficient_scope",
+        "required scope",
+        "forbidden",
+    ]) {
         Class::PermissionDenied
     } else if says(&["too many requests", "rate limit", "ten_secondly_rolling"]) {
         Class::RateLimited
@@ -354,8 +398,18 @@ fn message_as_body(text: &str) -> String {
 fn find_status(text: &str) -> Option<u16> {
     const BEFORE: [&str; 6] = ["http/", "http ", "status", "code", "http-", "resulted in a"];
     const AFTER: [&str; 12] = [
-        "unauthorized", "forbidden", "too many requests", "bad request", "not found", "conflict", "bad gateway",
-        "service unavailable", "gateway time", "internal server", "client error", "server error",
+        "unauthorized",
+        "forbidden",
+        "too many requests",
+        "bad request",
+        "not found",
+        "conflict",
+        "bad gateway",
+        "service unavailable",
+        "gateway time",
+        "internal server",
+        "client error",
+        "server error",
     ];
     let lower = text.to_ascii_lowercase();
     let bytes = lower.as_bytes();
@@ -376,7 +430,10 @@ fn find_status(text: &str) -> Option<u16> {
         let after = &lower[start + 3..floor(&lower, start + 32)];
         let after = after.trim_start_matches([' ', ':', '-', '`', '"', '\'', ')']);
         let in_brackets = before.ends_with('(') && bytes.get(start + 3) == Some(&b')');
-        if in_brackets || BEFORE.iter().any(|word| before.contains(word)) || AFTER.iter().any(|word| after.starts_with(word)) {
+        if in_brackets
+            || BEFORE.iter().any(|word| before.contains(word))
+            || AFTER.iter().any(|word| after.starts_with(word))
+        {
             return Some(status);
         }
     }
@@ -387,18 +444,34 @@ fn find_status(text: &str) -> Option<u16> {
 fn find_header<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let at = text.to_ascii_lowercase().find(name)? + name.len();
     let rest = text.get(at..)?.trim_start_matches(['"', '\'', ' ']);
-    let value = rest.strip_prefix([':', '='])?.trim_start_matches([' ', '"', '\'', '[']);
-    value.lines().next().map(str::trim).filter(|value| !value.is_empty())
+    let value = rest
+        .strip_prefix([':', '='])?
+        .trim_start_matches([' ', '"', '\'', '[']);
+    value
+        .lines()
+        .next()
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
 }
 
 /// Members by which an error body is known.
-const KNOWN: [&str; 7] = ["category", "message", "error", "status", "correlationId", "errorType", "type"];
+const KNOWN: [&str; 7] = [
+    "category",
+    "message",
+    "error",
+    "status",
+    "correlationId",
+    "errorType",
+    "type",
+];
 
 /// The first JSON object in the text that looks like an error: alone, inside another one, or as a string within one.
 fn find_json(text: &str) -> Option<Value> {
     find_object(text).or_else(|| {
         // A body inside a quoted string of a log line.
-        text.contains("\\\"").then(|| text.replace("\\\"", "\"")).and_then(|text| find_object(&text))
+        text.contains("\\\"")
+            .then(|| text.replace("\\\"", "\""))
+            .and_then(|text| find_object(&text))
     })
 }
 
@@ -424,7 +497,9 @@ fn error_in(value: &Value, depth: u32) -> Option<Value> {
             let inner = members.values().find_map(|member| error_in(member, depth + 1));
             inner.or_else(|| {
                 let known = KNOWN.iter().filter(|name| members.contains_key(**name)).count();
-                let decides = ["category", "error", "errorType"].iter().any(|name| members.get(*name).is_some_and(Value::is_string));
+                let decides = ["category", "error", "errorType"]
+                    .iter()
+                    .any(|name| members.get(*name).is_some_and(Value::is_string));
                 (known >= 2 || decides).then(|| value.clone())
             })
         }
@@ -439,7 +514,11 @@ fn status_in(body: &Value) -> Option<u16> {
     ["statusCode", "status_code", "httpStatus", "status", "code"]
         .into_iter()
         .filter_map(|member| body[member].as_u64())
-        .find_map(|status| u16::try_from(status).ok().filter(|status| (100..600).contains(status)))
+        .find_map(|status| {
+            u16::try_from(status)
+                .ok()
+                .filter(|status| (100..600).contains(status))
+        })
 }
 
 /// The status that always goes with a category of HubSpot's.
@@ -468,12 +547,17 @@ fn clip_sentence(text: &str) -> String {
 
 /// The last character boundary at or before `at`.
 fn floor(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0)
 }
 
 /// The first character boundary at or after `at`.
 fn ceil(text: &str, at: usize) -> usize {
-    (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+    (at..=text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -493,8 +577,15 @@ mod tests {
 
     fn check(text: &str, word: &str, status: Option<u16>) {
         let explained = explain(text).unwrap_or_else(|| panic!("nothing found in {text}"));
-        assert_eq!((explained.verdict.as_str(), explained.status), (word, status), "{text}");
-        assert!(!explained.cause.is_empty() && !explained.action.is_empty(), "{text}");
+        assert_eq!(
+            (explained.verdict.as_str(), explained.status),
+            (word, status),
+            "{text}"
+        );
+        assert!(
+            !explained.cause.is_empty() && !explained.action.is_empty(),
+            "{text}"
+        );
     }
 
     #[test]
@@ -505,18 +596,34 @@ mod tests {
         check(api!("malformed_token.json"), "malformed_token", Some(401));
         check(api!("credentials_not_found.json"), "rejected", Some(401));
         check(api!("missing_scopes.json"), "permission_denied", Some(403));
-        check(api!("missing_scopes_older_key.json"), "permission_denied", Some(403));
+        check(
+            api!("missing_scopes_older_key.json"),
+            "permission_denied",
+            Some(403),
+        );
         check(api!("rate_limited_ten_secondly.json"), "rate_limited", Some(429));
         check(api!("rate_limited_daily.json"), "rate_limited", Some(429));
         check(api!("conflict.json"), "client_error", Some(409));
         check(token!("bad_refresh_token.json"), "reconnect_required", None);
-        check(token!("bad_refresh_token_before_2026.json"), "reconnect_required", None);
+        check(
+            token!("bad_refresh_token_before_2026.json"),
+            "reconnect_required",
+            None,
+        );
         check(token!("bad_hub.json"), "reconnect_required", None);
         check(token!("invalid_grant_rfc.json"), "reconnect_required", None);
-        check(token!("mismatch_refresh_token_client.json"), "reconnect_required", None);
+        check(
+            token!("mismatch_refresh_token_client.json"),
+            "reconnect_required",
+            None,
+        );
         check(token!("bad_client_id.json"), "app_credentials_rejected", None);
         check(token!("bad_client_secret.json"), "app_credentials_rejected", None);
-        check(token!("invalid_client_rfc.json"), "app_credentials_rejected", None);
+        check(
+            token!("invalid_client_rfc.json"),
+            "app_credentials_rejected",
+            None,
+        );
     }
 
     #[test]
@@ -534,14 +641,24 @@ mod tests {
             "expired",
             Some(401),
         );
-        check("HTTP/1.1 502 Bad Gateway\n\n<html>502 Bad Gateway</html>", "unavailable", Some(502));
-        check(&format!("HTTP/1.1 503\n\n{}", token!("bad_refresh_token.json")), "provider_unavailable", Some(503));
+        check(
+            "HTTP/1.1 502 Bad Gateway\n\n<html>502 Bad Gateway</html>",
+            "unavailable",
+            Some(502),
+        );
+        check(
+            &format!("HTTP/1.1 503\n\n{}", token!("bad_refresh_token.json")),
+            "provider_unavailable",
+            Some(503),
+        );
     }
 
     #[test]
     fn exceptions_of_hubspots_clients_are_understood() {
         let body = api!("expired_seconds.json");
-        let node = format!("ApiException: HTTP-Code: 401\nMessage: An error occurred.\nBody: {body}\nHeaders: {{\"date\":\"x\"}}");
+        let node = format!(
+            "ApiException: HTTP-Code: 401\nMessage: An error occurred.\nBody: {body}\nHeaders: {{\"date\":\"x\"}}"
+        );
         check(&node, "expired", Some(401));
         let python = format!(
             "hubspot.crm.contacts.exceptions.UnauthorizedException: (401)\nReason: Unauthorized\nHTTP response headers: HTTPHeaderDict({{'Date': 'x', 'CF-RAY': '123-FRA'}})\nHTTP response body: {body}"
@@ -552,8 +669,16 @@ mod tests {
             "reconnect_required",
             Some(400),
         );
-        check("Error: Request failed with status code 403", "permission_denied", Some(403));
-        check("requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://api.hubapi.com/x", "rejected", Some(401));
+        check(
+            "Error: Request failed with status code 403",
+            "permission_denied",
+            Some(403),
+        );
+        check(
+            "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://api.hubapi.com/x",
+            "rejected",
+            Some(401),
+        );
     }
 
     #[test]
@@ -563,11 +688,23 @@ mod tests {
             "expired",
             Some(401),
         );
-        check("oauth2: \"invalid_grant\" \"refresh token is invalid\"", "reconnect_required", None);
+        check(
+            "oauth2: \"invalid_grant\" \"refresh token is invalid\"",
+            "reconnect_required",
+            None,
+        );
         check("connect ETIMEDOUT 104.17.1.1:443", "timeout", None);
         check("getaddrinfo ENOTFOUND api.hubapi.com", "unavailable", None);
-        check("The OAuth token used to make this call expired 20705 day(s) ago.", "malformed_token", None);
-        check("2026-11-24 10:00:01 WARN GET /crm/v3/objects/contacts status=429 duration=31ms", "rate_limited", Some(429));
+        check(
+            "The OAuth token used to make this call expired 20705 day(s) ago.",
+            "malformed_token",
+            None,
+        );
+        check(
+            "2026-11-24 10:00:01 WARN GET /crm/v3/objects/contacts status=429 duration=31ms",
+            "rate_limited",
+            Some(429),
+        );
     }
 
     #[test]
@@ -575,15 +712,34 @@ mod tests {
         let text = r#"{"type":"urn:evergrant:problem:reconnect_required","title":"t","status":424,"detail":"the grant is gone","code":"reconnect_required","action":"use the link"}"#;
         let explained = explain(text).expect("a problem");
         assert_eq!(explained.verdict, Verdict::Problem("reconnect_required".into()));
-        assert_eq!((explained.cause.as_str(), explained.action.as_str()), ("the grant is gone", "use the link"));
+        assert_eq!(
+            (explained.cause.as_str(), explained.action.as_str()),
+            ("the grant is gone", "use the link")
+        );
     }
 
     #[test]
     fn what_holds_nothing_is_not_explained_and_nothing_breaks() {
         let deep = "{\"a\":".repeat(5000);
         let umlauts = "ä".repeat(200);
-        for text in ["", "hello", "{}", "{\"a\":1}", "[1,2,3]", "1234", "ä401ä", "v4.401.2", &deep, &umlauts] {
-            assert_eq!(explain(text), None, "{}", text.chars().take(40).collect::<String>());
+        for text in [
+            "",
+            "hello",
+            "{}",
+            "{\"a\":1}",
+            "[1,2,3]",
+            "1234",
+            "ä401ä",
+            "v4.401.2",
+            &deep,
+            &umlauts,
+        ] {
+            assert_eq!(
+                explain(text),
+                None,
+                "{}",
+                text.chars().take(40).collect::<String>()
+            );
         }
     }
 
@@ -597,7 +753,11 @@ mod tests {
     fn every_class_says_what_happened_and_what_to_do() {
         for class in Class::ALL {
             let about = about(class);
-            assert!(about.cause.ends_with('.') && about.action.ends_with('.'), "{}", class.as_str());
+            assert!(
+                about.cause.ends_with('.') && about.action.ends_with('.'),
+                "{}",
+                class.as_str()
+            );
         }
     }
 }
