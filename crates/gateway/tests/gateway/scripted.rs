@@ -82,16 +82,19 @@ pub(crate) struct Scripted {
     shared: Arc<Shared>,
 }
 
+/// What answers the n-th request, counted from 0.
+type Script = Box<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
+
 struct Shared {
     seen: Mutex<Vec<Seen>>,
     ended: Mutex<usize>,
     changed: Notify,
     at: At,
-    script: Box<dyn Fn(usize, &Seen) -> Reply + Send + Sync>,
+    script: Script,
 }
 
 impl Scripted {
-    /// Answers the n-th request (from 0) once it has been read to its end.
+    /// Answers each request once it has been read to its end.
     pub(crate) async fn new(script: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::start(At::End, Box::new(script)).await
     }
@@ -101,7 +104,7 @@ impl Scripted {
         Self::start(At::Head, Box::new(script)).await
     }
 
-    async fn start(at: At, script: Box<dyn Fn(usize, &Seen) -> Reply + Send + Sync>) -> Self {
+    async fn start(at: At, script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {

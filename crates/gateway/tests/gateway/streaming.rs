@@ -41,8 +41,7 @@ const PIECES: usize = 1024;
 const IN_BETWEEN: usize = 256;
 
 /// 64 MiB in pieces; `made` counts them as they are asked for.
-fn large(made: &Arc<AtomicUsize>) -> impl Body<Data = Bytes, Error = NoError> + Send + Unpin + 'static {
-    let made = made.clone();
+fn large(made: Arc<AtomicUsize>) -> impl Body<Data = Bytes, Error = NoError> + Send + Unpin + 'static {
     let stream = futures_util::stream::iter(std::iter::from_fn(move || {
         let number = made.fetch_add(1, Ordering::SeqCst);
         let piece = Bytes::from(vec![number.to_le_bytes()[0]; PIECE]);
@@ -108,7 +107,7 @@ async fn a_large_answer_flows_through_and_is_held_nowhere() {
     let made = Arc::new(AtomicUsize::new(0));
     let making = made.clone();
     let base = serve(None, move |_| {
-        let body = large(&making);
+        let body = large(making.clone());
         async move { Ok(Response::new(body)) }
     })
     .await;
@@ -131,7 +130,7 @@ async fn a_large_call_flows_through_and_is_held_nowhere() {
     })
     .await;
     let world = World::at(&base).await;
-    let request = Request::post("/").body(large(&made)).unwrap();
+    let request = Request::post("/").body(large(made.clone())).unwrap();
     let answer = world.gateway.call(&world.id, "/x", request).await.unwrap();
     assert_eq!(gist(&answer), (200, "ok", 1));
     assert_eq!(body(answer).await, "read");
