@@ -26,7 +26,7 @@ const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Whoever answers the API.
 pub(crate) enum Api {
     /// A service, with a key's rights.
-    Network(Network),
+    Network(Box<Network>),
     /// This process on the configured store, with all rights.
     Store { service: Service, config: Box<Config> },
 }
@@ -35,7 +35,7 @@ impl Api {
     /// What `--server` or `EVERGRANT_URL` names, else the configured store.
     pub(crate) async fn open(globals: &Globals) -> Result<Self, Failure> {
         if let Some(server) = globals.service()? {
-            return Network::new(&server, globals).map(Self::Network);
+            return Ok(Self::Network(Box::new(Network::new(&server, globals)?)));
         }
         let config = Box::new(local::configuration(globals)?);
         let service = local::open(&config).await?;

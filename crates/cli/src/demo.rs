@@ -20,7 +20,7 @@ use crate::demo::summary::{Revoked, Stampede, Summary};
 use crate::demo::view::View;
 use crate::demo::world::{TOKEN_TTL, World};
 use crate::failure::{Exit, Failure};
-use crate::output::Output;
+use crate::output::{Output, print_json};
 use crate::{log, signals};
 
 /// How many callers meet at one expired token.
@@ -73,7 +73,7 @@ pub(crate) async fn run(demo: Demo, output: Output) -> Result<(), Failure> {
     world.end().await;
     let summary = summary?;
     if output.json {
-        output.json(&summary)?;
+        print_json(&summary)?;
     } else {
         summary.print(output)?;
     }

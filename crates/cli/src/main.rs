@@ -55,7 +55,7 @@ async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
         Command::Local(local) => match local {
             Local::Demo(demo) => demo::run(demo, output).await,
             Local::Init(init) => commands::init::run(init, output).await,
-            Local::Serve => commands::serve::run(&globals, output).await,
+            Local::Serve => commands::serve::run(&globals).await,
             Local::Explain(explain) => commands::explain::run(&explain, output),
             Local::Sim(sim) => commands::sim::run(sim, output).await,
         },

@@ -39,33 +39,16 @@ impl Output {
         }
     }
 
-    /// Prints one line.
-    pub(crate) fn line(&self, text: impl fmt::Display) -> Result<(), Failure> {
-        self.bytes(format!("{text}\n").as_bytes())
-    }
-
-    /// Prints what is there as it is, and does not keep it back.
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
-    }
-
-    /// Prints a JSON document.
-    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-        self.line(text)
-    }
-
     /// Prints rows under headings: a table on a terminal, else tab-separated lines.
     pub(crate) fn table<const N: usize>(
-        &self,
+        self,
         headings: [&str; N],
         rows: Vec<[String; N]>,
     ) -> Result<(), Failure> {
         if !self.is_terminal {
             let lines =
                 std::iter::once(headings.join("\t")).chain(rows.into_iter().map(|row| row.join("\t")));
-            return self.line(lines.collect::<Vec<_>>().join("\n"));
+            return print_line(lines.collect::<Vec<_>>().join("\n"));
         }
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
@@ -75,11 +58,11 @@ impl Output {
         for row in rows {
             table.add_row(row.map(|text| self.cell(&text, tone_of(&text))));
         }
-        self.line(table.trim_fmt())
+        print_line(table.trim_fmt())
     }
 
     /// Prints names and values, one a line; what is empty is left out.
-    pub(crate) fn fields(&self, fields: &[(&str, String)]) -> Result<(), Failure> {
+    pub(crate) fn fields(self, fields: &[(&str, String)]) -> Result<(), Failure> {
         let shown: Vec<_> = fields.iter().filter(|(_, value)| !value.is_empty()).collect();
         let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let line = |(name, value): &&(&str, String)| {
@@ -87,11 +70,11 @@ impl Output {
             let value = tone_of(value).map_or_else(|| value.clone(), |tone| self.paint(tone, value));
             format!("{}  {value}", self.paint(Tone::Faint, &name))
         };
-        self.line(shown.iter().map(line).collect::<Vec<_>>().join("\n"))
+        print_line(shown.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 
     /// Colours a text, where colours are wanted.
-    pub(crate) fn paint(&self, tone: Tone, text: &str) -> String {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.is_coloured {
             return text.to_owned();
         }
@@ -105,7 +88,7 @@ impl Output {
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
 
-    fn cell(&self, text: &str, tone: Option<Tone>) -> Cell {
+    fn cell(self, text: &str, tone: Option<Tone>) -> Cell {
         let cell = Cell::new(text);
         match tone.filter(|_| self.is_coloured) {
             None => cell,
@@ -127,6 +110,22 @@ fn tone_of(word: &str) -> Option<Tone> {
         "unverified" | "disconnected" => Some(Tone::Faint),
         _ => None,
     }
+}
+
+/// Prints one line.
+pub(crate) fn print_line(text: impl fmt::Display) -> Result<(), Failure> {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints what is there as it is, and does not keep it back.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
+}
+
+/// Prints a JSON document.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print_line(serde_json::to_string_pretty(value).map_err(Failure::failed)?)
 }
 
 /// Says something on standard error, for people: progress, hints.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::args::Apps;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, note, text};
+use crate::output::{Output, note, print_json, print_line, text};
 
 pub(crate) async fn run(api: Api, apps: Apps, output: Output) -> Result<(), Failure> {
     match apps {
@@ -17,7 +17,7 @@ pub(crate) async fn run(api: Api, apps: Apps, output: Output) -> Result<(), Fail
 async fn list(api: &Api, output: Output) -> Result<(), Failure> {
     let answer = api.get("/v1/apps").await?;
     if output.json {
-        return output.json(&answer);
+        return print_json(&answer);
     }
     let apps = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
     if apps.is_empty() {
@@ -41,12 +41,12 @@ async fn list(api: &Api, output: Output) -> Result<(), Failure> {
 async fn check(api: &Api, app: &str, output: Output) -> Result<(), Failure> {
     let answer = api.post(&format!("/v1/apps/{app}/check"), &json!({})).await?;
     if output.json {
-        output.json(&answer)?;
+        print_json(&answer)?;
     }
     let code = text(&answer, "/code");
     match text(&answer, "/result").as_str() {
         "accepted" if output.json => Ok(()),
-        "accepted" => output.line(format_args!("{app}: the provider accepts the app's credentials")),
+        "accepted" => print_line(format_args!("{app}: the provider accepts the app's credentials")),
         "refused" => Err(Failure::new(
             Exit::AppCredentials,
             format!("{app}: the provider refuses the app's credentials ({code})"),

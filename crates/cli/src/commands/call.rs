@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use crate::api::{Api, Body, whole};
 use crate::args::Call;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, note};
+use crate::output::{Output, note, print_bytes};
 
 /// On answers that are Evergrant's own, not the provider's.
 const EVERGRANT_ERROR: &str = "evergrant-error";
@@ -82,12 +82,12 @@ async fn print(answer: Response<Body>, output: Output) -> Result<(), Failure> {
             )
         })?;
         if let Some(data) = frame.data_ref() {
-            output.bytes(data)?;
+            print_bytes(data)?;
             last = data.last().copied().unwrap_or(last);
         }
     }
     if output.is_terminal && last != b'\n' {
-        output.bytes(b"\n")
+        print_bytes(b"\n")
     } else {
         Ok(())
     }
@@ -97,8 +97,8 @@ async fn print(answer: Response<Body>, output: Output) -> Result<(), Failure> {
 async fn refused(answer: Response<Body>, output: Output) -> Result<(), Failure> {
     let answer = whole(answer).await?;
     if output.json {
-        output.bytes(answer.body())?;
-        output.bytes(b"\n")?;
+        print_bytes(answer.body())?;
+        print_bytes(b"\n")?;
     }
     Err(Failure::answered(&answer))
 }

@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::args::Connect;
 use crate::commands::connections;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, Tone, note, text};
+use crate::output::{Output, Tone, note, print_json, print_line, text};
 use crate::{browser, network};
 
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -36,9 +36,9 @@ pub(crate) async fn run(api: Api, connect: Connect, output: Output) -> Result<()
     }
     let record = outcome?;
     if output.json {
-        return output.json(&record);
+        return print_json(&record);
     }
-    output.line("")?;
+    print_line("")?;
     connections::show(&record, output)?;
     suggest_a_call(&api, &record, output).await
 }
@@ -56,7 +56,7 @@ async fn until_connected(api: &Api, connect: &Connect, output: Output) -> Result
     if output.json {
         note(&url);
     } else {
-        output.line(&url)?;
+        print_line(&url)?;
     }
     if !connect.no_browser {
         browser::open(&url);
@@ -111,7 +111,7 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
         Api::Network(network) => network.base().to_owned(),
         Api::Store { config, .. } => config.server.public_url.as_str().trim_end_matches('/').to_owned(),
     };
-    output.line(format_args!(
+    print_line(format_args!(
         "\n{}\n  evergrant call {id} GET '{path}'\n{}\n  curl -H \"Authorization: Bearer $EVERGRANT_API_KEY\" '{base}/gateway/{id}{path}'",
         output.paint(Tone::Faint, "Try it:"),
         output.paint(Tone::Faint, "or, while `evergrant serve` runs, with an API key:"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::api::Api;
 use crate::args::{Connections, Disconnect, Filters};
 use crate::failure::Failure;
-use crate::output::{Output, note, text};
+use crate::output::{Output, note, print_json, print_line, text};
 
 pub(crate) async fn run(api: Api, connections: Connections, output: Output) -> Result<(), Failure> {
     match connections {
@@ -13,7 +13,7 @@ pub(crate) async fn run(api: Api, connections: Connections, output: Output) -> R
         Connections::Show { id } => {
             let record = api.get(&format!("/v1/connections/{id}")).await?;
             if output.json {
-                output.json(&record)
+                print_json(&record)
             } else {
                 show(&record, output)
             }
@@ -42,7 +42,7 @@ async fn list(api: &Api, filters: &Filters, output: Output) -> Result<(), Failur
     query.extend(filters.query.iter().map(|part| ("q", part.as_str())));
     let answer = api.list("/v1/connections", &query).await?;
     if output.json {
-        return output.json(&answer);
+        return print_json(&answer);
     }
     let records = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
     if records.is_empty() {
@@ -127,7 +127,7 @@ async fn end(api: &Api, disconnect: &Disconnect, output: Output) -> Result<(), F
         ))
         .await?;
     if output.json {
-        return output.json(&answer);
+        return print_json(&answer);
     }
     let revocation = match text(&answer, "/revocation").as_str() {
         "pending" => "the provider is being told to forget the grant",
@@ -136,12 +136,12 @@ async fn end(api: &Api, disconnect: &Disconnect, output: Output) -> Result<(), F
         "shared" => "the grant lives on at the provider: another connection has this app and account",
         _ => "the provider was not told",
     };
-    output.line(format_args!(
+    print_line(format_args!(
         "{id} is disconnected: its tokens are erased here, {revocation}"
     ))?;
     match text(&answer, "/access_tokens_valid_until").as_str() {
         "" => Ok(()),
-        until => output.line(format_args!(
+        until => print_line(format_args!(
             "Access tokens that were handed out may work until {until}."
         )),
     }

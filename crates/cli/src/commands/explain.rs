@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::Explain;
 use crate::failure::Failure;
-use crate::output::{Output, note};
+use crate::output::{Output, note, print_json};
 
 /// More than any answer worth reading; what is pasted beyond is not looked at.
 const READ_MAX: u64 = 1024 * 1024;
@@ -19,7 +19,7 @@ pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
             .advise("Paste the whole answer, with its status and body.")
     })?;
     if output.json {
-        return output.json(&json!({
+        return print_json(&json!({
             "class": explained.verdict.as_str(),
             "cause": explained.cause,
             "action": explained.action,

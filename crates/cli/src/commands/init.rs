@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::args::Init;
 use crate::failure::Failure;
 use crate::local;
-use crate::output::{Output, text};
+use crate::output::{Output, print_json, print_line, text};
 
 const KEY_FILE: &str = "evergrant.key";
 const STORE_FILES: [&str; 3] = ["evergrant.db", "evergrant.db-wal", "evergrant.db-shm"];
@@ -41,7 +41,7 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
         config.server.public_url.as_str().trim_end_matches('/')
     );
     if output.json {
-        return output.json(&json!({"config": config_file, "key_file": key_file, "admin_key": admin_key}));
+        return print_json(&json!({"config": config_file, "key_file": key_file, "admin_key": admin_key}));
     }
     let config_shown = config_file.display();
     output.fields(&[
@@ -57,7 +57,7 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
         ),
         ("admin API key", admin_key),
     ])?;
-    output.line(format_args!(
+    print_line(format_args!(
         "\nThe API key is shown this once. Next: describe your app in {config_shown}, then run `evergrant serve`."
     ))
 }

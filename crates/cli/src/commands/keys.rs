@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::args::{CreateKey, Keys};
 use crate::failure::Failure;
-use crate::output::{Output, note, text};
+use crate::output::{Output, note, print_json, print_line, text};
 
 pub(crate) async fn run(api: Api, keys: Keys, output: Output) -> Result<(), Failure> {
     match keys {
@@ -35,10 +35,10 @@ async fn create(api: &Api, new: CreateKey, output: Output) -> Result<(), Failure
         )
         .await?;
     if output.json {
-        return output.json(&json!({"id": made["id"], "key": made["key"]}));
+        return print_json(&json!({"id": made["id"], "key": made["key"]}));
     }
     // The key alone on standard output, so that `$(evergrant keys create …)` holds nothing else.
-    output.line(text(&made, "/key"))?;
+    print_line(text(&made, "/key"))?;
     note(format_args!(
         "This is {}; it is not shown again.",
         text(&made, "/id")
@@ -49,7 +49,7 @@ async fn create(api: &Api, new: CreateKey, output: Output) -> Result<(), Failure
 async fn list(api: &Api, output: Output) -> Result<(), Failure> {
     let answer = api.get("/v1/keys").await?;
     if output.json {
-        return output.json(&answer);
+        return print_json(&answer);
     }
     let row = |key: &Value| {
         let limits = ["/apps", "/customers", "/connections"].map(|kind| text(key, kind));
@@ -84,9 +84,9 @@ async fn revoke(api: &Api, id: &str, output: Output) -> Result<(), Failure> {
     let path: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
     api.delete(&format!("/v1/keys/{path}")).await?;
     if output.json {
-        return output.json(&json!({"id": id, "revoked": true}));
+        return print_json(&json!({"id": id, "revoked": true}));
     }
-    output.line(format_args!(
+    print_line(format_args!(
         "{id} is revoked: it is refused everywhere within a second"
     ))
 }

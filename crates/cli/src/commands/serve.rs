@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
-use crate::output::Output;
+use crate::output::print_line;
 use crate::{local, log, signals};
 
-pub(crate) async fn run(globals: &Globals, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     log::start(Some("info"))?;
     let config = local::configuration(globals)?;
     let asked_to_stop = signals::stop()?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(globals: &Globals, output: Output) -> Result<(), Failure
     };
     let ready = format!("evergrant listens on {scheme}://{}", server.address());
     // A service whose starter does not listen is a service all the same.
-    if let Err(failure) = output.line(ready)
+    if let Err(failure) = print_line(ready)
         && failure.exit != Exit::Done
     {
         tracing::warn!(event = "output_failed", "{failure}");

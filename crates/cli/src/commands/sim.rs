@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::Sim;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, print_json, print_line};
 use crate::signals;
 
 pub(crate) async fn run(sim: Sim, output: Output) -> Result<(), Failure> {
@@ -30,9 +30,9 @@ pub(crate) async fn run(sim: Sim, output: Output) -> Result<(), Failure> {
     } = SimApp::default();
     let base = hubspot.base_url();
     if output.json {
-        output.json(&json!({"address": base, "client_id": client_id, "client_secret": client_secret}))?;
+        print_json(&json!({"address": base, "client_id": client_id, "client_secret": client_secret}))?;
     } else {
-        output.line(format_args!("HubSpot simulator on {base}"))?;
+        print_line(format_args!("HubSpot simulator on {base}"))?;
         output.fields(&[
             ("client id", client_id.clone()),
             (
@@ -42,7 +42,7 @@ pub(crate) async fn run(sim: Sim, output: Output) -> Result<(), Failure> {
             ("consent page", format!("{base}/oauth/authorize")),
             ("control API", format!("{base}/_sim/")),
         ])?;
-        output.line(format_args!(
+        print_line(format_args!(
             "\nTo use it, point an app of evergrant.toml at it:\n\n\
              [apps.crm]\nprovider = \"hubspot\"\nclient_id = \"{client_id}\"\nclient_secret_file = \"crm.secret\"  \
              # holds: {client_secret}\nauthorize_url = \"{base}/oauth/authorize\"\noauth_base = \"{base}\"\n\

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::args::{Reconnect, Refresh, Token};
 use crate::failure::Failure;
-use crate::output::{Output, text};
+use crate::output::{Output, print_json, print_line, text};
 
 /// The one command that prints an access token.
 pub(crate) async fn token(api: Api, token: Token, output: Output) -> Result<(), Failure> {
@@ -17,9 +17,9 @@ pub(crate) async fn token(api: Api, token: Token, output: Output) -> Result<(), 
         .get(&format!("/v1/connections/{}/token{query}", token.id))
         .await?;
     if output.json {
-        output.json(&answer)
+        print_json(&answer)
     } else {
-        output.line(text(&answer, "/access_token"))
+        print_line(text(&answer, "/access_token"))
     }
 }
 
@@ -29,17 +29,17 @@ pub(crate) async fn refresh(api: Api, refresh: Refresh, output: Output) -> Resul
         .post(&format!("/v1/connections/{id}/refresh"), &json!({"force": force}))
         .await?;
     if output.json {
-        return output.json(&answer);
+        return print_json(&answer);
     }
     let (before, now) = (text(&answer, "/version_before"), text(&answer, "/version"));
     match (answer["redeemed"].as_bool(), before == now) {
-        (Some(true), _) => output.line(format_args!(
+        (Some(true), _) => print_line(format_args!(
             "{id}: one refresh token redeemed, version {before} → {now}"
         )),
-        (_, true) => output.line(format_args!(
+        (_, true) => print_line(format_args!(
             "{id}: nothing redeemed, version {now} is younger than a minute; --force redeems all the same"
         )),
-        (_, false) => output.line(format_args!(
+        (_, false) => print_line(format_args!(
             "{id}: nothing redeemed, another worker had brought version {now} (was {before})"
         )),
     }
@@ -54,8 +54,8 @@ pub(crate) async fn reconnect(api: Api, reconnect: Reconnect, output: Output) ->
         .post(&format!("/v1/connections/{}/reconnect-link", reconnect.id), &wish)
         .await?;
     if output.json {
-        output.json(&answer)
+        print_json(&answer)
     } else {
-        output.line(text(&answer, "/url"))
+        print_line(text(&answer, "/url"))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::demo::Scenes;
 use crate::demo::world::{Customer, World};
 use crate::failure::Failure;
-use crate::output::{Output, Tone, text};
+use crate::output::{Output, Tone, print_line, text};
 
 /// Many callers at one expired token.
 #[derive(Debug, Serialize)]
@@ -109,7 +109,7 @@ impl Summary {
             output.paint(tone, &number.to_string())
         };
         let heading = format!("{:.0} seconds, {} portals", self.seconds, self.portals);
-        output.line(format_args!("\n{}", output.paint(Tone::Strong, &heading)))?;
+        print_line(format_args!("\n{}", output.paint(Tone::Strong, &heading)))?;
         let ratio = self
             .redemptions_per_expiry
             .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));

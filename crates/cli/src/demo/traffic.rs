@@ -262,22 +262,17 @@ impl Caller {
     /// Makes a call and counts its answer; says whether the provider did what it was asked.
     async fn call(&self, number: u64, operation: &Operation) -> bool {
         let tally = &self.customer.tally;
-        match self.send(number, operation).await {
-            Ok((status, headers, body)) => {
-                tally.count(status, &headers);
-                if matches!(operation, Operation::Create)
-                    && status.is_success()
-                    && let Some(contact) = body["id"].as_str()
-                {
-                    tally.remember(contact.to_owned());
-                }
-                status.is_success()
-            }
-            Err(_) => {
-                tally.count_unanswered();
-                false
-            }
+        let Ok((status, headers, body)) = self.send(number, operation).await else {
+            tally.count_unanswered();
+            return false;
+        };
+        tally.count(status, &headers);
+        if matches!(operation, Operation::Create)
+            && let Some(contact) = body["id"].as_str()
+        {
+            tally.remember(contact.to_owned());
         }
+        status.is_success()
     }
 
     async fn send(

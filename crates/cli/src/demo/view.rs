@@ -8,7 +8,7 @@ use tokio::time::{Instant, interval};
 
 use crate::demo::world::{Customer, TOKEN_TTL, World};
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, Tone, note};
+use crate::output::{Output, Tone, note, print_line};
 
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -55,8 +55,8 @@ impl View {
                 note(what);
                 Ok(())
             }
-            Some(live) => live.all.suspend(|| self.output.line(what)),
-            None => self.output.line(what),
+            Some(live) => live.all.suspend(|| print_line(what)),
+            None => print_line(what),
         }
     }
 
@@ -71,18 +71,15 @@ impl View {
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            match &self.live {
-                Some(live) => {
-                    for (line, customer) in live.lines.iter().zip(&world.customers) {
-                        line.set_message(self.describe(customer));
-                        line.tick();
-                    }
+            if let Some(live) = &self.live {
+                for (line, customer) in live.lines.iter().zip(&world.customers) {
+                    line.set_message(self.describe(customer));
+                    line.tick();
                 }
-                None => {
-                    let told = self.tell(format_args!("{}", report(world, began)));
-                    if told.is_err_and(|failure| failure.exit == Exit::Done) {
-                        return;
-                    }
+            } else {
+                let told = self.tell(format_args!("{}", report(world, began)));
+                if told.is_err_and(|failure| failure.exit == Exit::Done) {
+                    return;
                 }
             }
         }

@@ -22,11 +22,11 @@ pub(crate) async fn connect(world: &World, app: &str, customer: &Customer) -> Re
     let link = session["url"].as_str().unwrap_or_default();
 
     let page = send(world, request(Method::GET, link, None)?).await?;
-    let cookie = header(&page, SET_COOKIE)?;
+    let cookie = header(&page, &SET_COOKIE)?;
     let cookie = cookie.split(';').next().unwrap_or_default();
 
     let to_provider = send(world, with_cookie(Method::POST, link, cookie)?).await?;
-    let mut consent = Url::parse(&header(&to_provider, LOCATION)?).map_err(Failure::failed)?;
+    let mut consent = Url::parse(&header(&to_provider, &LOCATION)?).map_err(Failure::failed)?;
     // The simulator's way to press "Connect app" without a page.
     consent
         .query_pairs_mut()
@@ -34,7 +34,7 @@ pub(crate) async fn connect(world: &World, app: &str, customer: &Customer) -> Re
     let back = send(world, request(Method::GET, consent.as_str(), None)?).await?;
     send(
         world,
-        with_cookie(Method::GET, &header(&back, LOCATION)?, cookie)?,
+        with_cookie(Method::GET, &header(&back, &LOCATION)?, cookie)?,
     )
     .await?;
 
@@ -86,11 +86,8 @@ async fn send(
     Ok(Response::from_parts(parts, body))
 }
 
-fn header(response: &Response<Bytes>, name: HeaderName) -> Result<String, Failure> {
-    let value = response
-        .headers()
-        .get(&name)
-        .and_then(|value| value.to_str().ok());
+fn header(response: &Response<Bytes>, name: &HeaderName) -> Result<String, Failure> {
+    let value = response.headers().get(name).and_then(|value| value.to_str().ok());
     value
         .map(str::to_owned)
         .ok_or_else(|| Failure::failed(format!("an answer came without {name}")))

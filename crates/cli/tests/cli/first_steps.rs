@@ -18,10 +18,10 @@ fn init_makes_what_serve_needs_and_shows_the_key_once() {
     assert_eq!(made["key_file"], "made/here/evergrant.key");
     let key = made["admin_key"].as_str().unwrap();
     assert!(key.starts_with("evg_"), "{key}");
-    let mode = |name: &str| fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode("made/here/evergrant.key"), 0o600);
+    let permissions = |name: &str| fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(permissions("made/here/evergrant.key"), 0o600);
     assert_eq!(
-        mode("made/here/evergrant.db") & 0o077,
+        permissions("made/here/evergrant.db") & 0o077,
         0,
         "others can read the store"
     );
@@ -77,7 +77,35 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
         "{shown}"
     );
 
-    // As an application, over HTTP.
+    calls(&world, key);
+    let tokens = tokens(&world);
+    looks(&world);
+    world
+        .remote(&format!("keys revoke {}", made["id"].as_str().unwrap()))
+        .ends_with(0);
+    let mut revoked = world.home.command(["token", "acme", "--server", &world.url]);
+    let revoked = Done::of("token", revoked.env("EVERGRANT_API_KEY", key).output().unwrap()).ends_with(2);
+    assert!(revoked.err.contains("invalid_api_key"), "{revoked:?}");
+
+    let ended = world.remote("connections disconnect acme").ends_with(0).out;
+    assert!(ended.contains("acme is disconnected"), "{ended}");
+    world.remote("token acme").ends_with(3);
+
+    serving.signal(Signal::TERM);
+    let (status, _, log) = serving.wait();
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("\"event\":\"call\""), "calls are not logged: {log}");
+    for secret in tokens
+        .iter()
+        .map(String::as_str)
+        .chain([key, &world.admin_key, "sim-secret", "evg_"])
+    {
+        assert!(!log.contains(secret), "a log line holds {secret}: {log}");
+    }
+}
+
+/// Calls through the gateway: as an application would, and by command.
+fn calls(world: &World, key: &str) {
     let gateway = format!("{}/gateway/acme/crm/v3/objects/contacts", world.url);
     let authorization = format!("Bearer {key}");
     let direct = web::send(
@@ -88,13 +116,11 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     );
     assert_eq!(direct.status, 200, "{direct:?}");
 
-    let created = world
+    let mut create = world
         .home
-        .command(["call", "acme", "post", "/crm/v3/objects/contacts", "-i", "-d"])
-        .arg(r#"{"properties":{"email":"ada@example.com"}}"#)
-        .output()
-        .unwrap();
-    let created = Done::of("call", created).ends_with(0);
+        .command(["call", "acme", "post", "/crm/v3/objects/contacts", "-i", "-d"]);
+    create.arg(r#"{"properties":{"email":"ada@example.com"}}"#);
+    let created = Done::of("call", create.output().unwrap()).ends_with(0);
     let id = created.json()["id"].as_str().unwrap().to_owned();
     assert!(
         created.err.contains("HTTP 201") && created.err.contains("evergrant-token-version: 1"),
@@ -112,7 +138,10 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     assert!(missing.err.contains("the provider answered 404"), "{missing:?}");
     let refused = world.remote("call acme POST /oauth/v1/token").ends_with(1);
     assert!(refused.err.contains("use_evergrant"), "{refused:?}");
+}
 
+/// Tokens and their refresh; returns those that were shown.
+fn tokens(world: &World) -> [String; 2] {
     let token = world.remote("token acme").ends_with(0).out;
     assert_eq!(token.lines().count(), 1);
     let answer = world
@@ -121,7 +150,6 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
         .ends_with(0)
         .json();
     assert_eq!(answer["access_token"].as_str().unwrap(), token.trim_end());
-
     let young = world.remote("refresh acme").ends_with(0).out;
     assert!(young.contains("nothing redeemed"), "{young}");
     let forced = world.home.run("refresh acme --force").ends_with(0).out;
@@ -131,7 +159,11 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     );
     let newer = world.remote("token acme").ends_with(0).out;
     assert_ne!(newer, token);
+    [token, newer].map(|token| token.trim_end().to_owned())
+}
 
+/// What is there, as tables and as JSON.
+fn looks(world: &World) {
     let listed = world
         .remote("connections list --app crm --status active --json")
         .ends_with(0)
@@ -160,34 +192,8 @@ fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     );
     let link = world.remote("reconnect acme --days 2").ends_with(0).out;
     assert!(link.starts_with(&format!("{}/connect/", world.url)), "{link}");
-
     let keys = world.remote("keys list --json").ends_with(0).json();
     assert_eq!(keys["items"].as_array().unwrap().len(), 2);
-    world
-        .remote(&format!("keys revoke {}", made["id"].as_str().unwrap()))
-        .ends_with(0);
-    let mut revoked = world.home.command(["token", "acme", "--server", &world.url]);
-    let revoked = Done::of("token", revoked.env("EVERGRANT_API_KEY", key).output().unwrap()).ends_with(2);
-    assert!(revoked.err.contains("invalid_api_key"), "{revoked:?}");
-
-    let ended = world.remote("connections disconnect acme").ends_with(0).out;
-    assert!(ended.contains("acme is disconnected"), "{ended}");
-    world.remote("token acme").ends_with(3);
-
-    serving.signal(Signal::TERM);
-    let (status, _, log) = serving.wait();
-    assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("\"event\":\"call\""), "calls are not logged: {log}");
-    for secret in [
-        key,
-        &world.admin_key,
-        token.trim_end(),
-        newer.trim_end(),
-        "sim-secret",
-        "evg_",
-    ] {
-        assert!(!log.contains(secret), "a log line holds {secret}: {log}");
-    }
 }
 
 #[test]

@@ -14,16 +14,9 @@ pub(crate) struct Answer {
 impl Answer {
     /// The value of a header.
     pub(crate) fn header(&self, name: &str) -> &str {
-        let of = |line: &'_ str| {
-            line.split_once(": ")
-                .filter(|(key, _)| key.eq_ignore_ascii_case(name))
-                .is_some()
-        };
-        let line = self.head.lines().find(|line| of(line));
-        line.unwrap_or_else(|| panic!("no {name} in {}", self.head))
-            .split_once(": ")
-            .unwrap()
-            .1
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        let found = headers.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.unwrap_or_else(|| panic!("no {name} in {}", self.head)).1
     }
 }
 
@@ -32,16 +25,14 @@ pub(crate) fn send(method: &str, url: &str, headers: &[(&str, &str)], body: &str
     let rest = url.strip_prefix("http://").expect("a plain http URL");
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(host).unwrap_or_else(|error| panic!("{url}: {error}"));
-    let mut request = format!(
-        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n",
-        body.len()
-    );
-    for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
-    }
-    stream
-        .write_all(format!("{request}\r\n{body}").as_bytes())
-        .unwrap();
+    let mut head = vec![
+        format!("{method} /{path} HTTP/1.0"),
+        format!("Host: {host}"),
+        format!("Content-Length: {}", body.len()),
+    ];
+    head.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    let request = format!("{}\r\n\r\n{body}", head.join("\r\n"));
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer
