@@ -233,10 +233,13 @@ impl Keeper {
         version: Version,
         class: Class,
     ) -> Result<AfterRejection, KeepError> {
+        let sight = self.inner.cache.sight(id);
         let held = self.held(id).await?;
-        self.usable(&held)?;
+        let stored = self.usable(&held)?;
         if held.connection.version > version {
-            // A stale token: the newer one is taken through the same door as for any call.
+            // A stale token: the newer one is taken through the same door as for any call. The feed may not have told of it
+            // yet, and then it is the stale one that is at hand.
+            self.inner.cache.keep(&stored, sight);
             let token = self.current(id, None).await?;
             return Ok(AfterRejection::Newer {
                 token,
