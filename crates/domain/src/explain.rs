@@ -483,7 +483,7 @@ fn find_object(text: &str) -> Option<Value> {
         let value = values.next()?.ok()?;
         let end = at + values.byte_offset();
         // Read once more without forgiveness: what could be read in two ways is no evidence.
-        error_in(&strict_json::parse(text[at..end].as_bytes()).unwrap_or(value), 0)
+        error_in(&strict_json::parse(&text.as_bytes()[at..end]).unwrap_or(value), 0)
     })
 }
 

@@ -3,9 +3,8 @@
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
-use http::{StatusCode, header};
 
 use crate::api::{apps, connections, explain, import, keys, sessions, tokens};
 use crate::problem::{Code, Problem};
@@ -67,10 +66,6 @@ pub(crate) struct Endpoint(pub(crate) MatchedPath);
 async fn observe(request: Request, next: Next) -> Response {
     let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = response.headers().get(header::ALLOW).cloned();
-        response = Problem::new(Code::MethodNotAllowed).allow(allow).into_response();
-    }
     if let Some(endpoint) = endpoint {
         response.extensions_mut().insert(Endpoint(endpoint));
     }

@@ -18,7 +18,7 @@ use evergrant_config::{LogCalls, Network};
 use evergrant_domain::{Connection, ConnectionId, Timestamp};
 use evergrant_keeper::Keeper;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -197,11 +197,17 @@ impl Service {
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        self.router
+        let response = self
+            .router
             .clone()
             .oneshot(request)
             .await
-            .unwrap_or_else(|never| match never {})
+            .unwrap_or_else(|never| match never {});
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            let allow = response.headers().get(header::ALLOW).cloned();
+            return Problem::new(Code::MethodNotAllowed).allow(allow).into_response();
+        }
+        response
     }
 
     /// What every request must keep to, whatever it asks for.
@@ -234,6 +240,16 @@ impl Service {
             return false;
         };
         let host = authority.host();
+        // A name, a port and nothing else: no user before it, nothing between the two.
+        let is_plain = authority.as_str().strip_prefix(host).is_some_and(|rest| {
+            rest.is_empty()
+                || rest
+                    .strip_prefix(':')
+                    .is_some_and(|port| port.parse::<u16>().is_ok())
+        });
+        if !is_plain {
+            return false;
+        }
         host.eq_ignore_ascii_case("localhost")
             || host == "127.0.0.1"
             || host == "[::1]"

@@ -59,7 +59,6 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
         "kind",
         "expires_at",
         "scopes",
-        "labels",
         "refresh_token",
         "account",
         "code",
