@@ -25,11 +25,20 @@ pub(crate) async fn run(api: Api, call: Call, output: Output) -> Result<(), Fail
     }
     let status = answer.status();
     print(answer, output).await?;
-    if status.is_client_error() || status.is_server_error() {
-        return Err(Failure::failed(format!("the provider answered {status}"))
-            .advise("Its answer is on standard output; `evergrant explain` says what an answer means."));
+    if !status.is_client_error() && !status.is_server_error() {
+        return Ok(());
     }
-    Ok(())
+    let failure = Failure::failed(format!("the provider answered {status}"));
+    Err(match status {
+        // A refresh that could have helped was tried: why it did not is in the record.
+        StatusCode::UNAUTHORIZED => failure.advise(format_args!(
+            "`evergrant connections show {}` says where the connection stands.",
+            call.id
+        )),
+        _ => {
+            failure.advise("Its answer is on standard output; `evergrant explain` says what an answer means.")
+        }
+    })
 }
 
 fn request(call: &Call) -> Result<Request<Full<Bytes>>, Failure> {

@@ -17,9 +17,17 @@ use crate::output::{Output, print_json, print_line, text};
 
 const KEY_FILE: &str = "evergrant.key";
 const STORE_FILES: [&str; 3] = ["evergrant.db", "evergrant.db-wal", "evergrant.db-shm"];
+/// Where the store notes who has it open.
+const STORE_FOLDER: &str = "evergrant.db.holders";
 
 pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
-    let mut made = Made::begin(&init.dir)?;
+    // The folder that we are in needs no name.
+    let folder = if init.dir == Path::new(".") {
+        PathBuf::new()
+    } else {
+        init.dir
+    };
+    let mut made = Made::begin(&folder)?;
     let config_file = made.write(
         evergrant_config::FILE_NAME,
         evergrant_config::template(),
@@ -29,7 +37,8 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
     let key_file = made.write(KEY_FILE, &format!("{}\n", *key.to_base64()), Readable::ByOwner)?;
     // The environment is left out: what is made here must fit what was written here.
     let config = evergrant_config::load(Some(&config_file), [])?;
-    made.files.extend(STORE_FILES.map(|name| init.dir.join(name)));
+    made.files.extend(STORE_FILES.map(|name| folder.join(name)));
+    made.folders.push(folder.join(STORE_FOLDER));
     let service = local::open(&config).await?;
     let admin_key = admin_key(&service).await;
     service.engine().shutdown().await;
@@ -90,9 +99,9 @@ enum Readable {
 /// What has been made so far. Unless it is kept, it goes again: half an installation would stand in the way of the next try.
 struct Made {
     folder: PathBuf,
-    is_new_folder: bool,
-    /// Only these are removed again: a file that somebody else put there meanwhile stays.
+    /// Only these are removed again: what somebody else put there meanwhile stays.
     files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
 }
 
 impl Made {
@@ -111,13 +120,18 @@ impl Made {
                 .advise("Choose another folder with --dir, or move the file away."));
             }
         }
-        let is_new_folder = !folder.exists();
+        let is_new = !folder.as_os_str().is_empty() && !folder.exists();
         std::fs::create_dir_all(folder)
             .map_err(|error| Failure::failed(format!("{} cannot be made: {error}", folder.display())))?;
+        let folders = if is_new {
+            vec![folder.to_owned()]
+        } else {
+            Vec::new()
+        };
         Ok(Self {
             folder: folder.to_owned(),
-            is_new_folder,
             files: Vec::new(),
+            folders,
         })
     }
 
@@ -135,18 +149,18 @@ impl Made {
 
     fn keep(mut self) {
         self.files.clear();
-        self.is_new_folder = false;
+        self.folders.clear();
     }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
+        // It may not have come so far, and a folder that holds anything else stays.
         for file in &self.files {
-            // It may not have come so far.
             let _ = std::fs::remove_file(file);
         }
-        if self.is_new_folder {
-            let _ = std::fs::remove_dir(&self.folder);
+        for folder in self.folders.iter().rev() {
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }

@@ -29,7 +29,7 @@ impl View {
     pub(crate) fn begin(world: &World, output: Output) -> Result<Self, Failure> {
         let mut view = Self { output, live: None };
         view.tell(format_args!(
-            "Evergrant on {}, a simulated HubSpot on {}",
+            "Evergrant on {} and a simulated HubSpot on {}",
             world.base,
             world.hubspot.base_url()
         ))?;

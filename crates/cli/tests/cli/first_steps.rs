@@ -157,7 +157,7 @@ fn tokens(world: &World) -> [String; 2] {
         forced.contains("one refresh token redeemed, version 1 → 2"),
         "{forced}"
     );
-    let newer = world.remote("token acme").ends_with(0).out;
+    let newer = world.home.run("token acme").ends_with(0).out;
     assert_ne!(newer, token);
     [token, newer].map(|token| token.trim_end().to_owned())
 }
