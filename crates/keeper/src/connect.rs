@@ -25,8 +25,9 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 pub struct Consent {
     /// The app that was consented to.
     pub app: AppName,
-    /// For this customer.
-    pub customer: Customer,
+    /// For this customer. `None` for an install that nobody announced: the customer is named after the account that was
+    /// chosen, `install:<account>`, so that installing again restores the same connection.
+    pub customer: Option<Customer>,
     /// The connection to be made under this id, or to be restored. Without one, the customer's connection to the account
     /// that was chosen is restored where there is one.
     pub connection: Option<ConnectionId>,
@@ -98,7 +99,13 @@ impl Keeper {
                 TokenFacts::default()
             }
         };
-        let account = account_of(&issued, &facts, &consent.customer)?;
+        let account = account_of(&issued, &facts, consent.customer.as_ref())?;
+        let customer = match consent.customer {
+            Some(customer) => customer,
+            None => Customer::parse(&format!("install:{}", account.id)).map_err(|_| ConnectError::Invalid {
+                what: "the account cannot stand for a customer",
+            })?,
+        };
         let tokens = TokenSet {
             access_token: issued.access_token,
             refresh_token: issued.refresh_token,
@@ -108,7 +115,7 @@ impl Keeper {
             ends: app.refresh_policy.ends(sent_at, issued.lifetime, jitter()),
             unproven: false,
         };
-        self.connect(&app, consent.customer, consent.connection, account, tokens)
+        self.connect(&app, customer, consent.connection, account, tokens)
             .await
     }
 
@@ -354,13 +361,17 @@ fn announce(connected: Connected) -> Result<Connection, ConnectError> {
 
 /// The account that was chosen: of the token answer or its `id_token`, then of the introspection; where none says it, the
 /// customer's own reference identifies it.
-fn account_of(issued: &Issued, facts: &TokenFacts, customer: &Customer) -> Result<Account, ConnectError> {
-    let id = match issued.account.clone().or_else(|| facts.account.clone()) {
-        Some(id) => id,
-        None => AccountId::parse(customer.as_str()).map_err(|_| ConnectError::Invalid {
-            what: "the customer cannot stand for an account",
-        })?,
-    };
+fn account_of(
+    issued: &Issued,
+    facts: &TokenFacts,
+    customer: Option<&Customer>,
+) -> Result<Account, ConnectError> {
+    let named = issued.account.clone().or_else(|| facts.account.clone());
+    let id = named
+        .or_else(|| AccountId::parse(customer?.as_str()).ok())
+        .ok_or(ConnectError::Invalid {
+            what: "neither the provider nor the customer names the account",
+        })?;
     Ok(Account {
         id,
         domain: facts.domain.clone(),

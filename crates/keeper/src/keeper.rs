@@ -377,6 +377,11 @@ impl Keeper {
         self.inner.keys_generation.load(Ordering::Acquire)
     }
 
+    /// What is at hand of a connection, however its token stands: whose it is can be told without the store.
+    pub fn at_hand(&self, id: &ConnectionId) -> Option<Arc<Current>> {
+        self.inner.cache.find(id).filter(|_| self.store_is_recent())
+    }
+
     /// Whether the store was read lately enough for what is at hand to serve: within `max_stale`.
     pub fn store_is_recent(&self) -> bool {
         self.feed_is_recent(self.inner.clock.boot())

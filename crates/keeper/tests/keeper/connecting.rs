@@ -69,7 +69,7 @@ async fn code(world: &World, portal: u64) -> AuthorizationCode {
 fn consent(code: AuthorizationCode, connection: Option<&ConnectionId>) -> Consent {
     Consent {
         app: AppName::parse("crm").unwrap(),
-        customer: Customer::parse("acme").unwrap(),
+        customer: Some(Customer::parse("acme").unwrap()),
         connection: connection.cloned(),
         code,
         redirect_uri: REDIRECT_URI.into(),
