@@ -137,18 +137,26 @@ impl Caller {
         Ok(connection)
     }
 
-    /// As [`Caller::connection`], where the record itself is not needed: a key without limits costs no look into the store,
-    /// and what does not exist shows later.
+    /// As [`Caller::connection`], where the record itself is not needed: what is at hand says whose a connection is, without a
+    /// look into the store. For a key without limits everything is its own; what does not exist shows later.
     pub(crate) async fn admit(
         &self,
         keeper: &Keeper,
         id: &ConnectionId,
         needed: Role,
     ) -> Result<(), Problem> {
-        if self.limits().is_some() || !self.role().includes(needed) {
-            self.connection(keeper, id, needed).await?;
+        if self.role().includes(needed) {
+            let Some(limits) = self.limits() else {
+                return Ok(());
+            };
+            if let Some(known) = keeper.at_hand(id)
+                && limits.admit_parts(&known.app.name, &known.customer, id)
+            {
+                return Ok(());
+            }
         }
-        Ok(())
+        // Whatever is refused is refused by the record itself, so that all refusals cost alike.
+        self.connection(keeper, id, needed).await.map(|_| ())
     }
 }
 

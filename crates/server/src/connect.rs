@@ -293,9 +293,8 @@ fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Want
         .ok()
         .flatten()
         .filter(|url| is_hubspots_return_url(&app, url));
-    // Nobody has told us who this is: the customer is named after the account that is chosen, see `complete`.
-    let customer =
-        Customer::parse(&format!("install:{}", random_token(12))).expect("ASCII without control characters");
+    // Nobody has told us who this is: the customer is named after the account that will be chosen, see `complete`.
+    let customer = Customer::parse("install").expect("ASCII without control characters");
     Ok(Wanted {
         app,
         customer,
@@ -585,9 +584,10 @@ async fn complete(shared: &Inner, app: &App, authorization: Authorization, retur
             {
                 return refused;
             }
+            let is_public_install = authorization.session.is_none() && authorization.connection.is_none();
             let consent = Consent {
                 app: authorization.app,
-                customer: authorization.customer,
+                customer: (!is_public_install).then_some(authorization.customer),
                 connection: authorization.connection,
                 code,
                 redirect_uri: app.redirect_uri.clone(),

@@ -14,11 +14,15 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::problem::{Code, Problem};
 
 /// The largest body of an API call. A batch of 1,000 ids is a tenth of it.
 const BODY_MAX: usize = 1024 * 1024;
+
+/// How long a caller may take to send it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A body that must be JSON of exactly this shape.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -51,7 +55,8 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
 }
 
 async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
-    match Limited::new(body, BODY_MAX).collect().await {
+    let whole = timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await;
+    match whole.map_err(|_| Problem::bad_request("the body did not come in time"))? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::body_too_large(BODY_MAX as u64)),
         Err(_) => Err(Problem::bad_request("the body broke off before its end")),

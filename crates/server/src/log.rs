@@ -102,7 +102,7 @@ impl Line {
         let endpoint = response
             .extensions()
             .get::<Endpoint>()
-            .map_or("", |endpoint| endpoint.0.as_str());
+            .map_or("", Endpoint::as_str);
         let code = response
             .extensions()
             .get::<Problem>()

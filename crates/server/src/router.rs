@@ -59,15 +59,29 @@ async fn not_here() -> Problem {
     Problem::new(Code::NotFound)
 }
 
-/// The pattern that matched, for the log: it names the route and holds no ids.
+/// The route that answered, for the log: its pattern, which holds no ids.
 #[derive(Clone)]
-pub(crate) struct Endpoint(pub(crate) MatchedPath);
+pub(crate) enum Endpoint {
+    /// As the router matched it.
+    Matched(MatchedPath),
+    /// Answered before the router.
+    Known(&'static str),
+}
+
+impl Endpoint {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Matched(path) => path.as_str(),
+            Self::Known(path) => path,
+        }
+    }
+}
 
 async fn observe(request: Request, next: Next) -> Response {
     let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
     if let Some(endpoint) = endpoint {
-        response.extensions_mut().insert(Endpoint(endpoint));
+        response.extensions_mut().insert(Endpoint::Matched(endpoint));
     }
     response
 }

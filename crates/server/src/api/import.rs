@@ -175,7 +175,7 @@ impl NewConnection {
         }
         Ok(Consent {
             app,
-            customer,
+            customer: Some(customer),
             connection: id,
             code: code.ok_or_else(|| Problem::bad_request("missing field `code`"))?,
             redirect_uri: redirect_uri

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use crate::access::Caller;
 use crate::input::{self, OptionalJson, PathId, Query, parse_id};
 use crate::problem::{Door, Problem, ProblemView};
+use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
 use crate::views::TokenView;
 
@@ -44,10 +45,14 @@ pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Opt
         query.done()?;
         hand_out(shared, caller, &id, min_ttl).await
     };
-    match answer.await {
+    let mut response = match answer.await {
         Ok(token) => show(shared, &token),
         Err(problem) => problem.into_response(),
-    }
+    };
+    response
+        .extensions_mut()
+        .insert(Endpoint::Known("/v1/connections/{id}/token"));
+    response
 }
 
 fn show(shared: &Inner, token: &Current) -> Response {

@@ -374,6 +374,45 @@ async fn a_key_that_is_revoked_or_expired_is_refused_within_a_second() {
 }
 
 #[tokio::test]
+async fn what_another_process_revokes_or_moves_is_felt_here_within_a_second() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let neighbour = house.neighbour().await.operator();
+    let there = async |method: &str, path: &str, body: Option<Value>| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body.map(|body| body.to_string()).unwrap_or_default()))
+            .unwrap();
+        let answer = neighbour.call(request).await;
+        assert!(
+            answer.status().is_success(),
+            "{method} {path}: {}",
+            answer.status()
+        );
+    };
+    let made = house
+        .made_key(json!({"name": "n", "role": "tokens", "customers": ["acme"]}))
+        .await;
+    let key = made["key"].as_str().unwrap();
+    let becomes = async |status: u16| {
+        let asking = async { while house.get(key, "/v1/connections/c1/token").await.status != status {} };
+        tokio::time::timeout(std::time::Duration::from_secs(1), asking)
+            .await
+            .unwrap_or_else(|_| panic!("not {status} within a second"));
+    };
+    becomes(200).await;
+    there("PATCH", "/v1/connections/c1", Some(json!({"customer": "globex"}))).await;
+    becomes(404).await;
+    there("PATCH", "/v1/connections/c1", Some(json!({"customer": "acme"}))).await;
+    becomes(200).await;
+    let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
+    there("DELETE", &path, None).await;
+    becomes(401).await;
+}
+
+#[tokio::test]
 async fn a_key_makes_and_sees_only_keys_that_reach_no_further_than_itself() {
     let house = House::build().await;
     let limited = house

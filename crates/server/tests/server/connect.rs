@@ -521,15 +521,29 @@ async fn an_install_without_our_state_begins_afresh_and_its_code_is_left_alone()
         .expect(200)
         .json();
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
-    assert!(
-        list["items"][0]["customer"]
-            .as_str()
-            .unwrap()
-            .starts_with("install:"),
-        "{list}"
-    );
+    assert_eq!(list["items"][0]["customer"], "install:1001");
     browser.send(&house, "GET", "/install/other").await.expect(404);
     browser.send(&house, "GET", "/install/none").await.expect(404);
+}
+
+#[tokio::test]
+async fn installing_again_restores_the_same_connection() {
+    let house = House::build().await;
+    let mut browser = Browser::default();
+    for _ in 0..2 {
+        let callback = browser
+            .go_to_callback(&house, &format!("{PUBLIC}/install/crm"), PORTAL)
+            .await;
+        browser.send(&house, "GET", &callback).await.expect(200);
+        house.sim.uninstall("sim-client", 1001);
+    }
+    let list = house
+        .get(&house.admin, "/v1/connections")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list}");
+    assert_eq!(list["items"][0]["version"], 2);
 }
 
 #[tokio::test]

@@ -66,7 +66,8 @@ pub(crate) struct House {
     pub(crate) admin: String,
     stop: CancellationToken,
     running: JoinHandle<()>,
-    _folder: TempDir,
+    folder: TempDir,
+    key: VaultKey,
 }
 
 /// An answer, read whole.
@@ -175,19 +176,8 @@ impl House {
             public_install: false,
             ..app(&sim)
         };
-        let engine = Evergrant::builder()
-            .store(folder.path().join("evergrant.db").to_str().unwrap())
-            .vault_key(VaultKey::generate())
-            .public_url(Url::parse(PUBLIC).unwrap())
-            .apps([crm, other])
-            .build()
-            .await
-            .unwrap();
-        let settings = ServiceSettings {
-            calls: LogCalls::All,
-            trusted_proxies: vec![],
-        };
-        let service = Service::new(engine, settings);
+        let key = VaultKey::generate();
+        let service = service(&folder, key.clone(), vec![crm, other]).await;
         let server = Server::bind(service.clone(), loopback()).await.unwrap();
         let address = server.address();
         let stop = CancellationToken::new();
@@ -199,10 +189,16 @@ impl House {
             admin: String::new(),
             stop,
             running,
-            _folder: folder,
+            folder,
+            key,
         };
         house.admin = house.key(json!({"name": "admin", "role": "admin"})).await;
         house
+    }
+
+    /// Another process on the same store, as far as the store can tell.
+    pub(crate) async fn neighbour(&self) -> Service {
+        service(&self.folder, self.key.clone(), vec![app(&self.sim)]).await
     }
 
     /// Makes a key, as the operator.
@@ -293,6 +289,22 @@ impl House {
     pub(crate) fn begin_to_stop(&self) {
         self.stop.cancel();
     }
+}
+
+async fn service(folder: &TempDir, key: VaultKey, apps: Vec<App>) -> Service {
+    let engine = Evergrant::builder()
+        .store(folder.path().join("evergrant.db").to_str().unwrap())
+        .vault_key(key)
+        .public_url(Url::parse(PUBLIC).unwrap())
+        .apps(apps)
+        .build()
+        .await
+        .unwrap();
+    let settings = ServiceSettings {
+        calls: LogCalls::All,
+        trusted_proxies: vec![],
+    };
+    Service::new(engine, settings)
 }
 
 pub(crate) fn loopback() -> ListenSettings {

@@ -1,10 +1,11 @@
 //! Bad input gets a clear answer and changes nothing.
 
+use evergrant_server::{Peer, Reach};
 use http::{Request, header};
 use http_body_util::Full;
 use serde_json::json;
 
-use crate::harness::{House, bare};
+use crate::harness::{Answer, House, bare};
 
 #[tokio::test]
 async fn a_body_that_is_not_as_it_must_be_is_refused_with_the_place() {
@@ -246,4 +247,83 @@ async fn a_name_that_is_not_ours_is_421_on_every_route_of_a_loopback_listener() 
             answer.headers
         );
     }
+}
+
+/// A body that breaks whatever reads it.
+struct Broken;
+
+impl http_body::Body for Broken {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        panic!("canary of a panic")
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_one_answer_is_500_without_detail_and_the_service_goes_on() {
+    let house = House::build().await;
+    let peer = Peer {
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        reach: Reach::Loopback,
+    };
+    let request = Request::post("/v1/explain")
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::AUTHORIZATION, format!("Bearer {}", house.admin));
+    let answer = house.service.answer(request.body(Broken).unwrap(), peer).await;
+    let (parts, body) = answer.into_parts();
+    let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    let answer = Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
+    .refused(500, "internal");
+    assert!(!answer.text().contains("canary"));
+    house
+        .post(&house.admin, "/v1/explain", json!({"text": "HTTP/1.1 401"}))
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn a_flood_of_made_up_keys_and_links_leaves_the_service_to_those_who_have_one() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .expect(200);
+    let flood = (0..400).map(|number| {
+        let house = &house;
+        async move {
+            let path = match number % 4 {
+                0 => "/gateway/c1/x".to_owned(),
+                1 => format!("/connect/made-up-{number}"),
+                2 => format!("/oauth/callback?state=made-up-{number}&code=x"),
+                _ => "/readyz".to_owned(),
+            };
+            house
+                .get(&format!("evg_{number:043}"), &path)
+                .await
+                .status
+                .as_u16()
+        }
+    });
+    let served = (0..50).map(|_| house.get(&house.admin, "/v1/connections/c1/token"));
+    let (refused, served) = futures_util::future::join(
+        futures_util::future::join_all(flood),
+        futures_util::future::join_all(served),
+    )
+    .await;
+    assert!(
+        refused.iter().all(|status| [200, 401, 404, 503].contains(status)),
+        "{refused:?}"
+    );
+    assert!(served.iter().all(|answer| answer.status == 200));
 }
