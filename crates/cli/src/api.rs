@@ -15,6 +15,7 @@ use crate::args::Globals;
 use crate::failure::{Exit, Failure};
 use crate::network::Network;
 
+use crate::output::note;
 use crate::{local, signals};
 
 /// An answer's body, still arriving.
@@ -55,7 +56,10 @@ impl Api {
         };
         let outcome = tokio::select! {
             outcome = work(api) => outcome,
-            () = stop => Err(Failure::silent(Exit::Interrupted)),
+            () = stop => {
+                note("evergrant: interrupted; a redemption in flight is saved first");
+                Err(Failure::silent(Exit::Interrupted))
+            }
         };
         if let Some(engine) = engine {
             engine.shutdown().await;

@@ -13,17 +13,17 @@ use url::Url;
 use crate::failure::Failure;
 
 /// Keeps OAuth grants alive, and makes API calls that never come back with "token expired".
-///
-/// Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 the connection needs reconnecting, 4 the provider refuses
-/// the app's credentials, 5 provider, store or service unavailable: try later.
 #[derive(Debug, Parser)]
-#[command(name = "evergrant", version, max_term_width = 100)]
+#[command(name = "evergrant", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 the connection needs reconnecting, \
+    4 the provider refuses the app's credentials, 5 provider, store or service unavailable: try later.";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]

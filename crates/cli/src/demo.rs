@@ -20,7 +20,7 @@ use crate::demo::summary::{Revoked, Stampede, Summary};
 use crate::demo::view::View;
 use crate::demo::world::{TOKEN_TTL, World};
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, print_json};
+use crate::output::{Output, count, print_json};
 use crate::{log, signals};
 
 /// How many callers meet at one expired token.
@@ -109,8 +109,9 @@ impl Scenes {
         ))?;
         let stampede = traffic::stampede(world, STAMPEDE).await?;
         view.tell(format_args!(
-            "the stampede: {} of {STAMPEDE} calls answered, {} redemption(s) of that token",
-            stampede.answered, stampede.redemptions
+            "the stampede: {} of {STAMPEDE} calls answered with {}",
+            stampede.answered,
+            count(stampede.redemptions, "redemption")
         ))?;
         self.stampede = Some(stampede);
 

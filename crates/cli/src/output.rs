@@ -120,7 +120,9 @@ pub(crate) fn print_line(text: impl fmt::Display) -> Result<(), Failure> {
 /// Prints what is there as it is, and does not keep it back.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| unwritten(&error))
 }
 
 /// Prints a JSON document.
@@ -132,6 +134,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 pub(crate) fn note(text: impl fmt::Display) {
     // Nobody may be listening.
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// A number of things in words.
+pub(crate) fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }
 
 /// A member of an answer as text; empty where there is none.
@@ -148,7 +156,7 @@ pub(crate) fn text(value: &Value, pointer: &str) -> String {
     }
 }
 
-fn unwritten(error: io::Error) -> Failure {
+fn unwritten(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::silent(Exit::Done),
         _ => Failure::failed(format!("standard output cannot be written: {error}")),

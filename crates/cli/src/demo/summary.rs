@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::demo::Scenes;
 use crate::demo::world::{Customer, World};
 use crate::failure::Failure;
-use crate::output::{Output, Tone, print_line, text};
+use crate::output::{Output, Tone, count, print_line, text};
 
 /// Many callers at one expired token.
 #[derive(Debug, Serialize)]
@@ -134,7 +134,8 @@ impl Summary {
             fields.push((
                 "stampede",
                 format!(
-                    "{callers} callers at one expired token: {answered} answered, {redemptions} redemption(s)"
+                    "{callers} callers at one expired token: {answered} answered, {}",
+                    count(*redemptions, "redemption")
                 ),
             ));
         }

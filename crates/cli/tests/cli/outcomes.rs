@@ -1,6 +1,8 @@
 //! What scripts rely on: the exit code says who must act.
 
-use crate::world::World;
+use rustix::process::Signal;
+
+use crate::world::{Running, World};
 
 #[test]
 fn a_revoked_grant_ends_with_3_and_names_the_link() {
@@ -109,4 +111,27 @@ fn a_customer_who_says_no_ends_connect_with_1() {
     let (status, _, err) = connecting.wait();
     assert_eq!(status.code(), Some(1), "{err}");
     assert!(err.contains("not connected"), "{err}");
+}
+
+#[test]
+fn ctrl_c_waits_until_a_redemption_in_flight_is_saved() {
+    // The refresh token that is on its way will be dead: what is not saved is lost.
+    let world = World::with("sim --rotate always");
+    world.connect_acme();
+    world.steer("faults", r#"{"at": "token", "fault": "hold_after_issue"}"#);
+    let mut refreshing = Running::quiet(&mut world.home.command(["refresh", "acme", "--force"]));
+    world.wait_for_held();
+    refreshing.signal(Signal::INT);
+    refreshing.wait_for("interrupted");
+    world.steer("faults/release", "{}");
+    let (status, out, _) = refreshing.wait();
+    assert_eq!((status.code(), out.as_str()), (Some(130), ""));
+    assert_eq!(
+        world.home.run("connections show acme --json").ends_with(0).json()["version"],
+        2
+    );
+    world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts")
+        .ends_with(0);
 }

@@ -67,10 +67,7 @@ fn a_call_in_flight_finishes_before_the_service_stops() {
     ]);
     call.env("EVERGRANT_API_KEY", &world.admin_key);
     let calling = call.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let faults = format!("{}/_sim/faults", world.hubspot.address());
-    while !web::send("GET", &faults, &[], "").body.contains("\"held\":1") {
-        std::thread::yield_now();
-    }
+    world.wait_for_held();
     serving.signal(Signal::TERM);
     serving.wait_for("\"event\":\"stopping\"");
     world.steer("faults/release", "{}");

@@ -104,35 +104,40 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts and waits for the first line on standard output.
     pub(crate) fn begin(line: &str, command: &mut Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        let err = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            err.lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
-        let mut first_line = String::new();
-        out.read_line(&mut first_line).unwrap();
-        let mut running = Self {
-            child,
-            out,
-            lines,
-            log: Vec::new(),
-            first_line: first_line.trim_end().to_owned(),
-        };
+        let mut running = Self::quiet(command);
+        running.first_line = running.next_line();
         assert!(
             !running.first_line.is_empty(),
             "{line}: {}",
             running.rest_of_log()
         );
         running
+    }
+
+    /// Starts what has nothing to say yet.
+    pub(crate) fn quiet(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let err = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            err.lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Self {
+            child,
+            out,
+            lines,
+            log: Vec::new(),
+            first_line: String::new(),
+        }
     }
 
     /// The URL in its first line.
@@ -202,8 +207,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with("sim")
+    }
+
+    /// As [`World::new`], with a simulator that `sim` starts.
+    pub(crate) fn with(sim: &str) -> Self {
         let home = Home::empty();
-        let hubspot = home.start("sim");
+        let hubspot = home.start(sim);
         let made = home.run("init --json").ends_with(0).json();
         let port = free_port();
         let url = format!("http://localhost:{port}");
@@ -245,6 +255,14 @@ impl World {
         );
         assert_eq!(answer.status, 200, "{answer:?}");
         serde_json::from_str(&answer.body).unwrap()
+    }
+
+    /// Waits until the simulator holds a request that a fault caught.
+    pub(crate) fn wait_for_held(&self) {
+        let faults = format!("{}/_sim/faults", self.hubspot.address());
+        while !web::send("GET", &faults, &[], "").body.contains("\"held\":1") {
+            std::thread::yield_now();
+        }
     }
 
     /// A command over HTTP, with the admin's key.
