@@ -65,7 +65,7 @@ impl SqliteStore {
 
     async fn open_with(path: &Path, vault: Arc<Vault>, settings: Settings) -> Result<Self, OpenError> {
         let owned = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || open::open(&owned, vault, settings)).await;
+        let opened = tokio::task::spawn_blocking(move || open::open(&owned, &vault, settings)).await;
         let Opened {
             writer,
             readers,
@@ -85,14 +85,14 @@ impl SqliteStore {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Db<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.writer.run(work).await
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Db<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.readers.run(work).await
     }
@@ -294,7 +294,7 @@ impl Store for SqliteStore {
     }
 
     async fn change_head(&self) -> Result<i64, StoreError> {
-        self.read(|db| db.change_head()).await
+        self.read(Db::change_head).await
     }
 
     async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError> {
@@ -327,7 +327,7 @@ impl Store for SqliteStore {
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        self.read(|db| db.keys()).await
+        self.read(Db::keys).await
     }
 
     async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError> {

@@ -4,6 +4,11 @@
 //! is authenticated, so a value that was moved, or put back from an older backup of its row, is refused. The key itself
 //! never seals: keys for sealing, fingerprints and signatures are derived from it (HKDF, RFC 5869).
 
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "every `expect` here states an invariant that no caller can break"
+)]
+
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};

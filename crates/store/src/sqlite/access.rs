@@ -10,7 +10,7 @@ use super::record::{
 use crate::contract::{ApiKey, Authorization, ConnectSession, SessionOutcome};
 use crate::vault::Place;
 
-impl Db<'_> {
+impl Db {
     pub(super) fn create_key(&self, key: &ApiKey, hash: [u8; 32]) -> Stored<()> {
         self.sql
             .prepare_cached(

@@ -6,7 +6,7 @@ use rusqlite::params;
 use super::record::{Db, Stored, optional_time};
 use crate::contract::{AppState, CredentialsRejected};
 
-impl Db<'_> {
+impl Db {
     pub(super) fn app_state(&self, app: &AppName) -> Stored<AppState> {
         let mut statement = self.sql.prepare_cached("SELECT * FROM apps WHERE name = ?1")?;
         let mut rows = statement.query([app.as_str()])?;

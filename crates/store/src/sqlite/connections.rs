@@ -10,7 +10,7 @@ use rusqlite::{named_params, params};
 use super::record::{Db, SELECT_CONNECTION, Stored, label_list, list, parsed, read_connection};
 use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke};
 
-impl Db<'_> {
+impl Db {
     pub(super) fn create(&self, new: &NewConnection, now: Timestamp) -> Stored<Connected> {
         if self.connection(&new.id)?.is_some() {
             return Ok(Connected::IdTaken);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
-use super::threads::{Context, Threads};
+use super::record::Db;
+use super::threads::Threads;
 use crate::vault::{Place, Vault};
 
 mod migrations {
@@ -100,7 +101,7 @@ pub(super) struct Opened {
 }
 
 /// Opens or makes the database at `path`. Blocks.
-pub(super) fn open(path: &Path, vault: Arc<Vault>, settings: Settings) -> Result<Opened, OpenError> {
+pub(super) fn open(path: &Path, vault: &Arc<Vault>, settings: Settings) -> Result<Opened, OpenError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(OpenError::OldSqlite {
             found: rusqlite::version().to_owned(),
@@ -117,19 +118,23 @@ pub(super) fn open(path: &Path, vault: Arc<Vault>, settings: Settings) -> Result
     directory.push(".holders");
     let (holders, alive) = Holders::join(Path::new(&directory), settings.boot).map_err(file_error)?;
     migrate(path, &mut sql, settings.busy_timeout)?;
-    prove_key(path, &sql, &vault)?;
+    prove_key(path, &sql, vault)?;
 
-    let context = Context { vault, holders };
-    let mut connections = Vec::new();
+    let db = |sql| Db {
+        sql,
+        vault: Arc::clone(vault),
+        holders: holders.clone(),
+    };
+    let mut readers = Vec::new();
     for _ in 0..READERS {
         let reader = connect(path, settings.busy_timeout)
             .and_then(|reader| reader.pragma_update(None, "query_only", true).map(|()| reader))
             .map_err(|error| explain(path, &error))?;
-        connections.push(reader);
+        readers.push(db(reader));
     }
     Ok(Opened {
-        readers: Threads::readers(connections, &context).map_err(file_error)?,
-        writer: Threads::writer(sql, context).map_err(file_error)?,
+        readers: Threads::readers(readers).map_err(file_error)?,
+        writer: Threads::writer(db(sql)).map_err(file_error)?,
         alive,
     })
 }
@@ -267,19 +272,17 @@ fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenErr
         .optional()
         .map_err(|error| explain(path, &error))
     };
-    let sealed = match read()? {
-        Some(sealed) => sealed,
-        None => {
-            // Two processes with two keys may come first together: one of them reads what the other one wrote.
-            sql.execute(
-                "INSERT INTO vault_check (only_row, sealed) VALUES (1, ?1) ON CONFLICT DO NOTHING",
-                [vault.seal(CHECK_PLACE, CHECK)],
-            )
-            .map_err(|error| explain(path, &error))?;
-            read()?.unwrap_or_default()
-        }
-    };
-    match vault.open(CHECK_PLACE, &sealed) {
+    let mut sealed = read()?;
+    if sealed.is_none() {
+        // Two processes with two keys may come first together: one of them reads what the other one wrote.
+        sql.execute(
+            "INSERT INTO vault_check (only_row, sealed) VALUES (1, ?1) ON CONFLICT DO NOTHING",
+            [vault.seal(CHECK_PLACE, CHECK)],
+        )
+        .map_err(|error| explain(path, &error))?;
+        sealed = read()?;
+    }
+    match vault.open(CHECK_PLACE, &sealed.unwrap_or_default()) {
         Ok(opened) if *opened == CHECK => Ok(()),
         _ => Err(OpenError::WrongKey),
     }

@@ -1,6 +1,8 @@
 //! A connection's row, read and written; what every transaction shares.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
 use evergrant_domain::event::Event;
@@ -12,7 +14,6 @@ use evergrant_domain::{
     TokenSet, Version,
 };
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
-use std::time::Duration;
 
 use super::holder::Holders;
 use crate::contract::{Held, StoreError};
@@ -21,10 +22,10 @@ use crate::vault::{Place, Vault};
 pub(super) type Stored<T> = Result<T, StoreError>;
 
 /// One database connection, inside a transaction.
-pub(super) struct Db<'a> {
-    pub(super) sql: &'a rusqlite::Connection,
-    pub(super) vault: &'a Vault,
-    pub(super) holders: &'a Holders,
+pub(super) struct Db {
+    pub(super) sql: rusqlite::Connection,
+    pub(super) vault: Arc<Vault>,
+    pub(super) holders: Holders,
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -70,11 +71,7 @@ pub(super) const SELECT_CONNECTION: &str = "
            (SELECT min(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS first_attempt_at
       FROM connections c";
 
-impl<'a> Db<'a> {
-    pub(super) fn new(sql: &'a rusqlite::Connection, vault: &'a Vault, holders: &'a Holders) -> Self {
-        Self { sql, vault, holders }
-    }
-
+impl Db {
     /// The record with its token set.
     pub(super) fn held(&self, id: &ConnectionId) -> Stored<Option<Held>> {
         self.one(id, |row| self.read_held(row))
@@ -255,14 +252,11 @@ pub(super) fn read_connection(row: &Row<'_>) -> Stored<Connection> {
         }),
         None => None,
     };
-    let intent = match optional_time(row, "first_attempt_at")? {
-        Some(first_at) => Some(Intent {
-            version,
-            first_at,
-            attempts,
-        }),
-        None => None,
-    };
+    let intent = optional_time(row, "first_attempt_at")?.map(|first_at| Intent {
+        version,
+        first_at,
+        attempts,
+    });
     Ok(Connection {
         app: parsed(row, "app")?,
         customer: parsed(row, "customer")?,
@@ -353,17 +347,15 @@ fn pairs(row: &Row<'_>, column: &'static str) -> Stored<Vec<(String, String)>> {
 
 /// A list as its column holds it.
 pub(super) fn list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
-    serde_json::Value::from_iter(items).to_string()
+    items.into_iter().collect::<serde_json::Value>().to_string()
 }
 
 /// Labels as their column holds them.
 pub(super) fn label_list(labels: &[(String, String)]) -> String {
-    serde_json::Value::from_iter(
-        labels
-            .iter()
-            .map(|(key, value)| vec![key.as_str(), value.as_str()]),
-    )
-    .to_string()
+    let pairs = labels
+        .iter()
+        .map(|(key, value)| vec![key.as_str(), value.as_str()]);
+    pairs.collect::<serde_json::Value>().to_string()
 }
 
 pub(super) fn strange(column: &'static str) -> StoreError {

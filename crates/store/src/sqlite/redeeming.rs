@@ -12,7 +12,7 @@ use super::holder::LeaseRow;
 use super::record::{Db, Stored, list};
 use crate::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, Presented, Refreshed, RevocationState};
 
-impl Db<'_> {
+impl Db {
     pub(super) fn take_lease(
         &self,
         id: &ConnectionId,

@@ -11,10 +11,8 @@ use parking_lot::Mutex;
 use rusqlite::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
-use super::holder::Holders;
 use super::record::Db;
 use crate::contract::StoreError;
-use crate::vault::Vault;
 
 /// How many jobs wait before whoever asks has to wait, too.
 const QUEUE: usize = 1024;
@@ -22,19 +20,12 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 64;
 
 /// Work on a connection; `Err` where there was none to be had.
-type Job = Box<dyn FnOnce(Result<&Db<'_>, StoreError>) -> Done + Send>;
+type Job = Box<dyn FnOnce(Result<&Db, StoreError>) -> Done + Send>;
 
 /// Work that was done, and is to be told of once it is known whether it was committed.
 struct Done {
     kept: bool,
     tell: Box<dyn FnOnce(Result<(), StoreError>)>,
-}
-
-/// What every thread knows beside its connection.
-#[derive(Clone)]
-pub(super) struct Context {
-    pub(super) vault: Arc<Vault>,
-    pub(super) holders: Holders,
 }
 
 /// A queue of jobs with the threads behind it. They end once it is dropped and empty.
@@ -44,10 +35,9 @@ pub(super) struct Threads {
 
 impl Threads {
     /// The one thread that writes.
-    pub(super) fn writer(sql: rusqlite::Connection, context: Context) -> io::Result<Self> {
+    pub(super) fn writer(db: Db) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         thread::Builder::new().name("store-write".into()).spawn(move || {
-            let db = Db::new(&sql, &context.vault, &context.holders);
             while let Some(first) = queue.blocking_recv() {
                 write_group(&db, first, &mut queue);
             }
@@ -56,14 +46,12 @@ impl Threads {
     }
 
     /// One thread for each of these connections.
-    pub(super) fn readers(connections: Vec<rusqlite::Connection>, context: &Context) -> io::Result<Self> {
+    pub(super) fn readers(connections: Vec<Db>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
-        for sql in connections {
+        for db in connections {
             let queue = Arc::clone(&queue);
-            let context = context.clone();
             thread::Builder::new().name("store-read".into()).spawn(move || {
-                let db = Db::new(&sql, &context.vault, &context.holders);
                 loop {
                     // One waits for the next job, the others wait to wait.
                     let next = queue.lock().blocking_recv();
@@ -78,7 +66,7 @@ impl Threads {
     /// Runs `work` on one of the threads, in a transaction, and answers once that has ended.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Db<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |db| {
@@ -94,7 +82,7 @@ impl Threads {
     }
 }
 
-fn read(db: &Db<'_>, job: Job) {
+fn read(db: &Db, job: Job) {
     // A transaction, so that a job which reads twice reads one state.
     let begun = db.sql.execute_batch("BEGIN");
     let done = job(begun.map(|()| db).map_err(StoreError::from));
@@ -104,7 +92,7 @@ fn read(db: &Db<'_>, job: Job) {
     (done.tell)(Ok(()));
 }
 
-fn write_group(db: &Db<'_>, first: Job, queue: &mut mpsc::Receiver<Job>) {
+fn write_group(db: &Db, first: Job, queue: &mut mpsc::Receiver<Job>) {
     if let Err(error) = db.sql.execute_batch("BEGIN IMMEDIATE") {
         (first(Err(error.into())).tell)(Ok(()));
         return;
@@ -118,13 +106,13 @@ fn write_group(db: &Db<'_>, first: Job, queue: &mut mpsc::Receiver<Job>) {
             .then(|| queue.try_recv().ok())
             .flatten();
     }
-    let ended = commit(db.sql);
+    let ended = commit(&db.sql);
     for done in group {
         (done.tell)(ended.clone());
     }
 }
 
-fn write_one(db: &Db<'_>, job: Job) -> Done {
+fn write_one(db: &Db, job: Job) -> Done {
     let begun = db.sql.execute_batch("SAVEPOINT one");
     let done = job(begun.map(|()| db).map_err(StoreError::from));
     let undo = if done.kept { "" } else { "ROLLBACK TO one;" };

@@ -12,7 +12,7 @@ use crate::vault::Place;
 /// How many changes one read of the feed brings at most.
 const CHANGES_READ: u32 = 10_000;
 
-impl Db<'_> {
+impl Db {
     /// Seals the token once more, for the queue. One that waits there already is not queued twice.
     pub(super) fn queue_revocation(
         &self,

@@ -1,0 +1,277 @@
+//! What becomes of an answer, and of a verdict: PROTOCOL.md, rules 11 and 14 to 16.
+
+use evergrant_domain::connection::Landing;
+use evergrant_domain::{ConnectionStatus, ReconnectReason, Version};
+use evergrant_store::Store;
+use evergrant_store::contract::{Landed, LeaseAnswer, Presented, Refreshed, RevocationState, Revoke};
+
+use crate::fixture::*;
+
+pub(crate) async fn a_refreshed_set_is_stored_whole_and_settles_everything(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let first = lease(&store, "c1", 1, LEASE).await;
+    store
+        .give_up(&first, Presented::No, Some(trouble()), None, at(1))
+        .await
+        .unwrap();
+    let lease = lease(&store, "c1", 1, LEASE).await;
+    let Landed::Stored(held) = land(&store, &lease, "two").await else {
+        panic!("the version stands");
+    };
+    let connection = &held.connection;
+    assert_eq!(connection.version, Version::new(2));
+    assert_eq!(connection.status, ConnectionStatus::Active);
+    assert_eq!(connection.last.refresh_at, Some(at(2)));
+    assert!(!connection.unproven, "one attempt of known outcome");
+    assert_eq!(
+        (
+            &connection.trouble,
+            &connection.intent,
+            connection.refresh_in_progress_until
+        ),
+        (&None, &None, None)
+    );
+    assert_eq!(token_name(&store, "c1").await, "two");
+    assert!(matches!(
+        take(&store, "c1", 2, LEASE).await,
+        LeaseAnswer::Taken { .. }
+    ));
+}
+
+// Rule 14: WHERE version = n.
+pub(crate) async fn an_answer_for_another_version_changes_nothing(fixture: &impl Fixture) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    create(&a, new("c1")).await;
+    let slow = lease(&a, "c1", 1, NO_TIME).await;
+    let quick = lease(&b, "c1", 1, LEASE).await;
+    land(&b, &quick, "newer").await;
+    let Landed::Moved(held) = land(&a, &slow, "older").await else {
+        panic!("the version has moved");
+    };
+    assert_eq!(held.connection.version, Version::new(2));
+    assert_eq!(token_name(&a, "c1").await, "newer");
+}
+
+// Rule 15: it frees the lease only where the fence is its own. Rule 16: more than one attempt makes it unproven.
+pub(crate) async fn a_late_answer_whose_version_stands_is_stored_unproven_beside_the_newer_lease(
+    fixture: &impl Fixture,
+) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    create(&a, new("c1")).await;
+    let slow = lease(&a, "c1", 1, NO_TIME).await;
+    let newer = lease(&b, "c1", 1, LEASE).await;
+    let Landed::Stored(held) = land(&a, &slow, "late").await else {
+        panic!("a late answer whose version stands is the newest");
+    };
+    assert!(held.connection.unproven && held.tokens.unwrap().unproven);
+    assert!(
+        matches!(take(&a, "c1", 2, LEASE).await, LeaseAnswer::Busy),
+        "the newer holder has its lease still"
+    );
+    b.give_up(&newer, Presented::Unknown, None, None, at(3))
+        .await
+        .unwrap();
+    let next = lease(&a, "c1", 2, LEASE).await;
+    let Landed::Stored(held) = land(&a, &next, "sure").await else {
+        panic!("nobody came between");
+    };
+    assert!(
+        !held.connection.unproven,
+        "a set of one sure attempt is proven again"
+    );
+}
+
+pub(crate) async fn an_answer_of_the_old_grant_does_not_survive_a_reconnect(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let old = lease(&store, "c1", 1, LEASE).await;
+    stored(
+        store
+            .reconnect(&id("c1"), None, tokens("new-grant"), event(), at(2))
+            .await
+            .unwrap(),
+    );
+    assert!(matches!(land(&store, &old, "old-grant").await, Landed::Moved(_)));
+    assert_eq!(token_name(&store, "c1").await, "new-grant");
+    let verdict = store
+        .condemn(&old, ReconnectReason::GrantRefused, event(), at(3))
+        .await;
+    assert!(!verdict.unwrap(), "nor does a verdict on it");
+}
+
+// Rule 16.
+pub(crate) async fn a_late_answer_revives_what_was_condemned_for_want_of_it(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    for reason in ReconnectReason::ALL {
+        let name = reason.as_str().replace('_', "-");
+        create(&store, new(&name)).await;
+        let lease = lease(&store, &name, 1, LEASE).await;
+        assert!(store.condemn(&lease, reason, event(), at(2)).await.unwrap());
+        let condemned = held(&store, &name).await.connection.status;
+        let Landed::Stored(held) = land(&store, &lease, &format!("{name}-late")).await else {
+            panic!("{reason:?}: the version stands");
+        };
+        let (status, unproven) = match condemned.after_token_set_landed() {
+            Landing::ActiveUnproven => (ConnectionStatus::Active, true),
+            Landing::StaysAsItIs => (condemned, false),
+            other => panic!("not of a condemned one: {other:?}"),
+        };
+        assert_eq!(
+            (&held.connection.status, held.connection.unproven),
+            (&status, unproven),
+            "{reason:?}"
+        );
+        assert_eq!(
+            token_name(&store, &name).await,
+            format!("{name}-late"),
+            "{reason:?}"
+        );
+    }
+}
+
+// Rule 14: the mismatch is stored in the same statement. Rule 16: nothing that lands later brings it back.
+pub(crate) async fn an_answer_for_another_account_is_stored_and_never_serves(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let slow = lease(&store, "c1", 1, NO_TIME).await;
+    let foreign = Refreshed {
+        mismatch: Some("another account".into()),
+        ..refreshed("foreign")
+    };
+    let Landed::Stored(held) = store.land(&slow, foreign, at(7)).await.unwrap() else {
+        panic!("it is stored");
+    };
+    let mismatch = ConnectionStatus::ReconnectRequired {
+        reason: ReconnectReason::AccountMismatch,
+        since: at(7),
+    };
+    assert_eq!(held.connection.status, mismatch);
+    assert_eq!(token_name(&store, "c1").await, "foreign");
+    assert!(matches!(
+        take(&store, "c1", 2, LEASE).await,
+        LeaseAnswer::Moved(_)
+    ));
+}
+
+pub(crate) async fn an_answer_for_a_disconnected_connection_goes_into_the_revocation_queue(
+    fixture: &impl Fixture,
+) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    create(&a, new("c1")).await;
+    let lease = lease(&a, "c1", 1, LEASE).await;
+    b.disconnect(&id("c1"), Revoke::Always, None, event(), at(2))
+        .await
+        .unwrap();
+    assert!(matches!(land(&a, &lease, "late").await, Landed::Disconnected));
+    let held = held(&a, "c1").await;
+    assert!(matches!(
+        held.connection.status,
+        ConnectionStatus::Disconnected { .. }
+    ));
+    assert!(held.tokens.is_none());
+    assert_eq!(queued(&a).await, ["refresh-c1", "refresh-late"]);
+}
+
+pub(crate) async fn an_answer_does_not_revoke_a_grant_that_was_to_stay_alive(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1", 1, LEASE).await;
+    store
+        .disconnect(&id("c1"), Revoke::Never, None, event(), at(2))
+        .await
+        .unwrap();
+    assert!(matches!(land(&store, &lease, "late").await, Landed::Disconnected));
+    assert_eq!(queued(&store).await, [""; 0]);
+}
+
+pub(crate) async fn an_account_is_pinned_where_none_was_and_nobody_else_has_it(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    let pinning = |name: &str, portal: &str| Refreshed {
+        account: Some(account(portal)),
+        ..refreshed(name)
+    };
+    create(&store, new("c1")).await;
+    for (version, portal) in [(1, "portal"), (2, "elsewhere")] {
+        let lease = lease(&store, "c1", version, LEASE).await;
+        let tokens = format!("c1-{version}");
+        store.land(&lease, pinning(&tokens, portal), at(2)).await.unwrap();
+        assert_eq!(
+            held(&store, "c1").await.connection.account,
+            Some(account("portal"))
+        );
+    }
+    let mut same_customer = new("c2");
+    same_customer.customer = customer("c1");
+    create(&store, same_customer).await;
+    let lease = lease(&store, "c2", 1, LEASE).await;
+    store
+        .land(&lease, pinning("kept", "portal"), at(2))
+        .await
+        .unwrap();
+    assert_eq!(held(&store, "c2").await.connection.account, None);
+    assert_eq!(
+        token_name(&store, "c2").await,
+        "kept",
+        "the tokens are stored in any case"
+    );
+}
+
+// Rule 11: WHERE version = n.
+pub(crate) async fn a_verdict_holds_only_for_the_version_it_was_made_on(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let slow = lease(&store, "c1", 1, NO_TIME).await;
+    let refused = lease(&store, "c1", 1, LEASE).await;
+    land(&store, &slow, "winner").await;
+    let verdict = store
+        .condemn(&refused, ReconnectReason::GrantRefused, event(), at(3))
+        .await;
+    assert!(
+        !verdict.unwrap(),
+        "its refusal was the echo of the winner's redemption"
+    );
+    assert_eq!(
+        held(&store, "c1").await.connection.status,
+        ConnectionStatus::Active
+    );
+    assert!(
+        matches!(take(&store, "c1", 2, LEASE).await, LeaseAnswer::Taken { .. }),
+        "and its lease is free"
+    );
+}
+
+// Rule 11: AND fence = mine.
+pub(crate) async fn a_verdict_holds_only_under_its_own_lease(fixture: &impl Fixture) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    create(&a, new("c1")).await;
+    let slow = lease(&a, "c1", 1, NO_TIME).await;
+    lease(&b, "c1", 1, LEASE).await;
+    let verdict = a
+        .condemn(&slow, ReconnectReason::GrantRefused, event(), at(3))
+        .await;
+    assert!(!verdict.unwrap());
+    assert_eq!(held(&a, "c1").await.connection.status, ConnectionStatus::Active);
+    assert!(matches!(take(&a, "c1", 1, LEASE).await, LeaseAnswer::Busy));
+}
+
+// Rule 11: AND status = 'active'.
+pub(crate) async fn a_verdict_holds_only_for_an_active_connection(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1", 1, LEASE).await;
+    let judge = async |reason| store.condemn(&lease, reason, event(), at(3)).await.unwrap();
+    assert!(judge(ReconnectReason::GrantRefused).await);
+    assert!(!judge(ReconnectReason::RedemptionOutcomeLost).await);
+    let expected = ConnectionStatus::ReconnectRequired {
+        reason: ReconnectReason::GrantRefused,
+        since: at(3),
+    };
+    assert_eq!(held(&store, "c1").await.connection.status, expected);
+    let gone = store
+        .disconnect(&id("c1"), Revoke::Never, None, event(), at(4))
+        .await
+        .unwrap();
+    assert_eq!(gone.map(|(_, state)| state), Some(RevocationState::Unsupported));
+    assert!(!judge(ReconnectReason::GrantRefused).await);
+}
