@@ -247,3 +247,20 @@ impl Service<Name> for Resolver {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_known_by_the_addresses_it_leads_to() {
+        let mut plain = Resolver {
+            system: GaiResolver::new(),
+            reach: Reach::ThisMachine,
+        };
+        let mut reaches = async |name: &str| plain.call(name.parse().unwrap()).await.is_ok();
+        assert!(reaches("127.1").await && reaches("localhost").await);
+        // 192.0.2.1 and 0.0.0.0, as no parser of URLs writes them.
+        assert!(!reaches("0xc0000201").await && !reaches("0").await);
+    }
+}
