@@ -183,7 +183,7 @@ async fn engine(folder: &Path, hubspot: &Simulator, address: SocketAddr) -> Resu
         .client_id(CLIENT_ID)
         .client_secret(CLIENT_SECRET)
         .scopes(SCOPES)
-        .hosted_at(url(&hubspot.base_url())?)
+        .hosted_at(&url(&hubspot.base_url())?)
         // Every token set is used to its end and nobody renews it ahead of time: the hard way.
         .refresh_policy(RefreshPolicy::Buffer(Duration::ZERO))
         .keep_fresh(KeepFresh::Off);

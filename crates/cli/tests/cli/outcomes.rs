@@ -123,6 +123,11 @@ fn ctrl_c_waits_until_a_redemption_in_flight_is_saved() {
     world.wait_for_held();
     refreshing.signal(Signal::INT);
     refreshing.wait_for("interrupted");
+    // Time enough to be gone, were it not waiting.
+    for _ in 0..100 {
+        world.wait_for_held();
+        assert!(refreshing.is_running(), "it did not wait");
+    }
     world.steer("faults/release", "{}");
     let (status, out, _) = refreshing.wait();
     assert_eq!((status.code(), out.as_str()), (Some(130), ""));

@@ -70,6 +70,11 @@ fn a_call_in_flight_finishes_before_the_service_stops() {
     world.wait_for_held();
     serving.signal(Signal::TERM);
     serving.wait_for("\"event\":\"stopping\"");
+    // Time enough to be gone, were it not waiting.
+    for _ in 0..100 {
+        world.wait_for_held();
+        assert!(serving.is_running(), "it did not wait");
+    }
     world.steer("faults/release", "{}");
     let called = calling.wait_with_output().unwrap();
     assert!(called.status.success(), "{called:?}");

@@ -174,6 +174,10 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Reads to the end and says how it ended.
     pub(crate) fn wait(mut self) -> (ExitStatus, String, String) {
         let mut out = String::new();
