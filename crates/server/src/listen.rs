@@ -115,11 +115,11 @@ impl Server {
             match bind(SocketAddr::new(other, address.port())).await {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
-                    tracing::warn!(event = "half_of_localhost", %error, "localhost is served on {address} only")
+                    tracing::warn!(event = "half_of_localhost", %error, "localhost is served on {address} only");
                 }
             }
         }
-        let reach = if address.ip().is_loopback() {
+        let reach = if address.ip().to_canonical().is_loopback() {
             Reach::Loopback
         } else {
             Reach::Network

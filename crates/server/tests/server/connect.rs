@@ -571,3 +571,46 @@ async fn a_marketplaces_return_url_is_believed_only_where_it_is_hubspots_own() {
         assert_eq!(page.contains("returnUrl"), believed, "{url}");
     }
 }
+
+#[tokio::test]
+async fn a_provider_that_wants_proof_of_the_same_client_gets_it() {
+    let house = House::with(|app| app.provider.pkce = true).await;
+    let session = session(&house, json!({"connection_id": "c1"})).await;
+    let mut browser = Browser::default();
+    let provider = browser.go_to_provider(&house, link(&session)).await;
+    assert_eq!(
+        parameter(&provider, "code_challenge_method").as_deref(),
+        Some("S256")
+    );
+    let callback = location_of(&format!("{provider}&{PORTAL}")).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    assert_eq!(outcome(&house, &session).await["status"], "connected");
+}
+
+#[tokio::test]
+async fn a_session_asks_for_the_scopes_of_its_app_or_fewer_and_for_its_own_connection() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let fewer = session(&house, json!({"scopes": ["oauth"]})).await;
+    let provider = Browser::default().go_to_provider(&house, link(&fewer)).await;
+    assert_eq!(parameter(&provider, "scope").as_deref(), Some("oauth"));
+    let all = session(&house, json!({})).await;
+    let provider = Browser::default().go_to_provider(&house, link(&all)).await;
+    assert_eq!(
+        parameter(&provider, "scope").as_deref(),
+        Some("oauth crm.objects.contacts.read")
+    );
+    assert_eq!(
+        parameter(&provider, "redirect_uri"),
+        Some(format!("{PUBLIC}/oauth/callback"))
+    );
+    for foreign in [
+        json!({"app": "crm", "customer": "globex", "connection_id": "c1"}),
+        json!({"app": "other", "customer": "acme", "connection_id": "c1"}),
+    ] {
+        house
+            .post(&house.admin, "/v1/connect-sessions", foreign)
+            .await
+            .refused(409, "id_taken");
+    }
+}

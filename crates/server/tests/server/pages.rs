@@ -1,6 +1,8 @@
 //! Pages: inert whatever is in them.
 
-use serde_json::json;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use crate::harness::{Answer, House, PUBLIC, bare};
 
@@ -108,4 +110,39 @@ async fn health_needs_no_key_and_tells_nothing_about_customers() {
     let spec = house.send(bare("GET", "/openapi.json")).await.expect(200);
     assert!(!spec.text().contains("acme"));
     assert_eq!(spec.text(), evergrant_server::openapi::description());
+}
+
+#[tokio::test]
+async fn answers_have_the_members_that_the_description_names_and_no_others() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let spec: Value = serde_json::from_str(&evergrant_server::openapi::description()).unwrap();
+    let check = |schema: &str, value: &Value| {
+        let schema = &spec["components"]["schemas"][schema];
+        let described: BTreeSet<_> = schema["properties"].as_object().unwrap().keys().collect();
+        let answered: BTreeSet<_> = value.as_object().unwrap().keys().collect();
+        assert_eq!(answered, described);
+    };
+    let get = async |path: &str| house.get(&house.admin, path).await.expect(200).json();
+    check("Connection", &get("/v1/connections/c1").await);
+    check("Connection", &get("/v1/connections").await["items"][0]);
+    check("Token", &get("/v1/connections/c1/token").await);
+    check("Event", &get("/v1/connections/c1/events").await["items"][0]);
+    check("App", &get("/v1/apps").await["items"][0]);
+    check("ApiKey", &get("/v1/keys").await["items"][0]);
+    check("Ready", &get("/readyz").await);
+    let explained = json!({"text": "HTTP/1.1 401"});
+    let explained = house
+        .post(&house.admin, "/v1/explain", explained)
+        .await
+        .expect(200);
+    check("Explanation", &explained.json());
+    let session = json!({"app": "crm", "customer": "acme"});
+    let session = house
+        .post(&house.admin, "/v1/connect-sessions", session)
+        .await
+        .expect(201);
+    check("SessionLink", &session.json());
+    let path = format!("/v1/connect-sessions/{}", session.json()["id"].as_str().unwrap());
+    check("ConnectSession", &get(&path).await);
 }

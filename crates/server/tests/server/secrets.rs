@@ -1,5 +1,6 @@
 //! No secret shows anywhere but in the answers that exist to hand one out.
 
+use hubspot_sim::Grant;
 use serde_json::{Value, json};
 
 use crate::connect::{Browser, parameter};
@@ -8,6 +9,32 @@ use crate::harness::{Answer, House, LOG};
 /// Everything that an answer says, for a search.
 fn whole(answer: &Answer) -> String {
     format!("{:?}\n{}", answer.headers, answer.text())
+}
+
+fn import(grant: &Grant) -> Value {
+    json!({
+        "app": "crm", "id": "c2", "customer": "globex", "refresh_token": grant.refresh_token,
+        "access_token": grant.access_token, "account": 1002
+    })
+}
+
+/// Calls of every kind; one has a token pasted into it.
+fn calls(token: &str) -> [(&'static str, &'static str, Option<Value>); 9] {
+    [
+        ("GET", "/v1/connections", None),
+        ("GET", "/v1/keys", None),
+        ("GET", "/v1/apps", None),
+        ("GET", "/gateway/c1/crm/v3/objects/contacts", None),
+        ("GET", "/gateway/c2/crm/v3/objects/none", None),
+        ("POST", "/v1/connections/c1/refresh", Some(json!({"force": true}))),
+        (
+            "POST",
+            "/v1/explain",
+            Some(json!({"text": format!("HTTP/1.1 401\nAuthorization: Bearer {}", token)})),
+        ),
+        ("GET", "/v1/connections/c1/events", None),
+        ("POST", "/v1/apps/crm/check", None),
+    ]
 }
 
 #[tokio::test]
@@ -36,10 +63,7 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
         said.push(whole(&browser.send(&house, "GET", &callback).await));
     }
 
-    let import = json!({
-        "app": "crm", "id": "c2", "customer": "globex", "refresh_token": grant.refresh_token,
-        "access_token": grant.access_token, "account": 1002
-    });
+    let import = import(&grant);
     said.push(whole(
         &house
             .post(&key, "/v1/connections", import.clone())
@@ -74,22 +98,7 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
             ));
         }
     }
-    let calls: [(&str, &str, Option<Value>); 9] = [
-        ("GET", "/v1/connections", None),
-        ("GET", "/v1/keys", None),
-        ("GET", "/v1/apps", None),
-        ("GET", "/gateway/c1/crm/v3/objects/contacts", None),
-        ("GET", "/gateway/c2/crm/v3/objects/none", None),
-        ("POST", "/v1/connections/c1/refresh", Some(json!({"force": true}))),
-        (
-            "POST",
-            "/v1/explain",
-            Some(json!({"text": format!("HTTP/1.1 401\nAuthorization: Bearer {}", grant.access_token)})),
-        ),
-        ("GET", "/v1/connections/c1/events", None),
-        ("POST", "/v1/apps/crm/check", None),
-    ];
-    for (method, path, body) in calls {
+    for (method, path, body) in calls(&grant.access_token) {
         said.push(whole(&house.call(&key, method, path, body).await));
     }
     for id in ["c1", "c2"] {
