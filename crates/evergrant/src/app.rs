@@ -18,7 +18,7 @@ pub struct App(Described);
 #[derive(Debug, Clone)]
 enum Described {
     Whole(Box<evergrant_domain::App>),
-    HubSpot(HubSpot),
+    HubSpot(Box<HubSpot>),
 }
 
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ struct HubSpot {
 impl App {
     /// A HubSpot app, with HubSpot's own endpoints and the scope `oauth`.
     pub fn hubspot(name: impl Into<String>) -> Self {
-        Self(Described::HubSpot(HubSpot {
+        Self(Described::HubSpot(Box::new(HubSpot {
             name: name.into(),
             client_id: String::new(),
             client_secrets: Vec::new(),
@@ -49,7 +49,7 @@ impl App {
             keep_fresh: KeepFresh::Used,
             return_urls: Vec::new(),
             base: None,
-        }))
+        })))
     }
 
     /// The client id.
@@ -134,7 +134,7 @@ impl App {
     ///
     /// It has no effect on a whole [`evergrant_domain::App`], which names its endpoints itself.
     #[must_use]
-    pub fn hosted_at(self, base: Url) -> Self {
+    pub fn hosted_at(self, base: &Url) -> Self {
         self.change(|app| app.base = Some(base.clone()), |_| ())
     }
 

@@ -130,10 +130,7 @@ impl Builder {
             Key::Given(key) => key,
             Key::File(path) => read_key(&path)?,
         };
-        let public_url = match self.public_url {
-            Some(url) => url,
-            None => Url::parse("http://localhost:8484").expect("a literal URL"),
-        };
+        let public_url = self.public_url.unwrap_or_else(default_public_url);
         let mut apps: Vec<evergrant_domain::App> = Vec::with_capacity(self.apps.len());
         for app in self.apps {
             let app = app.build(&public_url)?;
@@ -161,6 +158,10 @@ impl Builder {
         let gateway = Gateway::new(keeper.clone(), self.limits);
         Ok(Evergrant::new(keeper, gateway, public_url))
     }
+}
+
+fn default_public_url() -> Url {
+    Url::parse("http://localhost:8484").expect("a literal URL")
 }
 
 fn sqlite_path(store: &str) -> Result<PathBuf, BuildError> {
@@ -201,7 +202,8 @@ fn refuse_what_others_can_read(path: &Path) -> Result<(), BuildError> {
         source,
     })?;
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o007 == 0 {
+    let others = mode & 0o007;
+    if others == 0 {
         Ok(())
     } else {
         Err(BuildError::KeyFileOpen {

@@ -30,7 +30,7 @@ async fn embedded(folder: &tempfile::TempDir, hubspot: &Simulator) -> Evergrant 
                 .client_secret(app.client_secret)
                 .scopes(SCOPES)
                 .return_url("https://app.example.com/*")
-                .hosted_at(base),
+                .hosted_at(&base),
         )
         .build()
         .await

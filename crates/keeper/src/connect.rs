@@ -102,9 +102,11 @@ impl Keeper {
         let account = account_of(&issued, &facts, consent.customer.as_ref())?;
         let customer = match consent.customer {
             Some(customer) => customer,
-            None => Customer::parse(&format!("install:{}", account.id)).map_err(|_| ConnectError::Invalid {
-                what: "the account cannot stand for a customer",
-            })?,
+            None => {
+                Customer::parse(&format!("install:{}", account.id)).map_err(|_| ConnectError::Invalid {
+                    what: "the account cannot stand for a customer",
+                })?
+            }
         };
         let tokens = TokenSet {
             access_token: issued.access_token,

@@ -205,16 +205,16 @@ async fn an_import_without_an_access_token_is_due_at_once_and_pinned_to_its_acco
     assert!(world.accepts(&token.access_token).await);
     assert_eq!(token.version, Version::FIRST.next());
 
-    let taken = keeper
+    let refused = keeper
         .import(import(&grant.refresh_token, "c2"))
         .await
         .unwrap_err();
     assert!(
         matches!(
-            taken,
+            refused,
             ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. }
         ),
-        "{taken:?}"
+        "{refused:?}"
     );
     let dead = keeper.import(import("na1-never-issued", "c3")).await.unwrap_err();
     assert!(matches!(dead, ConnectError::GrantInactive), "{dead:?}");
@@ -252,7 +252,7 @@ async fn what_another_process_disconnected_is_served_no_longer_than_a_second() {
     let (store, vault) = world.store().await;
     let read = Arc::new(tokio::sync::Notify::new());
     let reading = read.clone();
-    let store = Steps::new(store, move |step, moment| {
+    let store = Steps::watched(store, move |step, moment| {
         if step == "changes" && moment == Moment::After {
             reading.notify_one();
         }

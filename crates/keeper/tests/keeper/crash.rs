@@ -45,7 +45,7 @@ async fn a_refresh_of_a_process_of_its_own_goes_through_all_its_steps() {
     let (store, vault) = world::open(&database, &key).await;
     let step = Arc::new(AtomicUsize::new(0));
     let counted = step.clone();
-    let store = Steps::new(store, move |name, moment| {
+    let store = Steps::watched(store, move |name, moment| {
         let now = counted.fetch_add(1, Ordering::SeqCst);
         eprintln!("step {now}: {moment:?} {name}");
         if now == dies_at {
@@ -86,7 +86,7 @@ fn process(world: &World, rotation: &str, dies_at: usize) -> Command {
 }
 
 /// Kills the refresh at every one of its steps in turn, until one run goes through; what the process after it finds.
-async fn check(rotation: hubspot_sim::Rotation, word: &str, own: Rotation, may_be_lost: bool) {
+async fn check(rotation: hubspot_sim::Rotation, kind: &str, own: Rotation, may_be_lost: bool) {
     let mut lost = Vec::new();
     let mut dies_at = 0;
     loop {
@@ -95,7 +95,7 @@ async fn check(rotation: hubspot_sim::Rotation, word: &str, own: Rotation, may_b
         app.provider.rotation = own;
         let keeper = world.keeper_of(app.clone()).await;
         let connection = world.connected(&keeper).await;
-        let mut command = process(&world, word, dies_at);
+        let mut command = process(&world, kind, dies_at);
         let output = tokio::task::spawn_blocking(move || command.output())
             .await
             .unwrap()
@@ -113,7 +113,7 @@ async fn check(rotation: hubspot_sim::Rotation, word: &str, own: Rotation, may_b
         match after.current(&connection.id, None).await {
             Ok(token) => assert!(
                 world.accepts(&token.access_token).await,
-                "{word}, died at {last_step}"
+                "{kind}, died at {last_step}"
             ),
             Err(KeepError::ReconnectRequired {
                 reason: ReconnectReason::RedemptionOutcomeLost,
@@ -121,15 +121,15 @@ async fn check(rotation: hubspot_sim::Rotation, word: &str, own: Rotation, may_b
             }) if may_be_lost => {
                 lost.push(last_step.clone());
             }
-            Err(error) => panic!("{word}, died at {last_step}: {error:?}"),
+            Err(error) => panic!("{kind}, died at {last_step}: {error:?}"),
         }
         let ledger = world.hubspot.ledger();
         assert!(
             ledger.grant_overlaps_max <= 1,
-            "{word}, died at {last_step}: {ledger:?}"
+            "{kind}, died at {last_step}: {ledger:?}"
         );
         if matches!(own, Rotation::Never | Rotation::SingleUse) {
-            assert_eq!(ledger.replays, 0, "{word}, died at {last_step}: {ledger:?}");
+            assert_eq!(ledger.replays, 0, "{kind}, died at {last_step}: {ledger:?}");
         }
         if output.status.success() {
             break;
@@ -138,14 +138,14 @@ async fn check(rotation: hubspot_sim::Rotation, word: &str, own: Rotation, may_b
     }
     assert!(
         dies_at > 8,
-        "{word}: the crashes went through the whole refresh: {dies_at}"
+        "{kind}: the crashes went through the whole refresh: {dies_at}"
     );
     // Between the provider's answer and the commit nothing else stands: the floor that PROTOCOL names.
     assert!(
         lost.iter().all(|step| step.ends_with("Before land")),
-        "{word}: lost at {lost:?}"
+        "{kind}: lost at {lost:?}"
     );
-    assert_eq!(lost.is_empty(), !may_be_lost, "{word}: {lost:?}");
+    assert_eq!(lost.is_empty(), !may_be_lost, "{kind}: {lost:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,7 +235,7 @@ async fn check_before_sending(
     let leases = Arc::new(AtomicUsize::new(0));
     let checked = AtomicBool::new(false);
     let (taken, watched) = (leases.clone(), world.clone());
-    let store = Steps::new(store, move |step, moment| {
+    let store = Steps::watched(store, move |step, moment| {
         if step == "take_lease" && moment == Moment::After {
             taken.fetch_add(1, Ordering::SeqCst);
         }
@@ -281,4 +281,34 @@ async fn a_holder_that_was_stopped_between_its_lease_and_the_first_byte_presents
         Ok(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn without_the_store_a_token_at_hand_serves_for_a_while_and_no_longer() {
+    let world = World::new().await;
+    let (store, vault) = world.store().await;
+    let away = Arc::new(AtomicBool::new(false));
+    let gone = away.clone();
+    let store = Steps::watched(store, move |_, _| {
+        if gone.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable {
+                what: "a test says so".into(),
+                outcome_unknown: false,
+            });
+        }
+        Ok(())
+    });
+    let keeper = world::keeper(world.app(), store, vault, world.clock.clone());
+    let connection = world.connected(&keeper).await;
+    keeper.current(&connection.id, None).await.unwrap();
+    away.store(true, Ordering::SeqCst);
+    world.pass(Duration::from_secs(59));
+    assert!(keeper.current(&connection.id, None).await.is_ok());
+    // Past max_stale nobody can know any more whether it was disconnected elsewhere.
+    world.pass(Duration::from_secs(2));
+    let error = keeper.current(&connection.id, None).await.unwrap_err();
+    assert!(matches!(error, KeepError::StoreUnavailable { .. }), "{error:?}");
+    away.store(false, Ordering::SeqCst);
+    assert!(keeper.current(&connection.id, None).await.is_ok());
+    assert_eq!(world.hubspot.ledger().token_requests, 0);
 }

@@ -28,7 +28,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    pub(crate) fn new(
+    pub(crate) fn watched(
         inner: Arc<dyn Store>,
         watch: impl Fn(&'static str, Moment) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Arc<dyn Store> {
@@ -46,7 +46,7 @@ impl Steps {
         outcome_unknown: Moment,
     ) -> Arc<dyn Store> {
         let left = Mutex::new(times);
-        Self::new(inner, move |step, moment| {
+        Self::watched(inner, move |step, moment| {
             let mut left = left.lock();
             if step == name && moment == outcome_unknown && *left > 0 {
                 *left -= 1;
