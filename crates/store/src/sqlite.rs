@@ -12,6 +12,8 @@ mod holder;
 mod open;
 mod record;
 mod redeeming;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod upkeep;
 

@@ -1,0 +1,607 @@
+//! What only SQLite promises: files, locks, full disks, dead holders. The contract itself is proven in `tests/contract`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use evergrant_domain::event::EventKind;
+use evergrant_domain::refresh_policy::Ends;
+use evergrant_domain::{AccessToken, CodeVerifier, Fence, Kind};
+use tempfile::TempDir;
+
+use super::*;
+use crate::vault::VaultKey;
+
+const LEASE: Duration = Duration::from_secs(60);
+const CANARIES: [&str; 4] = [
+    "canary-access-1",
+    "canary-refresh-1",
+    "canary-refresh-2",
+    "canary-verifier",
+];
+
+/// A database in a folder of its own, with the clocks and the patience that a test wants.
+struct File {
+    folder: TempDir,
+    vault: Arc<Vault>,
+    boot: &'static str,
+    boot_millis: Arc<AtomicI64>,
+}
+
+impl File {
+    fn new() -> Self {
+        Self {
+            folder: TempDir::new().unwrap(),
+            vault: Arc::new(Vault::new(VaultKey::generate())),
+            boot: "this boot",
+            boot_millis: Arc::default(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("evergrant.db")
+    }
+
+    async fn try_open(&self) -> Result<SqliteStore, OpenError> {
+        let millis = Arc::clone(&self.boot_millis);
+        let boot = Boot {
+            id: self.boot.into(),
+            millis: Arc::new(move || millis.load(Ordering::Relaxed)),
+        };
+        let settings = Settings {
+            busy_timeout: Duration::from_millis(50),
+            boot,
+        };
+        SqliteStore::open_with(&self.path(), Arc::clone(&self.vault), settings).await
+    }
+
+    async fn open(&self) -> SqliteStore {
+        self.try_open().await.unwrap()
+    }
+
+    /// The file as another program sees it.
+    fn raw(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.path()).unwrap()
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(0)
+}
+
+fn id(text: &str) -> ConnectionId {
+    text.parse().unwrap()
+}
+
+fn event() -> Event {
+    Event::new(EventKind::Connected, "because a test says so")
+}
+
+fn tokens(name: &str) -> TokenSet {
+    TokenSet {
+        access_token: AccessToken::new(format!("canary-access-{name}")),
+        refresh_token: Some(RefreshToken::new(format!("canary-refresh-{name}"))),
+        token_type: "bearer".into(),
+        scopes: vec![],
+        issued_at: now(),
+        ends: Ends {
+            soft: now(),
+            hard: now(),
+            expires: now(),
+        },
+        unproven: false,
+    }
+}
+
+async fn create(store: &SqliteStore, name: &str) {
+    let new = NewConnection {
+        id: id(name),
+        app: "crm".parse().unwrap(),
+        customer: "acme".parse().unwrap(),
+        kind: Kind::OAuth,
+        account: None,
+        tokens: tokens(name),
+        labels: vec![],
+        event: event(),
+    };
+    let made = store.create(new, now()).await.unwrap();
+    assert!(matches!(made, Connected::Stored(_)), "{made:?}");
+}
+
+async fn take(store: &SqliteStore, name: &str) -> LeaseAnswer {
+    store
+        .take_lease(&id(name), Version::FIRST, LEASE, now())
+        .await
+        .unwrap()
+}
+
+fn taken(answer: &LeaseAnswer) -> bool {
+    matches!(answer, LeaseAnswer::Taken { .. })
+}
+
+#[tokio::test]
+async fn a_database_is_made_for_its_owner_alone() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(file.folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} is readable by others", entry.path());
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    let expected = [
+        "evergrant.db",
+        "evergrant.db-shm",
+        "evergrant.db-wal",
+        "evergrant.db.holders",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_when_it_is_opened_again() {
+    let file = File::new();
+    create(&file.open().await, "1").await;
+    let held = file.open().await.held(&id("1")).await.unwrap().unwrap();
+    assert_eq!(held.tokens.unwrap().access_token.expose(), "canary-access-1");
+}
+
+#[tokio::test]
+async fn many_processes_open_a_new_database_at_once() {
+    let file = File::new();
+    let patient = || async {
+        let boot = Boot::current().unwrap();
+        let settings = Settings {
+            busy_timeout: BUSY_TIMEOUT,
+            boot,
+        };
+        SqliteStore::open_with(&file.path(), Arc::clone(&file.vault), settings).await
+    };
+    let (a, b, c, d) = tokio::join!(patient(), patient(), patient(), patient());
+    for opened in [a, b, c, d] {
+        opened.unwrap().ping().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
+    let file = File::new();
+    drop(file.open().await);
+    let raw = file.raw();
+    raw.execute(
+        "INSERT INTO refinery_schema_history VALUES (99, 'later', '', '0')",
+        [],
+    )
+    .unwrap();
+    raw.pragma_update(None, "journal_mode", "delete").unwrap();
+    drop(raw);
+    let before = std::fs::read(file.path()).unwrap();
+    let error = file.try_open().await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::NewerSchema { found: 99, known: 1 }),
+        "{error}"
+    );
+    assert!(std::fs::read(file.path()).unwrap() == before);
+}
+
+#[tokio::test]
+async fn what_is_not_our_database_is_refused_and_not_touched() {
+    let file = File::new();
+    let text = "this is no database, it only lies where one should be. ".repeat(40);
+    std::fs::write(file.path(), &text).unwrap();
+    let error = file.try_open().await.unwrap_err();
+    assert!(matches!(error, OpenError::NotADatabase { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), text);
+
+    let file = File::new();
+    file.raw()
+        .execute_batch("CREATE TABLE someone_elses (x)")
+        .unwrap();
+    let error = file.try_open().await.unwrap_err();
+    assert!(matches!(error, OpenError::NotADatabase { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_named() {
+    let vault = Arc::new(Vault::new(VaultKey::generate()));
+    let error = SqliteStore::open(Path::new("/nowhere/evergrant.db"), vault)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, OpenError::NoFolder { .. }));
+    assert!(error.to_string().contains("/nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn another_vault_key_is_refused_at_the_start() {
+    let mut file = File::new();
+    drop(file.open().await);
+    let right = std::mem::replace(&mut file.vault, Arc::new(Vault::new(VaultKey::generate())));
+    let error = file.try_open().await.unwrap_err();
+    assert!(matches!(error, OpenError::WrongKey), "{error}");
+    file.vault = right;
+    file.open().await;
+}
+
+#[tokio::test]
+async fn a_locked_database_is_an_error_and_not_a_hang() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let raw = file.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = store.note_event(&id("1"), event(), now()).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable { what, outcome_unknown: false } if what.contains("locked")),
+        "{error:?}"
+    );
+    store.held(&id("1")).await.unwrap().expect("reading goes on");
+    raw.execute_batch("ROLLBACK").unwrap();
+    store.note_event(&id("1"), event(), now()).await.unwrap();
+
+    drop(store);
+    let locked = File::new();
+    let raw = locked.raw();
+    raw.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let error = locked.try_open().await.unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Unavailable { what, .. } if what.contains("locked")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_writes_and_keeps_what_there_is() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    store
+        .write(|db| {
+            let pages: i64 = db.sql.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            db.sql
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let long = || Event::new(EventKind::Connected, "x".repeat(100_000));
+    // Beside it in the same commit there may be one that needs no room: each is told the truth.
+    let one = &id("1");
+    let (full, small) = tokio::join!(
+        store.note_event(one, long(), now()),
+        store.note_event(one, event(), now())
+    );
+    let error = full.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable { what, outcome_unknown: false } if what.contains("full")),
+        "{error:?}"
+    );
+    let kept = store.events(&id("1"), 10).await.unwrap().len();
+    assert_eq!(kept, 1 + usize::from(small.is_ok()));
+    assert!(store.held(&id("1")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_write_that_fails_takes_no_other_with_it() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let broken = store.write(|db| -> Result<(), StoreError> {
+        db.record_event(&id("1"), &event(), now())?;
+        Err(StoreError::Corrupt {
+            what: "a test".into(),
+        })
+    });
+    let one = &id("1");
+    let (first, broken, last) = tokio::join!(
+        store.note_event(one, event(), now()),
+        broken,
+        store.note_event(one, event(), now())
+    );
+    assert!(first.is_ok() && broken.is_err() && last.is_ok());
+    assert_eq!(store.events(&id("1"), 10).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn two_processes_race_for_a_lease_and_one_wins() {
+    let file = File::new();
+    let (a, b) = (file.open().await, file.open().await);
+    for round in 0..20 {
+        let name = format!("{round}");
+        create(&a, &name).await;
+        let (one, other) = tokio::join!(take(&a, &name), take(&b, &name));
+        assert!(taken(&one) != taken(&other), "{one:?} {other:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_holders_lease_is_free_at_once() {
+    let file = File::new();
+    let (dying, living) = (file.open().await, file.open().await);
+    create(&living, "1").await;
+    assert!(taken(&take(&dying, "1").await));
+    assert!(matches!(take(&living, "1").await, LeaseAnswer::Busy));
+    drop(dying);
+    let answer = take(&living, "1").await;
+    assert!(
+        matches!(answer, LeaseAnswer::Taken { took_over: true, .. }),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_holder_that_died_without_a_word_is_swept_away() {
+    let file = File::new();
+    let store = file.open().await;
+    let holders = file.folder.path().join("evergrant.db.holders");
+    // What a killed process leaves: its file, and no lock on it.
+    std::fs::write(holders.join("killed"), "").unwrap();
+    let files = || std::fs::read_dir(&holders).unwrap().count();
+    assert_eq!(files(), 3, "the living, the dead, and the lock of the schema");
+    let other = file.open().await;
+    assert_eq!(files(), 3, "two that live, and the lock");
+    drop((store, other));
+    assert_eq!(files(), 1);
+}
+
+#[tokio::test]
+async fn a_living_holders_lease_lasts_until_its_cap_on_the_boot_time_clock() {
+    let file = File::new();
+    let (slow, waiting) = (file.open().await, file.open().await);
+    create(&slow, "1").await;
+    let LeaseAnswer::Taken { lease, .. } = take(&slow, "1").await else {
+        panic!("nobody has it");
+    };
+    file.boot_millis.store(59_999, Ordering::Relaxed);
+    assert!(matches!(take(&waiting, "1").await, LeaseAnswer::Busy));
+    assert!(slow.lease_lasts(&lease, Duration::from_millis(1)).await.unwrap());
+    assert!(!slow.lease_lasts(&lease, Duration::from_millis(2)).await.unwrap());
+    file.boot_millis.store(60_000, Ordering::Relaxed);
+    assert!(taken(&take(&waiting, "1").await));
+}
+
+#[tokio::test]
+async fn a_lease_does_not_outlive_its_boot() {
+    let mut file = File::new();
+    let before = file.open().await;
+    create(&before, "1").await;
+    assert!(taken(&take(&before, "1").await));
+    file.boot = "the next boot";
+    let after = file.open().await;
+    // `before` is alive only because this is a test: a restored snapshot of its machine would look the same.
+    assert!(taken(&take(&after, "1").await));
+}
+
+// Rule 14: `AND status <> 'disconnected'`. No lease is given for a disconnected version, so one is forged here.
+#[tokio::test]
+async fn nothing_lands_on_a_disconnected_connection_whatever_its_version() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let gone = store
+        .disconnect(&id("1"), Revoke::Never, None, event(), now())
+        .await;
+    let (gone, _) = gone.unwrap().unwrap();
+    let refreshed = Refreshed {
+        tokens: tokens("2"),
+        mismatch: Some("another account".into()),
+        account: None,
+        event: event(),
+    };
+    let forged = Lease::new(id("1"), gone.version, Fence::new(9));
+    let landed = store.land(&forged, refreshed, now()).await.unwrap();
+    assert!(matches!(landed, Landed::Disconnected), "{landed:?}");
+    let held = store.held(&id("1")).await.unwrap().unwrap();
+    assert_eq!(
+        (held.connection.status, held.tokens.is_none()),
+        (gone.status, true)
+    );
+}
+
+#[tokio::test]
+async fn a_flipped_byte_spoils_its_own_record_only() {
+    let file = File::new();
+    let store = file.open().await;
+    for name in ["1", "2"] {
+        create(&store, name).await;
+    }
+    let raw = file.raw();
+    for field in ["access_token", "refresh_token"] {
+        let read = format!("SELECT {field} FROM connections WHERE id = '1'");
+        let sealed: Vec<u8> = raw.query_row(&read, [], |row| row.get(0)).unwrap();
+        let write = |bytes: &[u8]| {
+            raw.execute(
+                &format!("UPDATE connections SET {field} = ?1 WHERE id = '1'"),
+                [bytes],
+            )
+            .unwrap();
+        };
+        for byte in 0..sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[byte] ^= 0x20;
+            write(&flipped);
+            let error = store.held(&id("1")).await.unwrap_err();
+            let expected = matches!(&error, StoreError::Unreadable { record, field: at }
+                if record == "connections 1" && *at == field);
+            assert!(expected, "{field}, byte {byte}: {error}");
+        }
+        let lease = store.take_lease(&id("1"), Version::FIRST, LEASE, now()).await;
+        assert!(matches!(lease, Err(StoreError::Unreadable { .. })), "{lease:?}");
+        assert!(store.held(&id("2")).await.unwrap().unwrap().tokens.is_some());
+        assert!(
+            store.connection(&id("1")).await.unwrap().is_some(),
+            "its record is readable"
+        );
+        write(&sealed);
+        assert!(store.held(&id("1")).await.unwrap().unwrap().tokens.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_token_moved_elsewhere_is_refused() {
+    let file = File::new();
+    let store = file.open().await;
+    for name in ["1", "2"] {
+        create(&store, name).await;
+    }
+    let raw = file.raw();
+    let moved = async |what: &str, sql: &str| {
+        raw.execute_batch(&format!("SAVEPOINT moved; {sql}; RELEASE moved"))
+            .unwrap();
+        let error = store.held(&id("1")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable { .. }), "{what}: {error}");
+    };
+    raw.execute_batch("CREATE TABLE kept AS SELECT * FROM connections")
+        .unwrap();
+    let back = "UPDATE connections SET version = 1,
+                       (access_token, refresh_token) = (SELECT access_token, refresh_token FROM kept WHERE id = '1')
+                 WHERE id = '1'";
+    moved(
+        "from another row",
+        "UPDATE connections SET access_token = (SELECT access_token FROM kept WHERE id = '2') WHERE id = '1'",
+    )
+    .await;
+    raw.execute_batch(back).unwrap();
+    moved(
+        "from another field",
+        "UPDATE connections SET access_token = refresh_token WHERE id = '1'",
+    )
+    .await;
+    raw.execute_batch(back).unwrap();
+    moved(
+        "to another version",
+        "UPDATE connections SET version = 2 WHERE id = '1'",
+    )
+    .await;
+    raw.execute_batch(back).unwrap();
+    assert!(store.held(&id("1")).await.unwrap().unwrap().tokens.is_some());
+}
+
+// I6: whoever has the file, its log and its shared memory has no token.
+#[tokio::test]
+async fn no_secret_is_found_in_any_file() {
+    let file = File::new();
+    let store = file.open().await;
+    for name in ["1", "2"] {
+        create(&store, name).await;
+    }
+    store
+        .disconnect(&id("2"), Revoke::Always, None, event(), now())
+        .await
+        .unwrap();
+    let authorization = Authorization {
+        state_hash: [1; 32],
+        cookie_hash: [2; 32],
+        session: None,
+        app: "crm".parse().unwrap(),
+        customer: "acme".parse().unwrap(),
+        connection: None,
+        scopes: vec![],
+        return_url: None,
+        code_verifier: Some(CodeVerifier::new("canary-verifier")),
+        expires_at: now(),
+    };
+    store.begin_authorization(authorization).await.unwrap();
+    let search = |when: &str| {
+        let mut files = 0;
+        for entry in std::fs::read_dir(file.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
+            files += 1;
+            let bytes = std::fs::read(&path).unwrap();
+            let found = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+            for canary in CANARIES {
+                // Base64 of a longer text has one of three shapes, by where the secret begins in it.
+                let mut shapes = vec![canary.as_bytes().to_vec()];
+                for skipped in 0..3 {
+                    let text = &canary.as_bytes()[skipped..skipped + 9];
+                    shapes.push(STANDARD_NO_PAD.encode(text).into_bytes());
+                    shapes.push(URL_SAFE_NO_PAD.encode(text).into_bytes());
+                }
+                let hex = crate::sqlite::access::hex(canary.as_bytes());
+                shapes.push(hex.to_uppercase().into_bytes());
+                shapes.push(hex.into_bytes());
+                assert!(
+                    !shapes.iter().any(|shape| found(shape)),
+                    "{canary} in {path:?}, {when}"
+                );
+            }
+        }
+        files
+    };
+    assert_eq!(search("while open"), 3, "database, log and shared memory");
+    let raw = file.raw();
+    drop(store);
+    raw.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    assert!(search("after a checkpoint") >= 1);
+    let stored: Vec<u8> = raw
+        .query_row("SELECT access_token FROM connections WHERE id = '1'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert!(!stored.is_empty(), "there is something to find");
+}
+
+#[tokio::test]
+async fn the_schema_keeps_each_status_to_its_own_fields() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let raw = file.raw();
+    for wrong in [
+        "status = 'disconnected'",
+        "status = 'reconnect_required'",
+        "status = 'reconnect_required', status_reason = 'grant_refused'",
+        "status_since = 1",
+        "access_token = NULL",
+        "superseded_by = 'c2'",
+        "lease_holder = 'someone'",
+        "trouble_code = '503'",
+        "refresh_token = NULL",
+        "kind = 'static'",
+        "version = 0",
+        "customer = NULL",
+    ] {
+        let changed = raw.execute(&format!("UPDATE connections SET {wrong}"), []);
+        assert!(changed.is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_survives_the_loss_of_power() {
+    let file = File::new();
+    let store = file.open().await;
+    let settings = store.write(|db| {
+        let pragma =
+            |name: &str| db.value::<String>(&format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}"), []);
+        Ok((
+            pragma("synchronous")?,
+            pragma("journal_mode")?,
+            pragma("foreign_keys")?,
+        ))
+    });
+    let full = |text: &str| Some(text.to_owned());
+    assert_eq!(settings.await.unwrap(), (full("2"), full("wal"), full("1")));
+}
+
+#[tokio::test]
+async fn no_error_shows_a_value() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    file.raw()
+        .execute(
+            "UPDATE connections SET app = 'CANARY NAME', scopes = 'CANARY'",
+            [],
+        )
+        .unwrap();
+    let error = store.held(&id("1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }));
+    assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
+}
