@@ -236,6 +236,7 @@ mod tests {
             spec["openapi"]
         );
         assert_eq!(spec["security"][0]["api_key"], serde_json::json!([]));
+        let mut operations = std::collections::HashSet::new();
         for (path, methods) in spec["paths"].as_object().expect("paths") {
             for operation in methods.as_object().expect("methods").values() {
                 assert_eq!(
@@ -244,6 +245,10 @@ mod tests {
                     "{path}"
                 );
                 assert!(!word(&operation["summary"]).is_empty(), "{path}");
+                assert!(
+                    operations.insert(word(&operation["operationId"])),
+                    "{path}: its operationId is taken"
+                );
             }
         }
     }

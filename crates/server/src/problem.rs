@@ -341,8 +341,8 @@ impl Problem {
         }
     }
 
-    /// The document. Within a batch the request id is the whole answer's.
-    pub(crate) fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
+    /// The document.
+    fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
         ProblemView {
             kind: format!("urn:evergrant:problem:{}", self.0.code.as_str()),
             title: self.0.code.title(),
@@ -355,6 +355,14 @@ impl Problem {
             reconnect_url: self.0.reconnect_url.as_deref(),
             request_id,
             provider_correlation_id: self.0.provider_correlation_id.as_deref(),
+        }
+    }
+
+    /// One item of a batch, which itself names connection and request.
+    pub(crate) fn item(&self) -> ProblemView<'_> {
+        ProblemView {
+            connection: None,
+            ..self.view(None, Door::Api)
         }
     }
 

@@ -21,7 +21,7 @@ const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
 /// are; the answer comes back as it is. An answer of Evergrant's own carries `Evergrant-Error`. Instead of naming the connection
 /// in the path, `/gateway/-/{path}` takes it from the header `Evergrant-Connection`.
 #[utoipa::path(
-    get, path = "/gateway/{connection_id}/{path}", tag = "gateway",
+    get, path = "/gateway/{connection_id}/{path}", operation_id = "call", tag = "gateway",
     params(
         ("connection_id" = String, Path), ("path" = String, Path),
         ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),

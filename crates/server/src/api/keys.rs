@@ -57,7 +57,7 @@ const MAX_WAIT_MAX: u32 = 60;
 
 /// Makes an API key.
 #[utoipa::path(
-    post, path = "/v1/keys", tag = "keys", request_body = NewKey,
+    post, path = "/v1/keys", operation_id = "createKey", tag = "keys", request_body = NewKey,
     responses((status = 201, body = MadeKey), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn create(
@@ -140,7 +140,7 @@ fn each<T, E: std::fmt::Display>(
 
 /// Lists the API keys, revoked and expired ones too.
 #[utoipa::path(
-    get, path = "/v1/keys", tag = "keys",
+    get, path = "/v1/keys", operation_id = "listKeys", tag = "keys",
     responses((status = 200, body = List<KeyView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn list(
@@ -159,7 +159,7 @@ pub(crate) async fn list(
 
 /// Revokes an API key. It is refused everywhere within a second.
 #[utoipa::path(
-    delete, path = "/v1/keys/{id}", tag = "keys",
+    delete, path = "/v1/keys/{id}", operation_id = "revokeKey", tag = "keys",
     params(("id" = String, Path)),
     responses((status = 204), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

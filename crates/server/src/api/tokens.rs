@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use crate::access::Caller;
 use crate::input::{self, OptionalJson, PathId, Query, parse_id};
-use crate::problem::{Door, Problem, ProblemView};
+use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
 use crate::views::TokenView;
@@ -33,7 +33,7 @@ const BATCH_AT_ONCE: usize = 32;
 /// Valid now, refreshed once if it was not. `min_ttl` asks for a remaining lifetime; at most half the lifetime is granted, and
 /// the answer states the true one.
 #[utoipa::path(
-    get, path = "/v1/connections/{id}/token", tag = "tokens",
+    get, path = "/v1/connections/{id}/token", operation_id = "getToken", tag = "tokens",
     params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
     responses((status = 200, body = TokenView<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -119,7 +119,7 @@ pub(crate) struct BatchItem<'a> {
 #[serde(untagged)]
 enum BatchOutcome<'a> {
     Token(TokenView<'a>),
-    Problem { problem: ProblemView<'a> },
+    Problem(ProblemView<'a>),
 }
 
 /// The answer to a batch.
@@ -132,9 +132,9 @@ pub(crate) struct BatchAnswer<'a> {
 
 /// Many access tokens at once.
 ///
-/// Always 200: each item is a token or, as `problem`, why there is none.
+/// Always 200: each item is a token or a problem, and names its connection.
 #[utoipa::path(
-    post, path = "/v1/tokens/batch", tag = "tokens", request_body = Batch,
+    post, path = "/v1/tokens/batch", operation_id = "getTokens", tag = "tokens", request_body = Batch,
     responses((status = 200, body = BatchAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn batch(
@@ -166,9 +166,7 @@ pub(crate) async fn batch(
             connection,
             outcome: match outcome {
                 Ok(token) => BatchOutcome::Token(TokenView::new(token, now)),
-                Err(problem) => BatchOutcome::Problem {
-                    problem: problem.view(None, Door::Api),
-                },
+                Err(problem) => BatchOutcome::Problem(problem.item()),
             },
         })
         .collect();
@@ -198,7 +196,8 @@ pub(crate) struct RejectedAnswer<'a> {
     class: &'static str,
     /// One sentence.
     why: &'a str,
-    /// Repeat the call with this token. `null`: repeating it would not help.
+    /// Repeat the call with this token. Without one, repeating it would not help.
+    #[serde(flatten)]
     token: Option<TokenView<'a>>,
 }
 
@@ -207,7 +206,7 @@ pub(crate) struct RejectedAnswer<'a> {
 /// For an older version than the stored one the current token is returned. Else the answer is judged, and where it says that
 /// the token is dead, the refresh token is redeemed, at most once per connection and cooldown.
 #[utoipa::path(
-    post, path = "/v1/connections/{id}/token/rejected", tag = "tokens", request_body = Rejected,
+    post, path = "/v1/connections/{id}/token/rejected", operation_id = "reportRejectedToken", tag = "tokens", request_body = Rejected,
     params(("id" = String, Path)),
     responses((status = 200, body = RejectedAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -309,7 +308,7 @@ pub(crate) struct Refreshed {
 ///
 /// Joins a redemption that is on its way. Without `force` a token set younger than 60 s stays as it is.
 #[utoipa::path(
-    post, path = "/v1/connections/{id}/refresh", tag = "connections", request_body = Refresh,
+    post, path = "/v1/connections/{id}/refresh", operation_id = "refresh", tag = "connections", request_body = Refresh,
     params(("id" = String, Path)),
     responses((status = 200, body = Refreshed), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
