@@ -158,6 +158,20 @@ async fn a_token_that_is_older_than_the_stores_is_replaced_without_a_redemption(
 }
 
 #[tokio::test]
+async fn a_call_is_repeated_once_because_of_a_401_even_where_each_brings_a_newer_token() {
+    let provider = Scripted::new(|nth, _| if nth == 0 { ok() } else { expired() }).await;
+    let world = World::at(&provider.base).await;
+    world.get("/x").await.unwrap();
+    let elsewhere = world.another_keeper().await;
+    elsewhere.refresh(&world.id, None, Renewal::Forced).await.unwrap();
+    // 401 for version 1, because it is stale; 401 for version 2, which is redeemed; version 3 is for the next call.
+    let answer = world.send("POST", "/x", "{}").await.unwrap();
+    assert_eq!(gist(&answer), (401, "rejected_after_refresh", 2));
+    assert_eq!(provider.seen().len(), 3);
+    assert_eq!(world.hubspot.ledger().refreshes_accepted, 2);
+}
+
+#[tokio::test]
 async fn a_token_that_the_provider_cannot_decode_is_never_refreshed() {
     let provider = Scripted::new(|_, _| reply("401 Unauthorized", "", GARBAGE)).await;
     let world = World::at(&provider.base).await;
