@@ -21,7 +21,7 @@ use crate::input::{self, OptionalJson, PathId, Query, parse_id};
 use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
-use crate::views::TokenView;
+use crate::views::{TokenView, time};
 
 /// Tokens of one batch.
 const BATCH_MAX: usize = 1000;
@@ -197,8 +197,16 @@ pub(crate) struct RejectedAnswer<'a> {
     /// One sentence.
     why: &'a str,
     /// Repeat the call with this token. Without one, repeating it would not help.
-    #[serde(flatten)]
-    token: Option<TokenView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_remaining: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<i64>,
 }
 
 /// A caller's call came back with an error.
@@ -253,11 +261,14 @@ pub(crate) async fn rejected(
     if token.is_some() {
         note_handed_out(&shared, &caller, &id);
     }
-    let token = token.map(|token| TokenView::new(token, shared.now()));
     let mut response = Json(RejectedAnswer {
         class: class.as_str(),
         why,
-        token,
+        access_token: token.map(|token| token.access_token.expose()),
+        token_type: token.map(|token| token.token_type.as_str()),
+        expires_at: token.map(|token| time(token.expires_at)),
+        seconds_remaining: token.map(|token| token.seconds_remaining(shared.now())),
+        version: token.map(|token| token.version.number()),
     })
     .into_response();
     no_store(response.headers_mut());
