@@ -207,3 +207,12 @@ async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
         assert_eq!(body(answer).await, "");
     }
 }
+
+#[tokio::test]
+async fn an_answer_in_an_older_http_is_passed_on_in_ours() {
+    let provider = Scripted::new(|_, _| Reply::Last(b"HTTP/1.0 200 OK\r\n\r\nuntil the end".to_vec())).await;
+    let world = World::at(&provider.base).await;
+    let answer = world.get("/x").await.unwrap();
+    assert_eq!(answer.response.version(), http::Version::HTTP_11);
+    assert_eq!(body(answer).await, "until the end");
+}
