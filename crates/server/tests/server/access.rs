@@ -1,5 +1,6 @@
 //! Who may do what, and what others see of it.
 
+use evergrant_config::LogCalls;
 use http::{Request, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -377,7 +378,7 @@ async fn a_key_that_is_revoked_or_expired_is_refused_within_a_second() {
 async fn what_another_process_revokes_or_moves_is_felt_here_within_a_second() {
     let house = House::build().await;
     house.import("c1", "acme", 1001).await;
-    let neighbour = house.neighbour().await.operator();
+    let neighbour = house.neighbour(LogCalls::Off).await.operator();
     let there = async |method: &str, path: &str, body: Option<Value>| {
         let request = Request::builder()
             .method(method)
