@@ -144,6 +144,25 @@ async fn a_provider_that_always_answers_401_costs_one_redemption_and_two_deliver
     assert_eq!(ledger.creates_executed, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stampede_after_an_expiry_costs_one_redemption_and_no_failed_call() {
+    let world = World::new().await;
+    world.get(CONTACTS).await.unwrap();
+    world.hubspot.expire_access_tokens(HUB);
+    let ids: Vec<String> = (0..50).map(|number| format!("r{number}")).collect();
+    let answers = join_all(ids.iter().map(|id| world.create(id))).await;
+    for answer in answers {
+        let (status, class, attempts) = gist(answer.as_ref().unwrap());
+        assert_eq!(status, 201);
+        assert!(matches!(
+            (class, attempts),
+            ("expired" | "stale_token", 2) | ("ok", 1)
+        ));
+    }
+    let ledger = world.hubspot.ledger();
+    assert_eq!((ledger.token_requests, ledger.creates_executed), (1, 50));
+}
+
 #[tokio::test]
 async fn a_token_that_is_older_than_the_stores_is_replaced_without_a_redemption() {
     let world = World::new().await;
