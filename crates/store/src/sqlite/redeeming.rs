@@ -111,7 +111,6 @@ impl Db {
             } if Some(*before) == reason => *since,
             _ => now,
         };
-        let pinned = refreshed.account.as_ref();
         // Rule 15: the lease is freed only where it is still this one.
         let stored = self
             .sql
@@ -151,7 +150,7 @@ impl Db {
         if stored == 0 {
             return self.refuse_answer(lease, refreshed, now);
         }
-        if let Some(account) = pinned {
+        if let Some(account) = &refreshed.account {
             self.pin_account(id, account)?;
         }
         self.forget_attempts(id)?;

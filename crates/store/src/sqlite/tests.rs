@@ -152,6 +152,51 @@ async fn what_was_committed_is_there_when_it_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_write_that_was_asked_for_is_done_before_the_store_is_gone() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    // Its caller asks, and stops waiting.
+    let one = id("1");
+    let asked = store.note_event(&one, event(), now());
+    tokio::select! {
+        biased;
+        _ = asked => {}
+        () = std::future::ready(()) => {}
+    }
+    drop(store);
+    let events = file.open().await.events(&id("1"), 10).await.unwrap();
+    assert_eq!(events.len(), 2);
+}
+
+#[tokio::test]
+async fn a_torn_log_loses_its_last_commit_and_nothing_before() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let log = |file: &File| file.folder.path().join("evergrant.db-wal");
+    let whole = std::fs::metadata(log(&file)).unwrap().len();
+    create(&store, "2").await;
+    let torn = File {
+        vault: Arc::clone(&file.vault),
+        ..File::new()
+    };
+    std::fs::copy(file.path(), torn.path()).unwrap();
+    let bytes = std::fs::read(log(&file)).unwrap();
+    let cut = usize::try_from(whole).unwrap() + 5000;
+    assert!(cut < bytes.len(), "in the middle of the second commit");
+    std::fs::write(log(&torn), &bytes[..cut]).unwrap();
+    let recovered = torn.open().await;
+    let held = recovered.held(&id("1")).await.unwrap().unwrap();
+    assert_eq!(
+        held.tokens.unwrap().refresh_token.unwrap().expose(),
+        "canary-refresh-1"
+    );
+    assert!(recovered.held(&id("2")).await.unwrap().is_none());
+    create(&recovered, "2").await;
+}
+
+#[tokio::test]
 async fn many_processes_open_a_new_database_at_once() {
     let file = File::new();
     let patient = || async {
