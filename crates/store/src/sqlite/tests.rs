@@ -26,6 +26,7 @@ const CANARIES: [&str; 4] = [
 struct File {
     folder: TempDir,
     vault: Arc<Vault>,
+    patience: Duration,
     boot: &'static str,
     boot_millis: Arc<AtomicI64>,
 }
@@ -35,6 +36,7 @@ impl File {
         Self {
             folder: TempDir::new().unwrap(),
             vault: Arc::new(Vault::new(VaultKey::generate())),
+            patience: BUSY_TIMEOUT,
             boot: "this boot",
             boot_millis: Arc::default(),
         }
@@ -51,7 +53,7 @@ impl File {
             millis: Arc::new(move || millis.load(Ordering::Relaxed)),
         };
         let settings = Settings {
-            busy_timeout: Duration::from_millis(50),
+            busy_timeout: self.patience,
             boot,
         };
         SqliteStore::open_with(&self.path(), Arc::clone(&self.vault), settings).await
@@ -199,15 +201,7 @@ async fn a_torn_log_loses_its_last_commit_and_nothing_before() {
 #[tokio::test]
 async fn many_processes_open_a_new_database_at_once() {
     let file = File::new();
-    let patient = || async {
-        let boot = Boot::current().unwrap();
-        let settings = Settings {
-            busy_timeout: BUSY_TIMEOUT,
-            boot,
-        };
-        SqliteStore::open_with(&file.path(), Arc::clone(&file.vault), settings).await
-    };
-    let (a, b, c, d) = tokio::join!(patient(), patient(), patient(), patient());
+    let (a, b, c, d) = tokio::join!(file.try_open(), file.try_open(), file.try_open(), file.try_open());
     for opened in [a, b, c, d] {
         opened.unwrap().ping().await.unwrap();
     }
@@ -274,7 +268,11 @@ async fn another_vault_key_is_refused_at_the_start() {
 
 #[tokio::test]
 async fn a_locked_database_is_an_error_and_not_a_hang() {
-    let file = File::new();
+    let hurried = || File {
+        patience: Duration::from_millis(50),
+        ..File::new()
+    };
+    let file = hurried();
     let store = file.open().await;
     create(&store, "1").await;
     let raw = file.raw();
@@ -289,7 +287,7 @@ async fn a_locked_database_is_an_error_and_not_a_hang() {
     store.note_event(&id("1"), event(), now()).await.unwrap();
 
     drop(store);
-    let locked = File::new();
+    let locked = hurried();
     let raw = locked.raw();
     raw.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = locked.try_open().await.unwrap_err();
