@@ -75,7 +75,7 @@ codes! {
         "Send `Authorization: Bearer evg_…` with a valid key; `evergrant keys create` makes one.";
     Forbidden "forbidden" 403 false "The key's role does not allow this"
         "The key is valid, but its role does not include what was asked for."
-        "Use a key whose role allows it; INTERFACE and /docs name the role of every route.";
+        "Use a key whose role allows it; /docs names the role of every route.";
     ReconnectRequired "reconnect_required" 424 false "The customer must reconnect"
         "The grant is gone: the app was uninstalled, the grant revoked, or its last refresh token lost. Nothing was sent."
         "Send the customer to `reconnect_url`; the connection keeps its id and works again at once.";

@@ -39,6 +39,8 @@ const HISTORY_MAX: u32 = 1000;
 ///
 /// By creation, then id. A repeated filter means OR, different filters AND. `q` looks for a part of the id, the customer, or
 /// the account's id or domain.
+///
+/// Role: `support`.
 #[utoipa::path(
     get, path = "/v1/connections", operation_id = "listConnections", tag = "connections",
     params(
@@ -145,6 +147,8 @@ fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
 }
 
 /// The record of a connection.
+///
+/// Role: `support`.
 #[utoipa::path(
     get, path = "/v1/connections/{id}", operation_id = "readConnection", tag = "connections",
     params(("id" = String, Path)),
@@ -173,6 +177,8 @@ pub(crate) struct Patch {
 }
 
 /// Changes a connection.
+///
+/// Role: `support`.
 #[utoipa::path(
     patch, path = "/v1/connections/{id}", operation_id = "changeConnection", tag = "connections", request_body = Patch,
     params(("id" = String, Path)),
@@ -252,6 +258,8 @@ pub(crate) struct Ended {
 ///
 /// Its tokens are erased at once. `revoke=auto` revokes the grant only where no other live connection has that app and
 /// account. `purge` erases record and history, too. Doing it again changes nothing.
+///
+/// Role: `admin`.
 #[utoipa::path(
     delete, path = "/v1/connections/{id}", operation_id = "disconnect", tag = "connections",
     params(
@@ -319,6 +327,8 @@ pub(crate) struct LinkAnswer {
 /// Makes a reconnect link.
 ///
 /// Signed and expiring; nothing is stored.
+///
+/// Role: `support`.
 #[utoipa::path(
     post, path = "/v1/connections/{id}/reconnect-link", operation_id = "makeReconnectLink", tag = "connections", request_body = LinkWish,
     params(("id" = String, Path)),
@@ -368,6 +378,8 @@ pub(crate) async fn reconnect_link(
 }
 
 /// A connection's history, newest first.
+///
+/// Role: `support`.
 #[utoipa::path(
     get, path = "/v1/connections/{id}/events", operation_id = "listConnectionEvents", tag = "connections",
     params(("id" = String, Path), ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000)),

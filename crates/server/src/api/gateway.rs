@@ -20,6 +20,8 @@ const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
 /// Any method. The path after the connection's id, the query, the body and end-to-end headers go to the app's API base as they
 /// are; the answer comes back as it is. An answer of Evergrant's own carries `Evergrant-Error`. Instead of naming the connection
 /// in the path, `/gateway/-/{path}` takes it from the header `Evergrant-Connection`.
+///
+/// Role: `gateway`.
 #[utoipa::path(
     get, path = "/gateway/{connection_id}/{path}", operation_id = "call", tag = "gateway",
     params(

@@ -43,6 +43,8 @@ pub(crate) struct SessionLink {
 }
 
 /// Begins to connect a customer.
+///
+/// Role: `tokens`.
 #[utoipa::path(
     post, path = "/v1/connect-sessions", operation_id = "beginConnectSession", tag = "connect", request_body = NewSession,
     responses((status = 201, body = SessionLink), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
@@ -76,6 +78,8 @@ pub(crate) async fn create(
 }
 
 /// What came of a session.
+///
+/// Role: `tokens`.
 #[utoipa::path(
     get, path = "/v1/connect-sessions/{id}", operation_id = "readConnectSession", tag = "connect",
     params(("id" = String, Path)),

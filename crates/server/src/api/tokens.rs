@@ -32,6 +32,8 @@ const BATCH_AT_ONCE: usize = 32;
 ///
 /// Valid now, refreshed once if it was not. `min_ttl` asks for a remaining lifetime; at most half the lifetime is granted, and
 /// the answer states the true one.
+///
+/// Role: `tokens`.
 #[utoipa::path(
     get, path = "/v1/connections/{id}/token", operation_id = "getToken", tag = "tokens",
     params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
@@ -133,6 +135,8 @@ pub(crate) struct BatchAnswer<'a> {
 /// Many access tokens at once.
 ///
 /// Always 200: each item is a token or a problem, and names its connection.
+///
+/// Role: `tokens`.
 #[utoipa::path(
     post, path = "/v1/tokens/batch", operation_id = "getTokens", tag = "tokens", request_body = Batch,
     responses((status = 200, body = BatchAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
@@ -213,6 +217,8 @@ pub(crate) struct RejectedAnswer<'a> {
 ///
 /// For an older version than the stored one the current token is returned. Else the answer is judged, and where it says that
 /// the token is dead, the refresh token is redeemed, at most once per connection and cooldown.
+///
+/// Role: `tokens`.
 #[utoipa::path(
     post, path = "/v1/connections/{id}/token/rejected", operation_id = "reportRejectedToken", tag = "tokens", request_body = Rejected,
     params(("id" = String, Path)),
@@ -318,6 +324,8 @@ pub(crate) struct Refreshed {
 /// Refreshes a connection.
 ///
 /// Joins a redemption that is on its way. Without `force` a token set younger than 60 s stays as it is.
+///
+/// Role: `support`.
 #[utoipa::path(
     post, path = "/v1/connections/{id}/refresh", operation_id = "refresh", tag = "connections", request_body = Refresh,
     params(("id" = String, Path)),
