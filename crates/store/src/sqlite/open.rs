@@ -213,17 +213,23 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenErro
 }
 
 fn migrate(path: &Path, sql: &mut Connection, patience: Duration) -> Result<(), OpenError> {
-    let unavailable = |what: String| OpenError::Unavailable {
-        path: path.to_owned(),
-        what,
-    };
     // One process at a time: two that begin together would both believe that they come first.
     let _turn = take_turn(path, patience)?;
     sql.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| explain(path, &error))?;
     migrations::migrations::runner()
         .run(sql)
-        .map_err(|error| unavailable(error.to_string()))?;
+        .map_err(|error| match error.kind() {
+            refinery::error::Kind::Connection(_, cause)
+                if let Some(cause) = cause.downcast_ref::<rusqlite::Error>() =>
+            {
+                explain(path, cause)
+            }
+            _ => OpenError::Unavailable {
+                path: path.to_owned(),
+                what: error.to_string(),
+            },
+        })?;
     Ok(())
 }
 
@@ -298,7 +304,11 @@ fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
         },
         _ => OpenError::Unavailable {
             path: path.to_owned(),
-            what: error.to_string(),
+            what: match error {
+                // Without the statement, which may be a whole schema.
+                rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+                other => other.to_string(),
+            },
         },
     }
 }
