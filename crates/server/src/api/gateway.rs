@@ -8,7 +8,7 @@ use evergrant_domain::access::Role;
 use http::{HeaderMap, HeaderName, Request};
 
 use crate::access::Caller;
-use crate::input::parse_id;
+use crate::input::{parse_id, parse_id_in_path};
 use crate::log::GatewayCall;
 use crate::problem::{Problem, ProblemView};
 use crate::service::Shared;
@@ -83,7 +83,7 @@ fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, St
             ));
         }
         ("-", Some(header)) => parse_id(header)?,
-        (name, None) => parse_id(name)?,
+        (name, None) => parse_id_in_path(name)?,
         (name, Some(header)) if name == header => parse_id(name)?,
         (_, Some(_)) => {
             return Err(Problem::bad_request(

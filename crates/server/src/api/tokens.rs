@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::input::{self, OptionalJson, PathId, Query, parse_id};
+use crate::input::{self, OptionalJson, PathId, Query, parse_id, parse_id_in_path};
 use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
@@ -41,7 +41,7 @@ const BATCH_AT_ONCE: usize = 32;
 )]
 pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Response {
     let answer = async {
-        let id = parse_id(id)?;
+        let id = parse_id_in_path(id)?;
         let mut query = Query::parse(query);
         let min_ttl = query.seconds("min_ttl")?;
         query.done()?;
