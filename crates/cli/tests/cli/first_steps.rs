@@ -220,3 +220,46 @@ fn a_reader_that_has_enough_is_no_failure() {
         assert_eq!(ended.err, "", "{line}");
     }
 }
+
+#[test]
+fn a_key_that_may_connect_and_not_read_records_connects_over_http() {
+    let world = World::new();
+    let _serving = world.home.start("serve");
+    let key = world
+        .home
+        .run("keys create --name app --role tokens")
+        .ends_with(0)
+        .out;
+    std::fs::write(world.home.path("key"), key).unwrap();
+    let line = format!(
+        "connect --app crm --customer acme --id acme --no-browser --server {} --api-key-file key",
+        world.url
+    );
+    let connecting = world.home.start(&line);
+    assert!(
+        connecting.first_line.starts_with(&world.url),
+        "{}",
+        connecting.first_line
+    );
+    web::consent(&connecting.first_line, 1001);
+    let (status, out, log) = connecting.wait();
+    assert!(
+        status.success() && out.contains("evergrant call acme GET"),
+        "{status}: {out} {log}"
+    );
+
+    // The service reaches the provider for whoever has the key.
+    let token = world
+        .home
+        .run(&format!("token acme --server {} --api-key-file key", world.url))
+        .ends_with(0)
+        .out;
+    assert!(token.len() > 20, "{token}");
+    world
+        .home
+        .run(&format!(
+            "connections list --server {} --api-key-file key",
+            world.url
+        ))
+        .ends_with(2);
+}
