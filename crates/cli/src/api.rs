@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
@@ -29,7 +30,12 @@ pub(crate) enum Api {
     /// A service, with a key's rights.
     Network(Box<Network>),
     /// This process on the configured store, with all rights.
-    Store { service: Service, config: Box<Config> },
+    Store {
+        service: Service,
+        config: Box<Config>,
+        /// What must come to its end although the command was interrupted.
+        background: TaskTracker,
+    },
 }
 
 impl Api {
@@ -40,7 +46,11 @@ impl Api {
         }
         let config = Box::new(local::configuration(globals)?);
         let service = local::open(&config).await?;
-        Ok(Self::Store { service, config })
+        Ok(Self::Store {
+            service,
+            config,
+            background: TaskTracker::new(),
+        })
     }
 
     /// Opens it, does the work and lets go of it. Ctrl-C ends the work; a redemption in flight is saved first.
@@ -50,9 +60,11 @@ impl Api {
     {
         let stop = signals::stop()?;
         let api = Self::open(globals).await?;
-        let engine = match &api {
+        let held = match &api {
             Self::Network(_) => None,
-            Self::Store { service, .. } => Some(service.engine().clone()),
+            Self::Store {
+                service, background, ..
+            } => Some((service.engine().clone(), background.clone())),
         };
         let outcome = tokio::select! {
             outcome = work(api) => outcome,
@@ -61,7 +73,9 @@ impl Api {
                 Err(Failure::silent(Exit::Interrupted))
             }
         };
-        if let Some(engine) = engine {
+        if let Some((engine, background)) = held {
+            background.close();
+            background.wait().await;
             engine.shutdown().await;
         }
         outcome

@@ -9,7 +9,8 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::api::Api;
@@ -25,16 +26,16 @@ const LOOK_FOR: Duration = Duration::from_secs(3);
 const HEALTH_MAX: usize = 1024;
 
 pub(crate) async fn run(api: Api, connect: Connect, output: Output) -> Result<(), Failure> {
-    let listener = match &api {
+    let _listening = match &api {
         // A service answers its own links.
         Api::Network(_) => None,
-        Api::Store { service, config } => listen_unless_served(service, config).await?,
+        Api::Store {
+            service,
+            config,
+            background,
+        } => listen_unless_served(service, config, background).await?,
     };
-    let outcome = until_connected(&api, &connect, output).await;
-    if let Some(listener) = listener {
-        listener.close().await;
-    }
-    let record = outcome?;
+    let record = until_connected(&api, &connect, output).await?;
     if output.json {
         return print_json(&record);
     }
@@ -118,22 +119,13 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
     ))
 }
 
-/// A service of our own, for as long as the command runs.
-struct Listener {
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
-}
-
-impl Listener {
-    async fn close(self) {
-        self.stop.cancel();
-        // It ends because it was told to; a panic in it has been reported where it happened.
-        let _ = self.running.await;
-    }
-}
-
-/// Links lead to `public_url`: where no service answers there, this process does, if the address is this machine's.
-async fn listen_unless_served(service: &Service, config: &Config) -> Result<Option<Listener>, Failure> {
+/// Links lead to `public_url`: where no service answers there, this process does, if the address is this machine's. It does
+/// so until the guard is dropped; a consent that is being taken then is taken to its end.
+async fn listen_unless_served(
+    service: &Service,
+    config: &Config,
+    background: &TaskTracker,
+) -> Result<Option<DropGuard>, Failure> {
     let public_url = &config.server.public_url;
     if is_served(public_url).await? {
         return Ok(None);
@@ -153,8 +145,8 @@ async fn listen_unless_served(service: &Service, config: &Config) -> Result<Opti
     };
     let server = Server::bind(service.clone(), settings).await?;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
-    Ok(Some(Listener { stop, running }))
+    background.spawn(server.run(stop.clone()));
+    Ok(Some(stop.drop_guard()))
 }
 
 async fn is_served(public_url: &Url) -> Result<bool, Failure> {
