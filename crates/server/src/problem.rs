@@ -152,7 +152,7 @@ codes! {
         "Something in the service itself failed; its log says what, under this request id."
         "Report it with the request id.";
     UpstreamUnreachable "upstream_unreachable" 502 true "The provider cannot be reached"
-        "No connection to the provider could be made. Nothing was sent."
+        "The call did not leave, or it only reads or may be sent again and no answer came to it."
         "Try again; it is safe.";
     UpstreamTimeout "upstream_timeout" 504 true "The provider did not answer in time"
         "A read or an idempotent write left and no answer came in time."

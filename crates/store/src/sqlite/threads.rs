@@ -16,7 +16,7 @@ use crate::contract::StoreError;
 
 /// How many jobs wait before whoever asks has to wait, too.
 const QUEUE: usize = 1024;
-/// How many writes share one commit at most; beyond that a larger group gains little (PERFORMANCE.md, section D).
+/// How many writes share one commit at most; beyond that a larger group gains little.
 const GROUP: usize = 64;
 
 /// Work on a connection; `Err` where there was none to be had.
