@@ -3,8 +3,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use evergrant_config::Config;
-use evergrant_server::Service;
+use evergrant_server::{ListenSettings, Service};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -15,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
 use crate::network::Network;
-
 use crate::output::note;
 use crate::{local, signals};
 
@@ -30,12 +28,15 @@ pub(crate) enum Api {
     /// A service, with a key's rights.
     Network(Box<Network>),
     /// This process on the configured store, with all rights.
-    Store {
-        service: Service,
-        config: Box<Config>,
-        /// What must come to its end although the command was interrupted.
-        background: TaskTracker,
-    },
+    Store(Store),
+}
+
+/// An engine of our own, and how it would be listened to.
+pub(crate) struct Store {
+    pub(crate) service: Service,
+    pub(crate) listen: ListenSettings,
+    /// What must come to its end although the command was interrupted.
+    pub(crate) background: TaskTracker,
 }
 
 impl Api {
@@ -44,11 +45,18 @@ impl Api {
         if let Some(server) = globals.service()? {
             return Ok(Self::Network(Box::new(Network::new(&server, globals)?)));
         }
-        let config = Box::new(local::configuration(globals)?);
-        let service = local::open(&config).await?;
-        Ok(Self::Store {
+        let config = local::configuration(globals)?;
+        Ok(Self::on(
+            local::open(&config).await?,
+            ListenSettings::from(&config.server),
+        ))
+    }
+
+    /// This process, with all rights.
+    pub(crate) fn on(service: Service, listen: ListenSettings) -> Self {
+        Self::Store(Store {
             service,
-            config,
+            listen,
             background: TaskTracker::new(),
         })
     }
@@ -62,9 +70,7 @@ impl Api {
         let api = Self::open(globals).await?;
         let held = match &api {
             Self::Network(_) => None,
-            Self::Store {
-                service, background, ..
-            } => Some((service.engine().clone(), background.clone())),
+            Self::Store(store) => Some((store.service.engine().clone(), store.background.clone())),
         };
         let outcome = tokio::select! {
             outcome = work(api) => outcome,
@@ -88,8 +94,8 @@ impl Api {
                 let answer = network.send(request).await?;
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
-            Self::Store { service, .. } => {
-                let answer = service.operator().call(request).await;
+            Self::Store(store) => {
+                let answer = store.service.operator().call(request).await;
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
         }

@@ -3,17 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use evergrant_config::Config;
-use evergrant_server::{ListenSettings, Server, Service};
+use evergrant_domain::ConnectionId;
+use evergrant_server::{ListenSettings, Server};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::api::Api;
+use crate::api::{Api, Store};
 use crate::args::Connect;
 use crate::commands::connections;
 use crate::failure::{Exit, Failure};
@@ -29,11 +28,7 @@ pub(crate) async fn run(api: Api, connect: Connect, output: Output) -> Result<()
     let _listening = match &api {
         // A service answers its own links.
         Api::Network(_) => None,
-        Api::Store {
-            service,
-            config,
-            background,
-        } => listen_unless_served(service, config, background).await?,
+        Api::Store(store) => listen_unless_served(store).await?,
     };
     let record = until_connected(&api, &connect, output).await?;
     if output.json {
@@ -49,7 +44,11 @@ async fn until_connected(api: &Api, connect: &Connect, output: Output) -> Result
     let session = api
         .post(
             "/v1/connect-sessions",
-            &json!({"app": connect.app.as_str(), "customer": connect.customer.as_str(), "connection_id": connect.id.as_ref().map(ToString::to_string)}),
+            &json!({
+                "app": connect.app.as_str(),
+                "customer": connect.customer.as_str(),
+                "connection_id": connect.id.as_ref().map(ConnectionId::as_str),
+            }),
         )
         .await?;
     let url = text(&session, "/url");
@@ -110,7 +109,13 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
     };
     let base = match api {
         Api::Network(network) => network.base().to_owned(),
-        Api::Store { config, .. } => config.server.public_url.as_str().trim_end_matches('/').to_owned(),
+        Api::Store(store) => store
+            .service
+            .engine()
+            .public_url()
+            .as_str()
+            .trim_end_matches('/')
+            .to_owned(),
     };
     print_line(format_args!(
         "\n{}\n  evergrant call {id} GET '{path}'\n{}\n  curl -H \"Authorization: Bearer $EVERGRANT_API_KEY\" '{base}/gateway/{id}{path}'",
@@ -121,12 +126,8 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
 
 /// Links lead to `public_url`: where no service answers there, this process does, if the address is this machine's. It does
 /// so until the guard is dropped; a consent that is being taken then is taken to its end.
-async fn listen_unless_served(
-    service: &Service,
-    config: &Config,
-    background: &TaskTracker,
-) -> Result<Option<DropGuard>, Failure> {
-    let public_url = &config.server.public_url;
+async fn listen_unless_served(store: &Store) -> Result<Option<DropGuard>, Failure> {
+    let public_url = store.service.engine().public_url();
     if is_served(public_url).await? {
         return Ok(None);
     }
@@ -138,14 +139,14 @@ async fn listen_unless_served(
         )
         .advise("Start `evergrant serve` there, or correct [server] public_url."));
     }
-    let settings = ListenSettings {
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        tls: config.server.tls.clone(),
-        drain_timeout: config.server.drain_timeout,
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listen = ListenSettings {
+        address,
+        ..store.listen.clone()
     };
-    let server = Server::bind(service.clone(), settings).await?;
+    let server = Server::bind(store.service.clone(), listen).await?;
     let stop = CancellationToken::new();
-    background.spawn(server.run(stop.clone()));
+    store.background.spawn(server.run(stop.clone()));
     Ok(Some(stop.drop_guard()))
 }
 

@@ -56,6 +56,19 @@ fn init_overwrites_nothing_and_leaves_nothing_half_done() {
 }
 
 #[test]
+fn an_init_that_fails_takes_back_what_it_wrote() {
+    let home = Home::empty();
+    // A file where the store wants a folder.
+    fs::write(home.path("evergrant.db.holders"), "").unwrap();
+    assert_ne!(home.run("init").code, 0);
+    let left: Vec<_> = fs::read_dir(home.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["evergrant.db.holders"]);
+}
+
+#[test]
 fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     let world = World::new();
     let mut serve = world.home.command(["serve"]);
