@@ -158,6 +158,7 @@ impl Server {
                     reach: self.reach,
                 },
                 watcher: graceful.watcher(),
+                stop: stop.clone(),
             };
             let tls = self.tls.clone();
             connections.spawn(async move {
@@ -227,6 +228,7 @@ struct Connection {
     service: Service,
     peer: Peer,
     watcher: Watcher,
+    stop: CancellationToken,
 }
 
 impl Connection {
@@ -235,12 +237,12 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         match tls {
             None => {
-                if let Ok(Ok(protocol)) = timeout(GREETING_TIMEOUT, protocol_of(&stream)).await {
+                if let Some(protocol) = self.greeted(protocol_of(&stream)).await {
                     self.serve(stream, protocol).await;
                 }
             }
             Some(tls) => {
-                if let Ok(Ok(stream)) = timeout(GREETING_TIMEOUT, tls.acceptor().accept(stream)).await {
+                if let Some(stream) = self.greeted(tls.acceptor().accept(stream)).await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let protocol = if is_http2 {
                         Protocol::Http2
@@ -253,11 +255,21 @@ impl Connection {
         }
     }
 
+    /// Who has not even greeted when the service stops has asked for nothing, and is not waited for.
+    async fn greeted<T>(&self, greeting: impl Future<Output = io::Result<T>>) -> Option<T> {
+        tokio::select! {
+            biased;
+            greeted = timeout(GREETING_TIMEOUT, greeting) => greeted.ok()?.ok(),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
         let Self {
             service,
             peer,
             watcher,
+            stop: _,
         } = self;
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let service = service.clone();
