@@ -205,7 +205,7 @@ impl Keeper {
             KeepFresh::Off => false,
             // What was used since the last flush counts, too; the store does not know of it yet.
             KeepFresh::Used => {
-                let unflushed = self.inner.usage.lock().get(id).and_then(|seen| seen.call_at);
+                let unflushed = self.unflushed(id).and_then(|seen| seen.call_at);
                 connection
                     .last
                     .call_at

@@ -107,7 +107,6 @@ impl Keeper {
     pub(crate) async fn redeem(&self, id: &ConnectionId, why: Why) -> Outcome {
         let ends = Instant::now() + FLIGHT_LASTS;
         let mut pause = LOOK_AGAIN;
-        let mut cooldown_is_ours = false;
         while Instant::now() < ends {
             let sight = self.inner.cache.sight(id);
             let held = self.held(id).await?;
@@ -116,7 +115,7 @@ impl Keeper {
                 self.inner.cache.keep(&token, sight);
                 return Ok(token);
             }
-            match self.turn(&held, token, why, &mut cooldown_is_ours).await? {
+            match self.turn(&held, token, why).await? {
                 Turn::Over(outcome) => return outcome,
                 Turn::LookAgain => {
                     let wait = pause / 2 + jitter().of(pause / 2);
@@ -130,13 +129,7 @@ impl Keeper {
         })
     }
 
-    async fn turn(
-        &self,
-        held: &Held,
-        token: Arc<Current>,
-        why: Why,
-        cooldown_is_ours: &mut bool,
-    ) -> Result<Turn, KeepError> {
+    async fn turn(&self, held: &Held, token: Arc<Current>, why: Why) -> Result<Turn, KeepError> {
         let id = &held.connection.id;
         let version = held.connection.version;
         let now = self.inner.clock.now();
@@ -169,21 +162,12 @@ impl Keeper {
             return Ok(Turn::Over(self.fall_back(held, &token, why, error)));
         }
         // A 401 redeems at most once per connection and cooldown, in all processes together.
-        if let Why::Rejected { version } = why
-            && !*cooldown_is_ours
-        {
+        if let Why::Rejected { version } = why {
             match self.inner.store.begin_cooldown(id, version, now).await? {
-                CooldownAnswer::Began(_) => *cooldown_is_ours = true,
-                // The one redemption that this cooldown allows may still be on its way elsewhere.
-                CooldownAnswer::Holds(_)
-                    if held
-                        .connection
-                        .refresh_in_progress_until
-                        .is_some_and(|until| now < until) =>
-                {
-                    return Ok(Turn::LookAgain);
+                CooldownAnswer::Holds(cooldown) if cooldown.forbids(held.connection.issued_at, now) => {
+                    return Ok(Turn::Over(Ok(token)));
                 }
-                CooldownAnswer::Holds(_) => return Ok(Turn::Over(Ok(token))),
+                CooldownAnswer::Began(_) | CooldownAnswer::Holds(_) => {}
                 CooldownAnswer::Moved => return Ok(Turn::LookAgain),
             }
         }

@@ -234,7 +234,11 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
                 .to_owned(),
         ),
         (Health::Unverified, _) => Some("no call has succeeded since it was connected".to_owned()),
-        (Health::Healthy | Health::Degraded | Health::ReconnectRequired, _) => None,
+        (Health::Degraded, None) => Some(match connection.kind {
+            Kind::Static => "the last call came back 401: the static token is no longer accepted and must be replaced".to_owned(),
+            Kind::OAuth => "the last call came back 401 and no call has succeeded since".to_owned(),
+        }),
+        (Health::Healthy | Health::ReconnectRequired, _) => None,
     }
 }
 

@@ -347,6 +347,7 @@ pub(crate) async fn refresh(
         redeemed,
         version_before,
         version,
+        why: _,
     } = shared
         .keeper()
         .refresh(&id, refresh.if_version.map(Version::new), renewal)
