@@ -31,6 +31,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
 const HEADERS_READ_MAX: usize = 256 * 1024;
+/// How many headers hyper reads before it refuses the request with a bare 431. The service's own limit is their size; real
+/// requests carry a tenth of this number.
+const HEADERS_COUNT_MAX: usize = 512;
 /// Calls at a time in one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// How often a quiet HTTP/2 connection is asked whether anyone is there.
@@ -280,6 +283,7 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
+            .max_headers(HEADERS_COUNT_MAX)
             .max_buf_size(HEADERS_READ_MAX);
         builder
             .http2()
