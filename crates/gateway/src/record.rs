@@ -76,7 +76,8 @@ impl RefusalKind {
                 | KeepError::ReconnectRequired { .. }
                 | KeepError::Disconnected
                 | KeepError::AppCredentialsRejected { .. }
-                | KeepError::AppNotConfigured { .. },
+                | KeepError::AppNotConfigured { .. }
+                | KeepError::Unreadable { .. },
             )
             | Self::UseEvergrant
             | Self::BadRequest { .. }

@@ -336,7 +336,9 @@ impl Keeper {
                 TokenAnswer::NotIssued(failure) => {
                     self.unfinished(holding, Presented::No, failure, why).await
                 }
-                TokenAnswer::Lost(failure) => {
+                TokenAnswer::Lost(mut failure) => {
+                    let quiet = quiet_time(&holding, rotation, tokens, self.inner.clock.now());
+                    failure.retry_after = failure.retry_after.max(quiet);
                     self.unfinished(holding, Presented::Unknown, failure, why).await
                 }
                 TokenAnswer::WrongClient(failure) => {
@@ -344,7 +346,7 @@ impl Keeper {
                         .await
                 }
                 TokenAnswer::GrantRefused(failure) => {
-                    let reason = reason_of_refusal(tokens, holding.earlier.as_ref(), rotation);
+                    let reason = reason_of_refusal(tokens, holding.earlier.as_ref());
                     self.condemn(&holding, reason, Some(failure)).await
                 }
                 // Rule 12: nobody is condemned for what is the endpoint's fault.
@@ -667,11 +669,30 @@ impl Keeper {
     }
 }
 
+/// How long nobody may present the refresh token again, now that this attempt's answer is lost: what callers are told.
+fn quiet_time(holding: &Holding, rotation: Rotation, tokens: &TokenSet, now: Timestamp) -> Option<Duration> {
+    let intent = match &holding.earlier {
+        Some(earlier) => Intent {
+            attempts: earlier.attempts.saturating_add(1),
+            ..earlier.clone()
+        },
+        None => Intent {
+            version: holding.lease.version(),
+            first_at: now,
+            attempts: 1,
+        },
+    };
+    let can_introspect = holding.app.provider.introspect_url.is_some();
+    match redemption::presenting(Some(&intent), rotation, can_introspect, tokens.ends.hard, now) {
+        Presenting::NotBefore(at) => Some(at.since(now)),
+        Presenting::Now | Presenting::AfterIntrospection | Presenting::Exhausted => None,
+    }
+}
+
 /// Rule 16, and the same for a refresh token that may have been accepted before: its refusal says that an answer was lost,
-/// not that the customer took the grant back.
-fn reason_of_refusal(tokens: &TokenSet, earlier: Option<&Intent>, rotation: Rotation) -> ReconnectReason {
-    let presented_before = earlier.is_some_and(|intent| intent.attempts > 0);
-    if tokens.unproven || (presented_before && rotation != Rotation::Never) {
+/// not that the customer took the grant back. That a provider was never seen to rotate does not make it certain.
+fn reason_of_refusal(tokens: &TokenSet, earlier: Option<&Intent>) -> ReconnectReason {
+    if tokens.unproven || earlier.is_some_and(|intent| intent.attempts > 0) {
         ReconnectReason::RedemptionOutcomeLost
     } else {
         ReconnectReason::GrantRefused

@@ -173,6 +173,11 @@ impl Code {
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)
     }
+
+    /// What a word means and what to do, where it is one of ours.
+    pub fn about(word: &str) -> Option<(&'static str, &'static str)> {
+        Self::from_word(word).map(|code| (code.meaning(), code.action()))
+    }
 }
 
 /// An error answer on its way. Boxed, because most results hold none.
@@ -481,6 +486,7 @@ impl From<KeepError> for Problem {
             KeepError::Disconnected => Self::because(Code::Disconnected, detail),
             KeepError::AppCredentialsRejected { .. } => Self::because(Code::AppCredentialsRejected, detail),
             KeepError::AppNotConfigured { .. } => Self::because(Code::AppNotConfigured, detail),
+            KeepError::Unreadable { .. } => Self::because(Code::Internal, detail),
             KeepError::ProviderUnavailable { retry_after, .. } => {
                 Self::because(Code::ProviderUnavailable, detail).retry_after(retry_after)
             }
