@@ -60,7 +60,7 @@ async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
             Local::Sim(sim) => commands::sim::run(sim, output).await,
         },
         Command::Routed(routed) => {
-            log::start(None)?;
+            let _log = log::start(None)?;
             Api::with(&globals, |api| on_the_api(api, routed, output)).await
         }
     }

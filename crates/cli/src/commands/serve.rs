@@ -14,7 +14,7 @@ use crate::signals::{self, Hangups};
 use crate::{local, log};
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
-    log::start(Some("info"))?;
+    let _log = log::start(Some("info"))?;
     let config = local::configuration(globals)?;
     let asked_to_stop = signals::stop()?;
     let hangups = Hangups::listen()?;
@@ -132,12 +132,14 @@ async fn reload_when_asked(
     }
 }
 
-/// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings.
+/// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings
+/// and no secret.
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
         [
             ("[server]", format!("{:?}", config.server)),
             ("[store]", format!("{:?}", config.store)),
+            ("[vault]", format!("{:?}", config.vault)),
             ("[coordination]", format!("{:?}", config.coordination)),
             ("[log]", format!("{:?}", config.log)),
         ]
