@@ -128,7 +128,7 @@ fn a_call_in_flight_finishes_before_the_service_stops() {
 }
 
 #[test]
-fn a_broken_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
+fn a_broken_or_cut_off_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
     let world = World::new();
     let mut serving = world.home.start("serve");
     let file = world.home.path("evergrant.toml");
@@ -143,6 +143,28 @@ fn a_broken_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
     );
     let apps = world.remote("apps list --json").ends_with(0).json();
     assert_eq!(apps["items"].as_array().unwrap().len(), 1);
+
+    let moved = good.replace("key_file = \"evergrant.key\"", "key_file = \"other.key\"");
+    assert_ne!(moved, good);
+    fs::copy(world.home.path("evergrant.key"), world.home.path("other.key")).unwrap();
+    fs::write(&file, moved).unwrap();
+    serving.signal(Signal::HUP);
+    let needed = serving.wait_for("restart_needed");
+    assert!(needed.contains("[vault] changed"), "{needed}");
+    serving.wait_for("configuration_read");
+
+    let (without_apps, _) = good.split_once("\n[apps.crm]").unwrap();
+    for cut_off in ["", without_apps] {
+        fs::write(&file, cut_off).unwrap();
+        serving.signal(Signal::HUP);
+        let refused = serving.wait_for("configuration_refused");
+        assert!(
+            refused.contains("\"level\":\"error\"") && refused.contains("no app any more"),
+            "{refused}"
+        );
+        let apps = world.remote("apps list --json").ends_with(0).json();
+        assert_eq!(apps["items"].as_array().unwrap().len(), 1);
+    }
 
     fs::write(&file, good + &app("second", &world.hubspot.address())).unwrap();
     serving.signal(Signal::HUP);
