@@ -103,3 +103,17 @@ fn keep_memory_private() {
 /// Elsewhere there is no such limit.
 #[cfg(not(unix))]
 fn keep_memory_private() {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn nobody_can_trace_the_process_or_make_it_leave_a_core_file() {
+        keep_memory_private();
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+    }
+}
