@@ -625,6 +625,37 @@ async fn a_session_asks_for_the_scopes_of_its_app_or_fewer_and_for_its_own_conne
 }
 
 #[tokio::test]
+async fn a_record_that_does_not_open_is_no_outage_and_reconnecting_mends_it() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.import("c2", "globex", 1002).await;
+    house.tamper(
+        "UPDATE connections SET access_token = zeroblob(64), refresh_token = zeroblob(64) WHERE id = 'c1'",
+    );
+    let contacts = "/gateway/c1/crm/v3/objects/contacts";
+    let refused = house
+        .get(&house.admin, contacts)
+        .await
+        .refused(424, "connection_unreadable");
+    assert_eq!(refused.header("evergrant-error"), "connection_unreadable");
+    assert_eq!(refused.header("x-should-retry"), "false");
+    assert_eq!(refused.header("retry-after"), "");
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .refused(424, "connection_unreadable");
+    house
+        .get(&house.admin, "/gateway/c2/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    let link = refused.json()["reconnect_url"].as_str().unwrap().to_owned();
+    let mut browser = Browser::default();
+    let callback = browser.go_to_callback(&house, &link, PORTAL).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    house.get(&house.admin, contacts).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_code_that_is_being_redeemed_makes_its_connection_though_the_browser_hangs_up() {
     let house = House::build().await;
     let session = session(&house, json!({"connection_id": "c1"})).await;
