@@ -157,7 +157,9 @@ impl From<Problem> for Failure {
         }
         let exit = exit_of(&problem.code);
         let action = match (&problem.reconnect_url, &problem.request_id) {
-            (Some(url), _) => format!("Send the customer to {url}"),
+            (Some(url), _) if problem.code == "reconnect_required" => format!("Send the customer to {url}"),
+            // It is one way among others.
+            (Some(url), _) => format!("{}\n  {url}", problem.action),
             (None, Some(id)) if problem.code == "internal" => format!("{} ({id})", problem.action),
             (None, _) => problem.action,
         };
@@ -207,8 +209,22 @@ mod tests {
         check("upstream_timeout", Exit::Unavailable);
         check("invalid_api_key", Exit::Usage);
         check("unknown_connection", Exit::Failed);
+        check("connection_unreadable", Exit::Failed);
         check("outcome_unknown", Exit::Failed);
         check("of_a_later_version", Exit::Failed);
+    }
+
+    #[test]
+    fn where_reconnecting_is_one_way_among_others_all_are_named() {
+        let advice = |code: &str| {
+            let body = format!(
+                r#"{{"type":"urn:evergrant:problem:{code}","title":"t","status":424,"detail":"why.","code":"{code}",
+                    "action":"Do this or that.","retryable":false,"reconnect_url":"https://here"}}"#
+            );
+            Failure::answered(&Response::new(Bytes::from(body))).to_string()
+        };
+        assert!(advice("reconnect_required").ends_with("\n  Send the customer to https://here"));
+        assert!(advice("connection_unreadable").ends_with("\n  Do this or that.\n  https://here"));
     }
 
     #[test]

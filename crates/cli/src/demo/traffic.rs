@@ -26,8 +26,9 @@ const CALLS_AT_ONCE: usize = 40;
 const REMEMBERED: usize = 50;
 
 /// What Evergrant says where it has no token for a call.
-const WITHOUT_TOKEN: [&str; 6] = [
+const WITHOUT_TOKEN: [&str; 7] = [
     "reconnect_required",
+    "connection_unreadable",
     "disconnected",
     "app_credentials_rejected",
     "app_not_configured",
