@@ -5,9 +5,16 @@
 //! Start reading at [`contract`], then [`sqlite`].
 
 pub mod contract;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod record;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod vault;
 
 pub use contract::{Store, StoreError};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 pub use vault::{Vault, VaultError, VaultKey};

@@ -13,23 +13,16 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
 use super::record::Db;
 use super::threads::Threads;
-use crate::vault::{Place, Vault};
+use crate::record::{opens_check, seal_check};
+use crate::vault::Vault;
 
 mod migrations {
-    refinery::embed_migrations!("migrations");
+    refinery::embed_migrations!("migrations-sqlite");
 }
 
 /// Older ones can corrupt a database in WAL mode (the WAL-reset bug).
 const OLDEST_SQLITE: i32 = 3_051_003;
 const READERS: usize = 3;
-/// What the vault check seals. Its words do not matter, only that they open.
-const CHECK: &str = "evergrant";
-const CHECK_PLACE: Place<'static> = Place {
-    table: "vault_check",
-    record: "1",
-    field: "sealed",
-    version: 0,
-};
 
 /// Why a database was not opened. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -277,14 +270,15 @@ fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenErr
         // Two processes with two keys may come first together: one of them reads what the other one wrote.
         sql.execute(
             "INSERT INTO vault_check (only_row, sealed) VALUES (1, ?1) ON CONFLICT DO NOTHING",
-            [vault.seal(CHECK_PLACE, CHECK)],
+            [seal_check(vault)],
         )
         .map_err(|error| explain(path, &error))?;
         sealed = read()?;
     }
-    match vault.open(CHECK_PLACE, &sealed.unwrap_or_default()) {
-        Ok(opened) if *opened == CHECK => Ok(()),
-        _ => Err(OpenError::WrongKey),
+    if opens_check(vault, &sealed.unwrap_or_default()) {
+        Ok(())
+    } else {
+        Err(OpenError::WrongKey)
     }
 }
 
