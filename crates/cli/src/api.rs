@@ -3,18 +3,17 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use evergrant_config::Config;
-use evergrant_server::Service;
+use evergrant_server::{ListenSettings, Service};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
 use crate::network::Network;
-
 use crate::output::note;
 use crate::{local, signals};
 
@@ -29,7 +28,15 @@ pub(crate) enum Api {
     /// A service, with a key's rights.
     Network(Box<Network>),
     /// This process on the configured store, with all rights.
-    Store { service: Service, config: Box<Config> },
+    Store(Store),
+}
+
+/// An engine of our own, and how it would be listened to.
+pub(crate) struct Store {
+    pub(crate) service: Service,
+    pub(crate) listen: ListenSettings,
+    /// What must come to its end although the command was interrupted.
+    pub(crate) background: TaskTracker,
 }
 
 impl Api {
@@ -38,9 +45,20 @@ impl Api {
         if let Some(server) = globals.service()? {
             return Ok(Self::Network(Box::new(Network::new(&server, globals)?)));
         }
-        let config = Box::new(local::configuration(globals)?);
-        let service = local::open(&config).await?;
-        Ok(Self::Store { service, config })
+        let config = local::configuration(globals)?;
+        Ok(Self::on(
+            local::open(&config).await?,
+            ListenSettings::from(&config.server),
+        ))
+    }
+
+    /// This process, with all rights.
+    pub(crate) fn on(service: Service, listen: ListenSettings) -> Self {
+        Self::Store(Store {
+            service,
+            listen,
+            background: TaskTracker::new(),
+        })
     }
 
     /// Opens it, does the work and lets go of it. Ctrl-C ends the work; a redemption in flight is saved first.
@@ -50,9 +68,9 @@ impl Api {
     {
         let stop = signals::stop()?;
         let api = Self::open(globals).await?;
-        let engine = match &api {
+        let held = match &api {
             Self::Network(_) => None,
-            Self::Store { service, .. } => Some(service.engine().clone()),
+            Self::Store(store) => Some((store.service.engine().clone(), store.background.clone())),
         };
         let outcome = tokio::select! {
             outcome = work(api) => outcome,
@@ -61,7 +79,9 @@ impl Api {
                 Err(Failure::silent(Exit::Interrupted))
             }
         };
-        if let Some(engine) = engine {
+        if let Some((engine, background)) = held {
+            background.close();
+            background.wait().await;
             engine.shutdown().await;
         }
         outcome
@@ -74,8 +94,8 @@ impl Api {
                 let answer = network.send(request).await?;
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
-            Self::Store { service, .. } => {
-                let answer = service.operator().call(request).await;
+            Self::Store(store) => {
+                let answer = store.service.operator().call(request).await;
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
         }

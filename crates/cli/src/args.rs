@@ -240,6 +240,7 @@ pub(crate) struct Call {
     #[arg(value_parser = method)]
     pub(crate) method: Method,
     /// Path and query at the provider, like '/crm/v3/objects/contacts?limit=1'
+    #[arg(value_parser = path)]
     pub(crate) path: String,
     /// The body: as it is, @FILE, or - for standard input; JSON unless -H says otherwise
     #[arg(short, long, value_name = "BODY")]
@@ -256,6 +257,15 @@ fn method(text: &str) -> Result<Method, String> {
     let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic());
     let method = valid.then(|| text.to_ascii_uppercase().parse().ok()).flatten();
     method.ok_or_else(|| "write GET, POST, PATCH, PUT or DELETE".to_owned())
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") || text.starts_with("http://") {
+        return Err(
+            "write the path alone, from its first / on: the app's configuration names the host".to_owned(),
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -358,7 +368,7 @@ pub(crate) struct Sim {
     /// How long access tokens live, like 30m or 60s
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = evergrant_config::duration::parse)]
     pub(crate) token_ttl: Duration,
-    /// What becomes of a refresh token that was redeemed: never (it stays), always (it is dead), grace or grace:<seconds>
+    /// What becomes of a refresh token that was redeemed: never (it stays), always (it is dead), grace or grace:SECONDS
     #[arg(long, default_value = "never")]
     pub(crate) rotate: Rotation,
     /// Decides every token and code

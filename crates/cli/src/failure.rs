@@ -147,9 +147,10 @@ pub(crate) struct Problem {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
+        let detail = problem.detail.trim_end_matches('.');
         let mut what = match &problem.connection {
-            Some(connection) => format!("{connection}: {} ({})", problem.detail, problem.code),
-            None => format!("{} ({})", problem.detail, problem.code),
+            Some(connection) => format!("{connection}: {detail} ({})", problem.code),
+            None => format!("{detail} ({})", problem.code),
         };
         if let Some(id) = &problem.provider_correlation_id {
             what = format!("{what}, correlation id {id}");
@@ -186,7 +187,7 @@ mod tests {
 
     fn check(code: &str, exit: Exit) {
         let body = format!(
-            r#"{{"type":"urn:evergrant:problem:{code}","title":"t","status":424,"detail":"why","code":"{code}",
+            r#"{{"type":"urn:evergrant:problem:{code}","title":"t","status":424,"detail":"why.","code":"{code}",
                 "action":"do this","retryable":false,"connection":"acme"}}"#
         );
         let failure = Failure::answered(&Response::new(Bytes::from(body)));

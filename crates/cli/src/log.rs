@@ -26,7 +26,9 @@ pub(crate) fn start(level: Option<&str>) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("{FILTER}: {error}")))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would complain on standard error, and panic where that is what cannot be written.
+        .log_internal_errors(false);
     if io::stderr().is_terminal() {
         log.compact().with_target(false).init();
     } else {

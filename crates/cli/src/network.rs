@@ -57,6 +57,11 @@ impl Network {
             .host_str()
             .filter(|_| matches!(server.scheme(), "http" | "https"));
         let host = host.ok_or_else(|| Failure::usage(format!("{server} is no http or https address")))?;
+        if !server.username().is_empty() || server.password().is_some() {
+            return Err(Failure::usage(
+                "the address of the service must not hold a user name or password",
+            ));
+        }
         if server.scheme() == "http" && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
             note(format_args!(
                 "evergrant: the API key crosses the network in clear to {host}: use https if you can"

@@ -89,7 +89,7 @@ impl Output {
     }
 
     fn cell(self, text: &str, tone: Option<Tone>) -> Cell {
-        let cell = Cell::new(text);
+        let cell = Cell::new(to_the_second(text));
         match tone.filter(|_| self.is_coloured) {
             None => cell,
             Some(Tone::Good) => cell.fg(Color::DarkGreen),
@@ -98,6 +98,14 @@ impl Output {
             Some(Tone::Faint) => cell.add_attribute(Attribute::Dim),
             Some(Tone::Strong) => cell.add_attribute(Attribute::Bold),
         }
+    }
+}
+
+/// A time as people read it, where the text is one: 80 columns have no room for milliseconds.
+fn to_the_second(text: &str) -> String {
+    match (text.parse::<jiff::Timestamp>(), text.get(..10), text.get(11..19)) {
+        (Ok(_), Some(day), Some(time)) => format!("{day} {time}Z"),
+        _ => text.to_owned(),
     }
 }
 
@@ -188,6 +196,15 @@ mod tests {
         check("/scopes", "a, b");
         check("/why", "");
         check("/nothing/there", "");
+    }
+
+    #[test]
+    fn a_table_shows_times_to_the_second_and_leaves_other_texts_alone() {
+        assert_eq!(to_the_second("2026-11-24T18:11:01.587Z"), "2026-11-24 18:11:01Z");
+        assert_eq!(to_the_second("2026-11-24T18:11:01Z"), "2026-11-24 18:11:01Z");
+        for text in ["", "acme", "2026-11-24", "Ärger"] {
+            assert_eq!(to_the_second(text), text);
+        }
     }
 
     #[test]

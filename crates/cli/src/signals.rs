@@ -26,3 +26,34 @@ pub(crate) fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failur
         }
     })
 }
+
+/// Asks to read the configuration again: SIGHUP. None is missed from here on.
+#[cfg(unix)]
+pub(crate) struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::hangup()).map(Self).map_err(Failure::failed)
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<()> {
+        self.0.recv().await
+    }
+}
+
+/// Nothing can ask for it here.
+#[cfg(not(unix))]
+pub(crate) struct Hangups;
+
+#[cfg(not(unix))]
+impl Hangups {
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<()> {
+        None
+    }
+}

@@ -41,7 +41,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class, in the order of INTERFACE.
+    /// Every class, in the order of the HTTP reference.
     pub const ALL: [Self; 12] = [
         Self::Ok,
         Self::StaleToken,

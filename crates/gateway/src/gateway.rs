@@ -12,7 +12,7 @@ use evergrant_domain::{ConnectionId, Timestamp};
 use evergrant_keeper::{AfterRejection, Current, Keeper};
 use evergrant_oauth::TlsRoots;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use tokio::time::{Instant, sleep};
 
@@ -198,6 +198,8 @@ impl Inner {
                 Next::Pass(response) => break response,
             }
         };
+        // Said by the one connection it came over; the caller's is another one.
+        *response.version_mut() = Version::HTTP_11;
         record.status_code = Some(response.status().as_u16());
         self.note(&call, response.status());
         let headers = response.headers_mut();
@@ -312,7 +314,7 @@ impl Inner {
             // The call was sent and answered: that the connection needs repair is for the next call to say, which is not sent.
             Err(error) => {
                 tracing::debug!(connection_id = %call.id, %error, "no newer token after a 401");
-                (judged.class, None, "and no newer token could be had")
+                (judged.class, None, "no newer token could be had")
             }
         };
         record.class =

@@ -5,6 +5,7 @@ use std::time::Duration;
 use evergrant_domain::connection::Account;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::redemption::DEADLINE;
+use evergrant_domain::refresh_policy::lifetime_from_wire;
 use evergrant_domain::token_answer::{Failure, Introspected, Issued, TokenAnswer, TokenFacts};
 use evergrant_domain::{
     AccessToken, AccountId, App, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId,
@@ -171,9 +172,12 @@ impl Keeper {
                         user: facts.user,
                     });
                 }
-                // Without an access token, or without its end, it is due at once: its lifetime is nothing.
+                // Without an access token, or without its end, it is due at once: its lifetime is nothing. An end that no token
+                // has is taken for nonsense, as it would be from the provider.
                 let lifetime = match (&access_token, expires_at) {
-                    (Some(_), Some(expires_at)) => expires_at.since(now),
+                    (Some(_), Some(expires_at)) if expires_at.since(now) >= Duration::from_secs(1) => {
+                        lifetime_from_wire(Some(expires_at.since(now).as_secs_f64()))
+                    }
                     _ => Duration::ZERO,
                 };
                 let tokens = TokenSet {

@@ -11,7 +11,7 @@ use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::token_set::Due;
-use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Version};
+use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::Held;
 use evergrant_store::{Store, Vault};
@@ -72,8 +72,8 @@ pub(crate) struct Inner {
     pub(crate) keys_generation: AtomicU64,
     /// Boot time from which the next canary of a refused app may be sent.
     pub(crate) canaries: Mutex<HashMap<AppName, Duration>>,
-    /// The version whose refresh token was examined last, by connection: see [`Keeper::examine`].
-    pub(crate) examined: Mutex<HashMap<ConnectionId, Version>>,
+    /// The token set whose refresh token was examined last, by connection: see [`Keeper::examine`].
+    pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
@@ -267,7 +267,7 @@ impl Keeper {
         if token.version > version {
             return Ok(AfterRejection::Newer { token, class });
         }
-        self.examine(id, version);
+        self.examine(&held.connection);
         Ok(AfterRejection::Stays {
             class: Class::RejectedAfterRefresh,
             why: "the token was refreshed a short while ago and is rejected all the same: wrong account, missing right or a skewed clock",

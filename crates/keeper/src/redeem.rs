@@ -12,7 +12,8 @@ use evergrant_domain::redemption::{self, DEADLINE, Intent, LEASE, Presenting, ba
 use evergrant_domain::token_answer::{Failure, Introspected, Issued, TokenAnswer};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::{
-    App, ConnectionId, Kind, ReconnectReason, RefreshToken, Rotation, Timestamp, TokenSet, Version,
+    App, Connection, ConnectionId, Kind, ReconnectReason, RefreshToken, Rotation, Timestamp, TokenSet,
+    Version,
 };
 use evergrant_oauth::{Introspect, Redeemed};
 use evergrant_store::StoreError;
@@ -608,14 +609,16 @@ impl Keeper {
 
     /// A token that was just issued is rejected: is it the grant? Asked behind the call, once for a version, and only where the
     /// provider introspects refresh tokens. Rule 13: nothing but the refresh token's own death condemns.
-    pub(crate) fn examine(&self, id: &ConnectionId, version: Version) {
-        if self.inner.examined.lock().insert(id.clone(), version) == Some(version) {
+    pub(crate) fn examine(&self, connection: &Connection) {
+        // A token set is known by its version and when it was issued: an id may be given to another connection one day.
+        let set = (connection.version, connection.issued_at);
+        let id = connection.id.clone();
+        if self.inner.examined.lock().insert(id.clone(), set) == Some(set) {
             return;
         }
         let keeper = self.clone();
-        let id = id.clone();
         self.inner.tasks.spawn(async move {
-            if let Err(error) = keeper.examine_now(&id, version).await {
+            if let Err(error) = keeper.examine_now(&id, set.0).await {
                 tracing::warn!(event = "examination_failed", connection_id = %id, %error, "whether the grant lives could not be found out");
             }
         });

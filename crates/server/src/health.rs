@@ -67,7 +67,7 @@ pub(crate) struct Ready {
 }
 
 /// The process answers.
-#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Alive)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "isAlive", tag = "health", security(()), responses((status = 200, body = Alive)))]
 pub(crate) async fn healthz() -> Json<Alive> {
     Json(Alive {
         status: "ok",
@@ -77,7 +77,7 @@ pub(crate) async fn healthz() -> Json<Alive> {
 
 /// It takes calls: the store was opened with the right key and schema and was reached once, and it is not draining.
 #[utoipa::path(
-    get, path = "/readyz", tag = "health", security(()),
+    get, path = "/readyz", operation_id = "isReady", tag = "health", security(()),
     responses((status = 200, body = Ready), (status = 503, body = Ready))
 )]
 pub(crate) async fn readyz(State(shared): State<Shared>) -> (StatusCode, Json<Ready>) {

@@ -149,6 +149,23 @@ pub(crate) fn parse_id(text: &str) -> Result<ConnectionId, Problem> {
     ConnectionId::parse(text).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
+/// Reads an id as it stands in a path: some clients encode a `~` that needs no encoding.
+pub(crate) fn parse_id_in_path(text: &str) -> Result<ConnectionId, Problem> {
+    if !text.contains('%') {
+        return parse_id(text);
+    }
+    let mut decoded = String::with_capacity(text.len());
+    let mut parts = text.split('%');
+    decoded.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        // What decodes to anything but ASCII is in no id; it becomes something that is in none either.
+        let byte = part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(byte.filter(u8::is_ascii).map_or('%', char::from));
+        decoded.push_str(part.get(2..).unwrap_or_default());
+    }
+    parse_id(&decoded)
+}
+
 /// The app that the path names.
 pub(crate) struct PathApp(pub(crate) AppName);
 
@@ -345,6 +362,19 @@ mod tests {
             &format!("{{\"parts\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000)),
             &["parts"],
         );
+    }
+
+    #[test]
+    fn an_id_in_a_path_is_the_same_however_it_is_encoded() {
+        let read = |text: &str| parse_id_in_path(text).ok().map(|id| id.to_string());
+        for text in ["a~b", "a%7Eb", "a%7eb", "%61~b"] {
+            assert_eq!(read(text).as_deref(), Some("a~b"), "{text}");
+        }
+        for text in [
+            "a%2Fb", "a%", "a%7", "a%zz", "a%C3%A4", "a%+7", "%", "a%00", "a%25b", "%ä", "a%2",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

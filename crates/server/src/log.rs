@@ -28,6 +28,8 @@ pub(crate) struct GatewayCall {
 pub(crate) struct Line {
     calls: LogCalls,
     method: http::Method,
+    /// What stands for the path where nobody looked at it: the key was refused before.
+    door: &'static str,
     client: Option<IpAddr>,
     trace: Trace,
     started: Instant,
@@ -44,6 +46,11 @@ impl Line {
         Self {
             calls: settings.calls,
             method: request.method().clone(),
+            door: match request.uri().path() {
+                path if path.starts_with("/gateway/") => "/gateway/{connection_id}/{path}",
+                path if path.starts_with("/v1/") => "/v1/{path}",
+                _ => "/{path}",
+            },
             client: peer.map(|peer| client(peer.address, request.headers(), &settings.trusted_proxies)),
             trace: trace.clone(),
             started,
@@ -102,7 +109,7 @@ impl Line {
         let endpoint = response
             .extensions()
             .get::<Endpoint>()
-            .map_or("", Endpoint::as_str);
+            .map_or(self.door, Endpoint::as_str);
         let code = response
             .extensions()
             .get::<Problem>()
@@ -135,7 +142,7 @@ fn is_failure(status: u16) -> bool {
     matches!(status, 401 | 403 | 429 | 500..)
 }
 
-/// What INTERFACE counts as a failure although the answer may look well: it was repeated, or left with an expired token.
+/// What counts as a failure although the answer may look well: it was repeated, or left with an expired token.
 fn is_trouble(record: &CallRecord) -> bool {
     record.attempts > 1 || record.seconds_remaining.is_some_and(|seconds| seconds < 0)
 }

@@ -98,7 +98,7 @@ pub(crate) async fn json() -> Response {
 #[derive(Template)]
 #[template(path = "docs.html")]
 struct DocsPage {
-    description: String,
+    description: Vec<Piece>,
     groups: Vec<Group>,
     codes: &'static [Code],
 }
@@ -111,15 +111,30 @@ struct Group {
 struct Route {
     method: String,
     path: String,
-    summary: String,
-    description: String,
+    text: Vec<Piece>,
     members: Vec<Member>,
+}
+
+/// A part of a text: as it is, or, between backticks, something to be typed.
+struct Piece {
+    text: String,
+    is_code: bool,
+}
+
+fn pieces(text: &str) -> Vec<Piece> {
+    let parts = text.split('`').enumerate();
+    parts
+        .map(|(number, part)| Piece {
+            text: part.to_owned(),
+            is_code: number % 2 == 1,
+        })
+        .collect()
 }
 
 struct Member {
     name: String,
     place: String,
-    about: String,
+    about: Vec<Piece>,
 }
 
 /// `GET /docs`
@@ -143,8 +158,11 @@ fn docs_page(text: &str) -> DocsPage {
                         method.to_uppercase()
                     },
                     path: path.clone(),
-                    summary: word(&operation["summary"]),
-                    description: word(&operation["description"]),
+                    text: pieces(&format!(
+                        "{} {}",
+                        word(&operation["summary"]),
+                        word(&operation["description"])
+                    )),
                     members: members(&spec, operation),
                 });
         }
@@ -154,7 +172,7 @@ fn docs_page(text: &str) -> DocsPage {
         .map(|(name, routes)| Group { name, routes })
         .collect();
     DocsPage {
-        description: word(&spec["info"]["description"]),
+        description: pieces(&word(&spec["info"]["description"])),
         groups,
         codes: Code::ALL,
     }
@@ -168,7 +186,7 @@ fn members(spec: &Value, operation: &Value) -> Vec<Member> {
         .map(|parameter| Member {
             name: word(&parameter["name"]),
             place: word(&parameter["in"]),
-            about: word(&parameter["description"]),
+            about: pieces(&word(&parameter["description"])),
         });
     let body = &operation["requestBody"]["content"]["application/json"]["schema"];
     let schema = match body["$ref"]
@@ -195,7 +213,7 @@ fn members(spec: &Value, operation: &Value) -> Vec<Member> {
             } else {
                 "body".to_owned()
             },
-            about: word(&member["description"]),
+            about: pieces(&word(&member["description"])),
         });
     parameters.chain(members).collect()
 }
@@ -236,6 +254,7 @@ mod tests {
             spec["openapi"]
         );
         assert_eq!(spec["security"][0]["api_key"], serde_json::json!([]));
+        let mut operations = std::collections::HashSet::new();
         for (path, methods) in spec["paths"].as_object().expect("paths") {
             for operation in methods.as_object().expect("methods").values() {
                 assert_eq!(
@@ -244,6 +263,10 @@ mod tests {
                     "{path}"
                 );
                 assert!(!word(&operation["summary"]).is_empty(), "{path}");
+                assert!(
+                    operations.insert(word(&operation["operationId"])),
+                    "{path}: its operationId is taken"
+                );
             }
         }
     }

@@ -75,7 +75,7 @@ codes! {
         "Send `Authorization: Bearer evg_…` with a valid key; `evergrant keys create` makes one.";
     Forbidden "forbidden" 403 false "The key's role does not allow this"
         "The key is valid, but its role does not include what was asked for."
-        "Use a key whose role allows it; INTERFACE and /docs name the role of every route.";
+        "Use a key whose role allows it; /docs names the role of every route.";
     ReconnectRequired "reconnect_required" 424 false "The customer must reconnect"
         "The grant is gone: the app was uninstalled, the grant revoked, or its last refresh token lost. Nothing was sent."
         "Send the customer to `reconnect_url`; the connection keeps its id and works again at once.";
@@ -152,7 +152,7 @@ codes! {
         "Something in the service itself failed; its log says what, under this request id."
         "Report it with the request id.";
     UpstreamUnreachable "upstream_unreachable" 502 true "The provider cannot be reached"
-        "No connection to the provider could be made. Nothing was sent."
+        "The call did not leave, or it only reads or may be sent again and no answer came to it."
         "Try again; it is safe.";
     UpstreamTimeout "upstream_timeout" 504 true "The provider did not answer in time"
         "A read or an idempotent write left and no answer came in time."
@@ -341,8 +341,8 @@ impl Problem {
         }
     }
 
-    /// The document. Within a batch the request id is the whole answer's.
-    pub(crate) fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
+    /// The document.
+    fn view<'a>(&'a self, request_id: Option<&'a str>, door: Door) -> ProblemView<'a> {
         ProblemView {
             kind: format!("urn:evergrant:problem:{}", self.0.code.as_str()),
             title: self.0.code.title(),
@@ -355,6 +355,14 @@ impl Problem {
             reconnect_url: self.0.reconnect_url.as_deref(),
             request_id,
             provider_correlation_id: self.0.provider_correlation_id.as_deref(),
+        }
+    }
+
+    /// One item of a batch, which itself names connection and request.
+    pub(crate) fn item(&self) -> ProblemView<'_> {
+        ProblemView {
+            connection: None,
+            ..self.view(None, Door::Api)
         }
     }
 

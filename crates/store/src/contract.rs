@@ -169,7 +169,8 @@ pub enum Landed {
     Stored(Box<Held>),
     /// The stored version is another one; nothing was changed.
     Moved(Box<Held>),
-    /// The connection was disconnected meanwhile; the new refresh token is in the revocation queue.
+    /// The connection was disconnected meanwhile; the new refresh token is in the revocation queue, unless the grant was
+    /// to stay alive ([`Revoke::Never`], [`RevocationState::Shared`]).
     Disconnected,
 }
 

@@ -44,8 +44,9 @@ use crate::vault::Vault;
 /// How long a write waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The store in an SQLite file. Dropped, it frees its leases.
+/// The store in an SQLite file. Dropped, it finishes what was asked of it, closes the database and frees its leases.
 pub struct SqliteStore {
+    // In this order: the leases are free only once nothing can be written under them any more.
     writer: Threads,
     readers: Threads,
     _alive: Alive,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::args::Apps;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, note, print_json, print_line, text};
+use crate::output::{Output, Tone, note, print_json, print_line, text};
 
 pub(crate) async fn run(api: Api, apps: Apps, output: Output) -> Result<(), Failure> {
     match apps {
@@ -23,19 +23,43 @@ async fn list(api: &Api, output: Output) -> Result<(), Failure> {
     if apps.is_empty() {
         note("There are no apps yet: add an [apps.NAME] section to the configuration.");
     }
-    let row = |app: &Value| {
-        [
-            "/name",
-            "/provider",
-            "/health/status",
-            "/redirect_uri",
-            "/api_base",
-            "/scopes",
-        ]
-        .map(|member| text(app, member))
-    };
-    let headings = ["APP", "PROVIDER", "HEALTH", "REDIRECT URI", "API", "SCOPES"];
-    output.table(headings, apps.iter().map(row).collect())
+    if output.is_terminal {
+        // URIs are there to be copied: a table would break them.
+        return apps.iter().try_for_each(|app| show(app, output));
+    }
+    let row = |app: &Value| COLUMNS.map(|(_, member)| text(app, member));
+    output.table(
+        COLUMNS.map(|(heading, _)| heading),
+        apps.iter().map(row).collect(),
+    )
+}
+
+const COLUMNS: [(&str, &str); 6] = [
+    ("APP", "/name"),
+    ("PROVIDER", "/provider"),
+    ("HEALTH", "/health/status"),
+    ("REDIRECT URI", "/redirect_uri"),
+    ("API", "/api_base"),
+    ("SCOPES", "/scopes"),
+];
+
+fn show(app: &Value, output: Output) -> Result<(), Failure> {
+    let member = |pointer: &str| text(app, pointer);
+    print_line(output.paint(Tone::Strong, &member("/name")))?;
+    output.fields(&[
+        ("provider", member("/provider")),
+        ("health", member("/health/status")),
+        ("since", member("/health/since")),
+        ("redirect URI", member("/redirect_uri")),
+        ("install URL", member("/install_url")),
+        ("client id", member("/client_id")),
+        ("consent page", member("/authorize_url")),
+        ("token endpoint", member("/token_url")),
+        ("API", member("/api_base")),
+        ("scopes", member("/scopes")),
+        ("optional scopes", member("/optional_scopes")),
+    ])?;
+    print_line("")
 }
 
 async fn check(api: &Api, app: &str, output: Output) -> Result<(), Failure> {

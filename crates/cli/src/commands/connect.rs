@@ -3,16 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use evergrant_config::Config;
-use evergrant_server::{ListenSettings, Server, Service};
+use evergrant_domain::ConnectionId;
+use evergrant_server::{ListenSettings, Server};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
-use crate::api::Api;
+use crate::api::{Api, Store};
 use crate::args::Connect;
 use crate::commands::connections;
 use crate::failure::{Exit, Failure};
@@ -25,16 +25,12 @@ const LOOK_FOR: Duration = Duration::from_secs(3);
 const HEALTH_MAX: usize = 1024;
 
 pub(crate) async fn run(api: Api, connect: Connect, output: Output) -> Result<(), Failure> {
-    let listener = match &api {
+    let _listening = match &api {
         // A service answers its own links.
         Api::Network(_) => None,
-        Api::Store { service, config } => listen_unless_served(service, config).await?,
+        Api::Store(store) => listen_unless_served(store).await?,
     };
-    let outcome = until_connected(&api, &connect, output).await;
-    if let Some(listener) = listener {
-        listener.close().await;
-    }
-    let record = outcome?;
+    let record = until_connected(&api, &connect, output).await?;
     if output.json {
         return print_json(&record);
     }
@@ -48,7 +44,11 @@ async fn until_connected(api: &Api, connect: &Connect, output: Output) -> Result
     let session = api
         .post(
             "/v1/connect-sessions",
-            &json!({"app": connect.app.as_str(), "customer": connect.customer.as_str(), "connection_id": connect.id.as_ref().map(ToString::to_string)}),
+            &json!({
+                "app": connect.app.as_str(),
+                "customer": connect.customer.as_str(),
+                "connection_id": connect.id.as_ref().map(ConnectionId::as_str),
+            }),
         )
         .await?;
     let url = text(&session, "/url");
@@ -109,7 +109,13 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
     };
     let base = match api {
         Api::Network(network) => network.base().to_owned(),
-        Api::Store { config, .. } => config.server.public_url.as_str().trim_end_matches('/').to_owned(),
+        Api::Store(store) => store
+            .service
+            .engine()
+            .public_url()
+            .as_str()
+            .trim_end_matches('/')
+            .to_owned(),
     };
     print_line(format_args!(
         "\n{}\n  evergrant call {id} GET '{path}'\n{}\n  curl -H \"Authorization: Bearer $EVERGRANT_API_KEY\" '{base}/gateway/{id}{path}'",
@@ -118,23 +124,10 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
     ))
 }
 
-/// A service of our own, for as long as the command runs.
-struct Listener {
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
-}
-
-impl Listener {
-    async fn close(self) {
-        self.stop.cancel();
-        // It ends because it was told to; a panic in it has been reported where it happened.
-        let _ = self.running.await;
-    }
-}
-
-/// Links lead to `public_url`: where no service answers there, this process does, if the address is this machine's.
-async fn listen_unless_served(service: &Service, config: &Config) -> Result<Option<Listener>, Failure> {
-    let public_url = &config.server.public_url;
+/// Links lead to `public_url`: where no service answers there, this process does, if the address is this machine's. It does
+/// so until the guard is dropped; a consent that is being taken then is taken to its end.
+async fn listen_unless_served(store: &Store) -> Result<Option<DropGuard>, Failure> {
+    let public_url = store.service.engine().public_url();
     if is_served(public_url).await? {
         return Ok(None);
     }
@@ -146,15 +139,15 @@ async fn listen_unless_served(service: &Service, config: &Config) -> Result<Opti
         )
         .advise("Start `evergrant serve` there, or correct [server] public_url."));
     }
-    let settings = ListenSettings {
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        tls: config.server.tls.clone(),
-        drain_timeout: config.server.drain_timeout,
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listen = ListenSettings {
+        address,
+        ..store.listen.clone()
     };
-    let server = Server::bind(service.clone(), settings).await?;
+    let server = Server::bind(store.service.clone(), listen).await?;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
-    Ok(Some(Listener { stop, running }))
+    store.background.spawn(server.run(stop.clone()));
+    Ok(Some(stop.drop_guard()))
 }
 
 async fn is_served(public_url: &Url) -> Result<bool, Failure> {

@@ -4,12 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use evergrant::VaultKey;
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Full};
-use serde_json::{Value, json};
+use evergrant_server::ListenSettings;
+use serde_json::json;
 
+use crate::api::Api;
 use crate::args::Init;
 use crate::failure::Failure;
 use crate::local;
@@ -38,11 +37,15 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
     // The environment is left out: what is made here must fit what was written here.
     let config = evergrant_config::load(Some(&config_file), [])?;
     made.files.extend(STORE_FILES.map(|name| folder.join(name)));
-    made.folders.push(folder.join(STORE_FOLDER));
+    made.store_folder = Some(folder.join(STORE_FOLDER));
     let service = local::open(&config).await?;
-    let admin_key = admin_key(&service).await;
-    service.engine().shutdown().await;
-    let admin_key = admin_key?;
+    let engine = service.engine().clone();
+    let api = Api::on(service, ListenSettings::from(&config.server));
+    let admin_key = api
+        .post("/v1/keys", &json!({"name": "admin", "role": "admin"}))
+        .await;
+    engine.shutdown().await;
+    let admin_key = text(&admin_key?, "/key");
     made.keep();
 
     let redirect_uri = format!(
@@ -71,24 +74,6 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
     ))
 }
 
-async fn admin_key(service: &evergrant_server::Service) -> Result<String, Failure> {
-    let mut request = Request::new(Full::from(json!({"name": "admin", "role": "admin"}).to_string()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static("/v1/keys");
-    request.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
-    let answer = service.operator().call(request).await;
-    let (parts, body) = answer.into_parts();
-    let body: Bytes = body.collect().await.map_err(Failure::failed)?.to_bytes();
-    if !parts.status.is_success() {
-        return Err(Failure::answered(&http::Response::from_parts(parts, body)));
-    }
-    let made: Value = serde_json::from_slice(&body).map_err(Failure::failed)?;
-    Ok(text(&made, "/key"))
-}
-
 /// Who may read a file.
 #[derive(Debug, Clone, Copy)]
 enum Readable {
@@ -99,9 +84,10 @@ enum Readable {
 /// What has been made so far. Unless it is kept, it goes again: half an installation would stand in the way of the next try.
 struct Made {
     folder: PathBuf,
-    /// Only these are removed again: what somebody else put there meanwhile stays.
+    /// Only what is named here is removed again: what somebody else put there meanwhile stays.
     files: Vec<PathBuf>,
-    folders: Vec<PathBuf>,
+    store_folder: Option<PathBuf>,
+    new_folder: Option<PathBuf>,
 }
 
 impl Made {
@@ -123,15 +109,11 @@ impl Made {
         let is_new = !folder.as_os_str().is_empty() && !folder.exists();
         std::fs::create_dir_all(folder)
             .map_err(|error| Failure::failed(format!("{} cannot be made: {error}", folder.display())))?;
-        let folders = if is_new {
-            vec![folder.to_owned()]
-        } else {
-            Vec::new()
-        };
         Ok(Self {
             folder: folder.to_owned(),
             files: Vec::new(),
-            folders,
+            store_folder: None,
+            new_folder: is_new.then(|| folder.to_owned()),
         })
     }
 
@@ -149,7 +131,8 @@ impl Made {
 
     fn keep(mut self) {
         self.files.clear();
-        self.folders.clear();
+        self.store_folder = None;
+        self.new_folder = None;
     }
 }
 
@@ -159,7 +142,10 @@ impl Drop for Made {
         for file in &self.files {
             let _ = std::fs::remove_file(file);
         }
-        for folder in self.folders.iter().rev() {
+        if let Some(folder) = &self.store_folder {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        if let Some(folder) = &self.new_folder {
             let _ = std::fs::remove_dir(folder);
         }
     }

@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
 use crate::output::print_line;
-use crate::{local, log, signals};
+use crate::signals::{self, Hangups};
+use crate::{local, log};
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     log::start(Some("info"))?;
     let config = local::configuration(globals)?;
     let asked_to_stop = signals::stop()?;
+    let hangups = Hangups::listen()?;
     let service = local::open(&config).await?;
     let engine = service.engine().clone();
     let server = match Server::bind(service, ListenSettings::from(&config.server)).await {
@@ -47,7 +49,7 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         "the service takes calls"
     );
     let stop = CancellationToken::new();
-    let reloading = tokio::spawn(reload_when_asked(globals.config.clone(), config, engine));
+    let reloading = tokio::spawn(reload_when_asked(hangups, globals.config.clone(), config, engine));
     let stopping = stop.clone();
     tokio::spawn(async move {
         asked_to_stop.await;
@@ -94,14 +96,14 @@ fn say_what_is_missing(config: &Config) {
     }
 }
 
-/// SIGHUP reads the configuration again. Apps change at once, a broken configuration changes nothing.
-#[cfg(unix)]
-async fn reload_when_asked(file: Option<PathBuf>, started_with: Config, engine: Evergrant) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        return;
-    };
-    while hangups.recv().await.is_some() {
+/// Reads the configuration again at each hangup. Apps change at once, a broken configuration changes nothing.
+async fn reload_when_asked(
+    mut hangups: Hangups,
+    file: Option<PathBuf>,
+    started_with: Config,
+    engine: Evergrant,
+) {
+    while hangups.next().await.is_some() {
         match local::configuration_at(file.as_deref()) {
             Ok(config) => {
                 let changed = needs_a_restart(&started_with, &config);
@@ -130,12 +132,7 @@ async fn reload_when_asked(file: Option<PathBuf>, started_with: Config, engine: 
     }
 }
 
-/// Elsewhere nothing can ask for it.
-#[cfg(not(unix))]
-async fn reload_when_asked(_file: Option<PathBuf>, _started_with: Config, _engine: Evergrant) {}
-
 /// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings.
-#[cfg(unix)]
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
         [

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::Sim;
 use crate::failure::Failure;
-use crate::output::{Output, print_json, print_line};
+use crate::output::{Output, print_line};
 use crate::signals;
 
 pub(crate) async fn run(sim: Sim, output: Output) -> Result<(), Failure> {
@@ -30,7 +30,8 @@ pub(crate) async fn run(sim: Sim, output: Output) -> Result<(), Failure> {
     } = SimApp::default();
     let base = hubspot.base_url();
     if output.json {
-        print_json(&json!({"address": base, "client_id": client_id, "client_secret": client_secret}))?;
+        // One line: whoever reads it does not wait for the end.
+        print_line(json!({"address": base, "client_id": client_id, "client_secret": client_secret}))?;
     } else {
         print_line(format_args!("HubSpot simulator on {base}"))?;
         output.fields(&[

@@ -12,7 +12,7 @@ use evergrant_domain::{KeepFresh, RefreshPolicy};
 use evergrant_server::{BindError, ListenSettings, Server, Service, ServiceSettings};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hubspot_sim::{Ledger, Rotation, SimApp, SimConfig, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::api::Api;
 use crate::demo::traffic::Tally;
 use crate::demo::visitor;
 use crate::failure::Failure;
@@ -64,7 +65,7 @@ pub(crate) struct World {
     pub(crate) base: String,
     pub(crate) authorization: HeaderValue,
     pub(crate) customers: Vec<Arc<Customer>>,
-    service: Service,
+    operator: Api,
     stop: CancellationToken,
     running: JoinHandle<()>,
     folder: TempDir,
@@ -85,16 +86,11 @@ impl World {
         })
         .await
         .map_err(|error| Failure::failed(format!("the simulator cannot listen: {error}")))?;
-        let (service, server) = serve(folder.path(), &hubspot).await?;
-        let base = service
-            .engine()
-            .public_url()
-            .as_str()
-            .trim_end_matches('/')
-            .to_owned();
+        let (operator, server) = serve(folder.path(), &hubspot).await?;
+        let base = format!("http://localhost:{}", server.address().port());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
-        let authorization = api_key(&service).await?;
+        let authorization = api_key(&operator).await?;
         let customers = CUSTOMERS
             .map(|(name, hub_id)| {
                 Arc::new(Customer {
@@ -110,7 +106,7 @@ impl World {
             base,
             authorization,
             customers,
-            service,
+            operator,
             stop,
             running,
             folder,
@@ -138,8 +134,9 @@ impl World {
 
     /// The record of a customer's connection.
     pub(crate) async fn record(&self, customer: &Customer) -> Result<Value, Failure> {
-        let path = format!("/v1/connections/{}", customer.name);
-        ask(&self.service, Method::GET, &path, None).await
+        self.operator
+            .get(&format!("/v1/connections/{}", customer.name))
+            .await
     }
 
     /// Ends it in the order in which nothing is lost, and removes the folder.
@@ -153,7 +150,7 @@ impl World {
 }
 
 /// The service in its own folder. Its public URL must be known before it listens, so a free port is looked for first.
-async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Service, Server), Failure> {
+async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Api, Server), Failure> {
     let mut tried = 0;
     loop {
         let address = free_address()?;
@@ -164,8 +161,8 @@ async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Service, Server), 
             drain_timeout: Duration::from_secs(5),
         };
         tried += 1;
-        match Server::bind(service.clone(), listen).await {
-            Ok(server) => return Ok((service, server)),
+        match Server::bind(service.clone(), listen.clone()).await {
+            Ok(server) => return Ok((Api::on(service, listen), server)),
             Err(BindError::InUse { .. }) if tried < PORTS_TRIED => service.engine().shutdown().await,
             Err(error) => return Err(error.into()),
         }
@@ -205,25 +202,13 @@ fn settings() -> ServiceSettings {
 }
 
 /// A key that may connect customers and call, for this app.
-async fn api_key(service: &Service) -> Result<HeaderValue, Failure> {
+async fn api_key(operator: &Api) -> Result<HeaderValue, Failure> {
     let wish = json!({"name": "demo", "role": "tokens", "apps": [APP]});
-    let made = ask(service, Method::POST, "/v1/keys", Some(&wish)).await?;
+    let made = operator.post("/v1/keys", &wish).await?;
     let key = made["key"].as_str().unwrap_or_default();
     let mut authorization = HeaderValue::try_from(format!("Bearer {key}")).map_err(Failure::failed)?;
     authorization.set_sensitive(true);
     Ok(authorization)
-}
-
-/// Asks the service as its operator.
-async fn ask(service: &Service, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-    let request = request(method, path, body)?;
-    let (parts, body) = service.operator().call(request).await.into_parts();
-    let body = body.collect().await.map_err(Failure::failed)?.to_bytes();
-    if parts.status.is_success() {
-        serde_json::from_slice(&body).map_err(Failure::failed)
-    } else {
-        Err(Failure::answered(&http::Response::from_parts(parts, body)))
-    }
 }
 
 /// A request with a JSON body, if any.

@@ -56,6 +56,19 @@ fn init_overwrites_nothing_and_leaves_nothing_half_done() {
 }
 
 #[test]
+fn an_init_that_fails_takes_back_what_it_wrote() {
+    let home = Home::empty();
+    // A file where the store wants a folder.
+    fs::write(home.path("evergrant.db.holders"), "").unwrap();
+    assert_ne!(home.run("init").code, 0);
+    let left: Vec<_> = fs::read_dir(home.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["evergrant.db.holders"]);
+}
+
+#[test]
 fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     let world = World::new();
     let mut serve = world.home.command(["serve"]);
@@ -219,4 +232,47 @@ fn a_reader_that_has_enough_is_no_failure() {
         let ended = Done::of(line, child.wait_with_output().unwrap()).ends_with(0);
         assert_eq!(ended.err, "", "{line}");
     }
+}
+
+#[test]
+fn a_key_that_may_connect_and_not_read_records_connects_over_http() {
+    let world = World::new();
+    let _serving = world.home.start("serve");
+    let key = world
+        .home
+        .run("keys create --name app --role tokens")
+        .ends_with(0)
+        .out;
+    std::fs::write(world.home.path("key"), key).unwrap();
+    let line = format!(
+        "connect --app crm --customer acme --id acme --no-browser --server {} --api-key-file key",
+        world.url
+    );
+    let connecting = world.home.start(&line);
+    assert!(
+        connecting.first_line.starts_with(&world.url),
+        "{}",
+        connecting.first_line
+    );
+    web::consent(&connecting.first_line, 1001);
+    let (status, out, log) = connecting.wait();
+    assert!(
+        status.success() && out.contains("evergrant call acme GET"),
+        "{status}: {out} {log}"
+    );
+
+    // The service reaches the provider for whoever has the key.
+    let token = world
+        .home
+        .run(&format!("token acme --server {} --api-key-file key", world.url))
+        .ends_with(0)
+        .out;
+    assert!(token.len() > 20, "{token}");
+    world
+        .home
+        .run(&format!(
+            "connections list --server {} --api-key-file key",
+            world.url
+        ))
+        .ends_with(2);
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::world::{Running, World};
+use crate::world::{Done, Running, World};
 
 #[test]
 fn a_revoked_grant_ends_with_3_and_names_the_link() {
@@ -99,6 +99,23 @@ fn what_does_not_exist_ends_with_1() {
 }
 
 #[test]
+fn another_server_is_not_taken_for_a_service() {
+    let world = World::new();
+    let mut command = world
+        .home
+        .command(["connections", "list", "--server", &world.hubspot.address()]);
+    let done = Done::of(
+        "connections list",
+        command.env("EVERGRANT_API_KEY", "evg_x").output().unwrap(),
+    );
+    let done = done.ends_with(2);
+    assert!(
+        done.err.contains("is not Evergrant's") && !done.err.contains("evg_x"),
+        "{done:?}"
+    );
+}
+
+#[test]
 fn a_customer_who_says_no_ends_connect_with_1() {
     let world = World::new();
     let connecting = world.home.start("connect --app crm --customer acme --no-browser");
@@ -135,6 +152,32 @@ fn ctrl_c_waits_until_a_redemption_in_flight_is_saved() {
         world.home.run("connections show acme --json").ends_with(0).json()["version"],
         2
     );
+    world
+        .home
+        .run("call acme GET /crm/v3/objects/contacts")
+        .ends_with(0);
+}
+
+#[test]
+fn a_consent_that_is_being_taken_survives_ctrl_c() {
+    let world = World::new();
+    let mut connecting = world
+        .home
+        .start("connect --app crm --customer acme --id acme --no-browser");
+    world.steer("faults", r#"{"at": "token", "fault": "hold_after_issue"}"#);
+    let link = connecting.first_line.clone();
+    let customer = std::thread::spawn(move || crate::web::consent(&link, 1001));
+    world.wait_for_held();
+    connecting.signal(Signal::INT);
+    connecting.wait_for("interrupted");
+    for _ in 0..100 {
+        world.wait_for_held();
+        assert!(connecting.is_running(), "it did not wait");
+    }
+    world.steer("faults/release", "{}");
+    let (status, ..) = connecting.wait();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(customer.join().unwrap().status, 200);
     world
         .home
         .run("call acme GET /crm/v3/objects/contacts")

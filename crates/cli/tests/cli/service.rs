@@ -1,7 +1,9 @@
 //! `serve` as whoever runs it meets it: ready, drained, reconfigured.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -39,6 +41,29 @@ fn a_service_without_apps_starts_and_says_what_to_add() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_any_more_stops_no_call() {
+    let world = World::new();
+    let mut serve = world.home.command(["serve"]);
+    let mut serving = serve
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    BufReader::new(serving.stdout.take().unwrap())
+        .read_line(&mut ready)
+        .unwrap();
+    drop(serving.stderr.take());
+    let apps = format!("{}/v1/apps", world.url);
+    // Each is a line in the log.
+    for _ in 0..3 {
+        assert_eq!(web::send("GET", &apps, &[], "").status, 401);
+    }
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+}
+
+#[test]
 fn a_port_in_use_is_said_and_ends_with_1() {
     let world = World::new();
     let port = world.url.rsplit_once(':').unwrap().1;
@@ -66,7 +91,7 @@ fn a_call_in_flight_finishes_before_the_service_stops() {
         &world.url,
     ]);
     call.env("EVERGRANT_API_KEY", &world.admin_key);
-    let calling = call.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let calling = call.stdout(Stdio::piped()).spawn().unwrap();
     world.wait_for_held();
     serving.signal(Signal::TERM);
     serving.wait_for("\"event\":\"stopping\"");

@@ -32,6 +32,18 @@ fn wrong_use_ends_with_2_and_says_what_is_right() {
         2,
         "leave Authorization out",
     );
+    check(
+        &home,
+        "call acme GET https://api.hubapi.com/crm/v3/x",
+        2,
+        "the path alone",
+    );
+    check(
+        &home,
+        "token acme --server http://me:secret@localhost",
+        2,
+        "must not hold",
+    );
     check(&home, "connect --app Crm --customer x", 2, "an app name is");
     check(
         &home,

@@ -207,3 +207,30 @@ async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
         assert_eq!(body(answer).await, "");
     }
 }
+
+#[tokio::test]
+async fn an_answer_in_an_older_http_is_passed_on_in_ours() {
+    let provider = Scripted::new(|_, _| Reply::Last(b"HTTP/1.0 200 OK\r\n\r\nuntil the end".to_vec())).await;
+    let world = World::at(&provider.base).await;
+    let answer = world.get("/x").await.unwrap();
+    assert_eq!(answer.response.version(), http::Version::HTTP_11);
+    assert_eq!(body(answer).await, "until the end");
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_call_holds_neither_its_token_nor_its_query() {
+    let provider = Scripted::new(|nth, _| if nth == 0 { ok() } else { Reply::Last(Vec::new()) }).await;
+    let world = World::at(&provider.base).await;
+    let token = world.keeper.current(&world.id, None).await.unwrap();
+    let answer = world.get("/x?secret=canary").await.unwrap();
+    let refusal = world
+        .send("POST", "/x?secret=canary", "canary")
+        .await
+        .unwrap_err();
+    let shown = format!("{answer:?} {refusal:?} {refusal}");
+    assert!(
+        !shown.contains("canary") && !shown.contains(token.access_token.expose()),
+        "{shown}"
+    );
+    assert_eq!(refusal.record.endpoint(), "/x");
+}

@@ -144,6 +144,25 @@ async fn a_provider_that_always_answers_401_costs_one_redemption_and_two_deliver
     assert_eq!(ledger.creates_executed, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stampede_after_an_expiry_costs_one_redemption_and_no_failed_call() {
+    let world = World::new().await;
+    world.get(CONTACTS).await.unwrap();
+    world.hubspot.expire_access_tokens(HUB);
+    let ids: Vec<String> = (0..50).map(|number| format!("r{number}")).collect();
+    let answers = join_all(ids.iter().map(|id| world.create(id))).await;
+    for answer in answers {
+        let (status, class, attempts) = gist(answer.as_ref().unwrap());
+        assert_eq!(status, 201);
+        assert!(matches!(
+            (class, attempts),
+            ("expired" | "stale_token", 2) | ("ok", 1)
+        ));
+    }
+    let ledger = world.hubspot.ledger();
+    assert_eq!((ledger.token_requests, ledger.creates_executed), (1, 50));
+}
+
 #[tokio::test]
 async fn a_token_that_is_older_than_the_stores_is_replaced_without_a_redemption() {
     let world = World::new().await;
@@ -155,6 +174,20 @@ async fn a_token_that_is_older_than_the_stores_is_replaced_without_a_redemption(
     assert_eq!(gist(&answer), (200, "stale_token", 2));
     assert!(!answer.record.refreshed);
     assert_eq!(world.hubspot.ledger().refreshes_accepted, 1);
+}
+
+#[tokio::test]
+async fn a_call_is_repeated_once_because_of_a_401_even_where_each_brings_a_newer_token() {
+    let provider = Scripted::new(|nth, _| if nth == 0 { ok() } else { expired() }).await;
+    let world = World::at(&provider.base).await;
+    world.get("/x").await.unwrap();
+    let elsewhere = world.another_keeper().await;
+    elsewhere.refresh(&world.id, None, Renewal::Forced).await.unwrap();
+    // 401 for version 1, because it is stale; 401 for version 2, which is redeemed; version 3 is for the next call.
+    let answer = world.send("POST", "/x", "{}").await.unwrap();
+    assert_eq!(gist(&answer), (401, "rejected_after_refresh", 2));
+    assert_eq!(provider.seen().len(), 3);
+    assert_eq!(world.hubspot.ledger().refreshes_accepted, 2);
 }
 
 #[tokio::test]

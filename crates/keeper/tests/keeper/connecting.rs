@@ -227,6 +227,35 @@ async fn an_import_without_an_access_token_is_due_at_once_and_pinned_to_its_acco
 }
 
 #[tokio::test]
+async fn an_import_whose_access_token_never_ends_is_not_believed() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
+    for (id, ahead, believed) in [
+        ("never", Duration::from_secs(8_000 * 365 * 24 * 3600), 600),
+        ("soon", Duration::from_secs(60), 60),
+        ("over", Duration::ZERO, 0),
+    ] {
+        let import = Import {
+            id: Some(ConnectionId::parse(id).unwrap()),
+            app: AppName::parse("crm").unwrap(),
+            customer: Customer::parse(id).unwrap(),
+            tokens: ImportTokens::OAuth {
+                refresh_token: RefreshToken::new(format!("{}-{id}", grant.refresh_token)),
+                access_token: Some(AccessToken::new("imported")),
+                expires_at: Some(world.clock.now().after(ahead)),
+                scopes: None,
+            },
+            account: Some(evergrant_domain::AccountId::parse("1001").unwrap()),
+            labels: vec![],
+        };
+        let connection = keeper.import(import).await.unwrap();
+        let lifetime = connection.ends.expires.since(connection.issued_at);
+        assert!(lifetime.as_secs().abs_diff(believed) <= 1, "{id}: {lifetime:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_disconnect_revokes_the_grant_at_the_provider_and_is_idempotent() {
     let world = World::new().await;
     let keeper = world.keeper().await;

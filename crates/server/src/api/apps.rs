@@ -14,8 +14,10 @@ use crate::service::Shared;
 use crate::views::{AppView, List};
 
 /// Lists the configured apps: what is to be registered at the provider, and whether it accepts their credentials.
+///
+/// Role: `support`.
 #[utoipa::path(
-    get, path = "/v1/apps", tag = "apps",
+    get, path = "/v1/apps", operation_id = "listApps", tag = "apps",
     responses((status = 200, body = List<AppView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn list(
@@ -48,8 +50,10 @@ pub(crate) struct Checked {
 }
 
 /// Asks the provider whether it accepts an app's client credentials. No grant is touched.
+///
+/// Role: `support`.
 #[utoipa::path(
-    post, path = "/v1/apps/{app}/check", tag = "apps",
+    post, path = "/v1/apps/{app}/check", operation_id = "checkApp", tag = "apps",
     params(("app" = String, Path)),
     responses((status = 200, body = Checked), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

@@ -39,8 +39,10 @@ const HISTORY_MAX: u32 = 1000;
 ///
 /// By creation, then id. A repeated filter means OR, different filters AND. `q` looks for a part of the id, the customer, or
 /// the account's id or domain.
+///
+/// Role: `support`.
 #[utoipa::path(
-    get, path = "/v1/connections", tag = "connections",
+    get, path = "/v1/connections", operation_id = "listConnections", tag = "connections",
     params(
         ("app" = Option<Vec<String>>, Query), ("customer" = Option<Vec<String>>, Query),
         ("account" = Option<Vec<String>>, Query), ("status" = Option<Vec<String>>, Query),
@@ -145,8 +147,10 @@ fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
 }
 
 /// The record of a connection.
+///
+/// Role: `support`.
 #[utoipa::path(
-    get, path = "/v1/connections/{id}", tag = "connections",
+    get, path = "/v1/connections/{id}", operation_id = "readConnection", tag = "connections",
     params(("id" = String, Path)),
     responses((status = 200, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -173,8 +177,10 @@ pub(crate) struct Patch {
 }
 
 /// Changes a connection.
+///
+/// Role: `support`.
 #[utoipa::path(
-    patch, path = "/v1/connections/{id}", tag = "connections", request_body = Patch,
+    patch, path = "/v1/connections/{id}", operation_id = "changeConnection", tag = "connections", request_body = Patch,
     params(("id" = String, Path)),
     responses((status = 200, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -252,8 +258,10 @@ pub(crate) struct Ended {
 ///
 /// Its tokens are erased at once. `revoke=auto` revokes the grant only where no other live connection has that app and
 /// account. `purge` erases record and history, too. Doing it again changes nothing.
+///
+/// Role: `admin`.
 #[utoipa::path(
-    delete, path = "/v1/connections/{id}", tag = "connections",
+    delete, path = "/v1/connections/{id}", operation_id = "disconnect", tag = "connections",
     params(
         ("id" = String, Path), ("revoke" = Option<String>, Query, description = "auto, always or never"),
         ("purge" = Option<bool>, Query)
@@ -319,8 +327,10 @@ pub(crate) struct LinkAnswer {
 /// Makes a reconnect link.
 ///
 /// Signed and expiring; nothing is stored.
+///
+/// Role: `support`.
 #[utoipa::path(
-    post, path = "/v1/connections/{id}/reconnect-link", tag = "connections", request_body = LinkWish,
+    post, path = "/v1/connections/{id}/reconnect-link", operation_id = "makeReconnectLink", tag = "connections", request_body = LinkWish,
     params(("id" = String, Path)),
     responses((status = 200, body = LinkAnswer), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -368,8 +378,10 @@ pub(crate) async fn reconnect_link(
 }
 
 /// A connection's history, newest first.
+///
+/// Role: `support`.
 #[utoipa::path(
-    get, path = "/v1/connections/{id}/events", tag = "connections",
+    get, path = "/v1/connections/{id}/events", operation_id = "listConnectionEvents", tag = "connections",
     params(("id" = String, Path), ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000)),
     responses((status = 200, body = List<EventView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

@@ -43,8 +43,10 @@ pub(crate) struct ExplanationView {
 }
 
 /// Reads any answer of the provider and says class, cause and action. Nothing is sent or stored.
+///
+/// Role: `support`.
 #[utoipa::path(
-    post, path = "/v1/explain", tag = "explain", request_body = Pasted,
+    post, path = "/v1/explain", operation_id = "explain", tag = "explain", request_body = Pasted,
     responses((status = 200, body = ExplanationView), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn answer(

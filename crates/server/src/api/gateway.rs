@@ -8,7 +8,7 @@ use evergrant_domain::access::Role;
 use http::{HeaderMap, HeaderName, Request};
 
 use crate::access::Caller;
-use crate::input::parse_id;
+use crate::input::{parse_id, parse_id_in_path};
 use crate::log::GatewayCall;
 use crate::problem::{Problem, ProblemView};
 use crate::service::Shared;
@@ -20,8 +20,10 @@ const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
 /// Any method. The path after the connection's id, the query, the body and end-to-end headers go to the app's API base as they
 /// are; the answer comes back as it is. An answer of Evergrant's own carries `Evergrant-Error`. Instead of naming the connection
 /// in the path, `/gateway/-/{path}` takes it from the header `Evergrant-Connection`.
+///
+/// Role: `gateway`.
 #[utoipa::path(
-    get, path = "/gateway/{connection_id}/{path}", tag = "gateway",
+    get, path = "/gateway/{connection_id}/{path}", operation_id = "call", tag = "gateway",
     params(
         ("connection_id" = String, Path), ("path" = String, Path),
         ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),
@@ -81,7 +83,7 @@ fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, St
             ));
         }
         ("-", Some(header)) => parse_id(header)?,
-        (name, None) => parse_id(name)?,
+        (name, None) => parse_id_in_path(name)?,
         (name, Some(header)) if name == header => parse_id(name)?,
         (_, Some(_)) => {
             return Err(Problem::bad_request(

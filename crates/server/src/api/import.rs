@@ -87,8 +87,10 @@ macro_rules! from_text {
 from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 
 /// Makes a connection.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    post, path = "/v1/connections", tag = "connections", request_body = NewConnection,
+    post, path = "/v1/connections", operation_id = "createConnection", tag = "connections", request_body = NewConnection,
     responses((status = 201, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn create(

@@ -56,8 +56,10 @@ const LIMITS_MAX: usize = 1000;
 const MAX_WAIT_MAX: u32 = 60;
 
 /// Makes an API key.
+///
+/// Role: `admin`.
 #[utoipa::path(
-    post, path = "/v1/keys", tag = "keys", request_body = NewKey,
+    post, path = "/v1/keys", operation_id = "createKey", tag = "keys", request_body = NewKey,
     responses((status = 201, body = MadeKey), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn create(
@@ -139,8 +141,10 @@ fn each<T, E: std::fmt::Display>(
 }
 
 /// Lists the API keys, revoked and expired ones too.
+///
+/// Role: `admin`.
 #[utoipa::path(
-    get, path = "/v1/keys", tag = "keys",
+    get, path = "/v1/keys", operation_id = "listKeys", tag = "keys",
     responses((status = 200, body = List<KeyView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn list(
@@ -158,8 +162,10 @@ pub(crate) async fn list(
 }
 
 /// Revokes an API key. It is refused everywhere within a second.
+///
+/// Role: `admin`.
 #[utoipa::path(
-    delete, path = "/v1/keys/{id}", tag = "keys",
+    delete, path = "/v1/keys/{id}", operation_id = "revokeKey", tag = "keys",
     params(("id" = String, Path)),
     responses((status = 204), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

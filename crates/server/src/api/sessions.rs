@@ -43,8 +43,10 @@ pub(crate) struct SessionLink {
 }
 
 /// Begins to connect a customer.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    post, path = "/v1/connect-sessions", tag = "connect", request_body = NewSession,
+    post, path = "/v1/connect-sessions", operation_id = "beginConnectSession", tag = "connect", request_body = NewSession,
     responses((status = 201, body = SessionLink), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn create(
@@ -76,8 +78,10 @@ pub(crate) async fn create(
 }
 
 /// What came of a session.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    get, path = "/v1/connect-sessions/{id}", tag = "connect",
+    get, path = "/v1/connect-sessions/{id}", operation_id = "readConnectSession", tag = "connect",
     params(("id" = String, Path)),
     responses((status = 200, body = SessionView), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::input::{self, OptionalJson, PathId, Query, parse_id};
-use crate::problem::{Door, Problem, ProblemView};
+use crate::input::{self, OptionalJson, PathId, Query, parse_id, parse_id_in_path};
+use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
-use crate::views::TokenView;
+use crate::views::{TokenView, time};
 
 /// Tokens of one batch.
 const BATCH_MAX: usize = 1000;
@@ -32,14 +32,16 @@ const BATCH_AT_ONCE: usize = 32;
 ///
 /// Valid now, refreshed once if it was not. `min_ttl` asks for a remaining lifetime; at most half the lifetime is granted, and
 /// the answer states the true one.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    get, path = "/v1/connections/{id}/token", tag = "tokens",
+    get, path = "/v1/connections/{id}/token", operation_id = "getToken", tag = "tokens",
     params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
     responses((status = 200, body = TokenView<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Response {
     let answer = async {
-        let id = parse_id(id)?;
+        let id = parse_id_in_path(id)?;
         let mut query = Query::parse(query);
         let min_ttl = query.seconds("min_ttl")?;
         query.done()?;
@@ -119,7 +121,7 @@ pub(crate) struct BatchItem<'a> {
 #[serde(untagged)]
 enum BatchOutcome<'a> {
     Token(TokenView<'a>),
-    Problem { problem: ProblemView<'a> },
+    Problem(ProblemView<'a>),
 }
 
 /// The answer to a batch.
@@ -132,9 +134,11 @@ pub(crate) struct BatchAnswer<'a> {
 
 /// Many access tokens at once.
 ///
-/// Always 200: each item is a token or, as `problem`, why there is none.
+/// Always 200: each item is a token or a problem, and names its connection.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    post, path = "/v1/tokens/batch", tag = "tokens", request_body = Batch,
+    post, path = "/v1/tokens/batch", operation_id = "getTokens", tag = "tokens", request_body = Batch,
     responses((status = 200, body = BatchAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn batch(
@@ -166,9 +170,7 @@ pub(crate) async fn batch(
             connection,
             outcome: match outcome {
                 Ok(token) => BatchOutcome::Token(TokenView::new(token, now)),
-                Err(problem) => BatchOutcome::Problem {
-                    problem: problem.view(None, Door::Api),
-                },
+                Err(problem) => BatchOutcome::Problem(problem.item()),
             },
         })
         .collect();
@@ -198,16 +200,27 @@ pub(crate) struct RejectedAnswer<'a> {
     class: &'static str,
     /// One sentence.
     why: &'a str,
-    /// Repeat the call with this token. `null`: repeating it would not help.
-    token: Option<TokenView<'a>>,
+    /// Repeat the call with this token. Without one, repeating it would not help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_remaining: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<i64>,
 }
 
 /// A caller's call came back with an error.
 ///
 /// For an older version than the stored one the current token is returned. Else the answer is judged, and where it says that
 /// the token is dead, the refresh token is redeemed, at most once per connection and cooldown.
+///
+/// Role: `tokens`.
 #[utoipa::path(
-    post, path = "/v1/connections/{id}/token/rejected", tag = "tokens", request_body = Rejected,
+    post, path = "/v1/connections/{id}/token/rejected", operation_id = "reportRejectedToken", tag = "tokens", request_body = Rejected,
     params(("id" = String, Path)),
     responses((status = 200, body = RejectedAnswer<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
@@ -254,11 +267,14 @@ pub(crate) async fn rejected(
     if token.is_some() {
         note_handed_out(&shared, &caller, &id);
     }
-    let token = token.map(|token| TokenView::new(token, shared.now()));
     let mut response = Json(RejectedAnswer {
         class: class.as_str(),
         why,
-        token,
+        access_token: token.map(|token| token.access_token.expose()),
+        token_type: token.map(|token| token.token_type.as_str()),
+        expires_at: token.map(|token| time(token.expires_at)),
+        seconds_remaining: token.map(|token| token.seconds_remaining(shared.now())),
+        version: token.map(|token| token.version.number()),
     })
     .into_response();
     no_store(response.headers_mut());
@@ -308,8 +324,10 @@ pub(crate) struct Refreshed {
 /// Refreshes a connection.
 ///
 /// Joins a redemption that is on its way. Without `force` a token set younger than 60 s stays as it is.
+///
+/// Role: `support`.
 #[utoipa::path(
-    post, path = "/v1/connections/{id}/refresh", tag = "connections", request_body = Refresh,
+    post, path = "/v1/connections/{id}/refresh", operation_id = "refresh", tag = "connections", request_body = Refresh,
     params(("id" = String, Path)),
     responses((status = 200, body = Refreshed), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]

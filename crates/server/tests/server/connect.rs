@@ -5,8 +5,10 @@ use std::time::Duration;
 use evergrant_store::contract::{ConnectSession, SessionOutcome};
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Full};
+use hubspot_sim::{Fault, FaultKind};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use url::Url;
 
@@ -613,4 +615,33 @@ async fn a_session_asks_for_the_scopes_of_its_app_or_fewer_and_for_its_own_conne
             .await
             .refused(409, "id_taken");
     }
+}
+
+#[tokio::test]
+async fn a_code_that_is_being_redeemed_makes_its_connection_though_the_browser_hangs_up() {
+    let house = House::build().await;
+    let session = session(&house, json!({"connection_id": "c1"})).await;
+    let mut browser = Browser::default();
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
+    house.sim.arm(Fault::token(FaultKind::HoldAfterIssue));
+    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n",
+        callback.strip_prefix(PUBLIC).unwrap(),
+        browser.cookie.unwrap()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    house.sim.wait_for_held(1).await;
+    drop(stream);
+    // An answer on a later connection: by then the service has seen that the browser is gone.
+    house.send(bare("GET", "/healthz")).await.expect(200);
+    house.sim.release_held();
+    let connected = async { while outcome(&house, &session).await["status"] != "connected" {} };
+    tokio::time::timeout(Duration::from_secs(20), connected)
+        .await
+        .unwrap();
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .expect(200);
 }

@@ -1,10 +1,12 @@
 //! The gateway's door; what goes on behind it is tested with the gateway itself.
 
+use evergrant_config::LogCalls;
 use http::{Request, header};
 use http_body_util::Full;
-use serde_json::json;
+use hubspot_sim::{Fault, FaultKind};
+use serde_json::{Value, json};
 
-use crate::harness::House;
+use crate::harness::{House, LOG};
 
 #[tokio::test]
 async fn a_call_by_path_or_by_header_reaches_the_provider_and_comes_back_as_it_is() {
@@ -53,4 +55,52 @@ async fn what_evergrant_itself_says_there_is_never_taken_for_the_providers_word(
         assert_eq!(answer.header("evergrant-error"), code);
         assert_eq!(answer.header("x-should-retry"), "false");
     }
+}
+
+#[tokio::test]
+async fn the_log_holds_the_calls_that_it_was_told_to_hold() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let deals = Fault::api(FaultKind::Forbidden).path("/crm/v3/objects/deals");
+    house.sim.arm(deals.times(3));
+    let lines = async |calls: LogCalls, name: &str| {
+        let service = house.neighbour(calls).await.operator();
+        for (path, id) in [
+            ("/gateway/c1/crm/v3/objects/contacts", "well"),
+            ("/gateway/c1/crm/v3/objects/contacts/404404", "missing"),
+            ("/gateway/c1/crm/v3/objects/deals/7", "forbidden"),
+            ("/v1/connections/c1", "record"),
+        ] {
+            let request = Request::get(path).header("x-request-id", format!("{name}-{id}"));
+            service.call(request.body(Full::default()).unwrap()).await;
+        }
+        let log = LOG.text();
+        let logged = |id: &str| {
+            log.lines()
+                .filter(|line| line.contains(&format!("\"request_id\":\"{name}-{id}\"")))
+                .count()
+        };
+        [
+            logged("well"),
+            logged("missing"),
+            logged("forbidden"),
+            logged("record"),
+        ]
+    };
+    assert_eq!(lines(LogCalls::All, "all").await, [1, 1, 1, 1]);
+    assert_eq!(lines(LogCalls::Failures, "failures").await, [0, 0, 1, 0]);
+    assert_eq!(lines(LogCalls::Off, "off").await, [0, 0, 0, 0]);
+    let log = LOG.text();
+    let line = log
+        .lines()
+        .find(|line| line.contains("\"request_id\":\"failures-forbidden\""))
+        .unwrap();
+    let fields = serde_json::from_str::<Value>(line).unwrap()["fields"].clone();
+    assert_eq!(fields["event"], "call");
+    assert_eq!(fields["connection_id"], "c1");
+    assert_eq!(fields["app"], "crm");
+    assert_eq!(fields["endpoint"], "/crm/v3/objects/deals/{id}");
+    assert_eq!(fields["class"], "permission_denied");
+    assert_eq!(fields["status_code"], 403);
+    assert!(fields["seconds_remaining"].is_i64() && fields["expires_at"].is_string());
 }

@@ -177,7 +177,7 @@ impl House {
             ..app(&sim)
         };
         let key = VaultKey::generate();
-        let service = service(&folder, key.clone(), vec![crm, other]).await;
+        let service = service(&folder, key.clone(), vec![crm, other], LogCalls::All).await;
         let server = Server::bind(service.clone(), loopback()).await.unwrap();
         let address = server.address();
         let stop = CancellationToken::new();
@@ -197,8 +197,8 @@ impl House {
     }
 
     /// Another process on the same store, as far as the store can tell.
-    pub(crate) async fn neighbour(&self) -> Service {
-        service(&self.folder, self.key.clone(), vec![app(&self.sim)]).await
+    pub(crate) async fn neighbour(&self, calls: LogCalls) -> Service {
+        service(&self.folder, self.key.clone(), vec![app(&self.sim)], calls).await
     }
 
     /// Makes a key, as the operator.
@@ -291,7 +291,7 @@ impl House {
     }
 }
 
-async fn service(folder: &TempDir, key: VaultKey, apps: Vec<App>) -> Service {
+async fn service(folder: &TempDir, key: VaultKey, apps: Vec<App>, calls: LogCalls) -> Service {
     let engine = Evergrant::builder()
         .store(folder.path().join("evergrant.db").to_str().unwrap())
         .vault_key(key)
@@ -301,7 +301,7 @@ async fn service(folder: &TempDir, key: VaultKey, apps: Vec<App>) -> Service {
         .await
         .unwrap();
     let settings = ServiceSettings {
-        calls: LogCalls::All,
+        calls,
         trusted_proxies: vec![],
     };
     Service::new(engine, settings)

@@ -7,7 +7,7 @@ use evergrant_domain::{
 };
 
 use super::db::{Db, Failure, Tried, storable};
-use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke};
+use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
 use crate::record::{
     Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, read_connection,
 };
@@ -186,7 +186,7 @@ impl Db {
                 .and_then(|held| held.tokens)
                 .and_then(|tokens| tokens.refresh_token),
             // What does not open cannot be revoked, and must not keep its owner from leaving.
-            Err(Failure::Final(error @ crate::StoreError::Unreadable { .. })) => {
+            Err(Failure::Final(error @ StoreError::Unreadable { .. })) => {
                 tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
                 None
             }

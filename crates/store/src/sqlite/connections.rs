@@ -7,11 +7,16 @@ use evergrant_domain::{
 };
 use rusqlite::{named_params, params};
 
+<<<<<<< HEAD
 use super::record::Db;
 use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke};
 use crate::record::{
     Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, read_connection,
 };
+=======
+use super::record::{Db, SELECT_CONNECTION, Stored, label_list, list, parsed, read_connection};
+use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
+>>>>>>> main
 
 impl Db {
     pub(super) fn create(&self, new: &NewConnection, now: Timestamp) -> Stored<Connected> {
@@ -180,10 +185,11 @@ impl Db {
                 .and_then(|held| held.tokens)
                 .and_then(|tokens| tokens.refresh_token),
             // What does not open cannot be revoked, and must not keep its owner from leaving.
-            Err(error) => {
+            Err(error @ StoreError::Unreadable { .. }) => {
                 tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
                 None
             }
+            Err(error) => return Err(error),
         };
         let state = match refresh_token {
             Some(_) if shared => RevocationState::Shared,

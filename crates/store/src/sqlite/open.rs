@@ -181,21 +181,20 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenErro
         .max()
         .unwrap_or(0);
     let read = || -> rusqlite::Result<Option<i64>> {
-        let ours: bool = sql.query_row(
-            "SELECT count(*) FROM sqlite_schema WHERE name = 'refinery_schema_history'",
+        // One statement, one state: another process may be making the schema right now.
+        let (ours, tables): (bool, i64) = sql.query_row(
+            "SELECT count(*) FILTER (WHERE name = 'refinery_schema_history'), count(*) FROM sqlite_schema",
             [],
-            |row| row.get(0),
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let tables: i64 = sql.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        match (ours, tables) {
-            (true, _) => sql
-                .query_row("SELECT max(version) FROM refinery_schema_history", [], |row| {
-                    row.get::<_, Option<i64>>(0)
-                })
-                .map(|version| Some(version.unwrap_or(0))),
-            (false, 0) => Ok(Some(0)),
-            (false, _) => Ok(None),
+        if !ours {
+            return Ok((tables == 0).then_some(0));
         }
+        let version: Option<i64> =
+            sql.query_row("SELECT max(version) FROM refinery_schema_history", [], |row| {
+                row.get(0)
+            })?;
+        Ok(Some(version.unwrap_or(0)))
     };
     match read().map_err(|error| explain(path, &error))? {
         None => Err(OpenError::NotADatabase {
@@ -207,17 +206,23 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenErro
 }
 
 fn migrate(path: &Path, sql: &mut Connection, patience: Duration) -> Result<(), OpenError> {
-    let unavailable = |what: String| OpenError::Unavailable {
-        path: path.to_owned(),
-        what,
-    };
     // One process at a time: two that begin together would both believe that they come first.
     let _turn = take_turn(path, patience)?;
     sql.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| explain(path, &error))?;
     migrations::migrations::runner()
         .run(sql)
-        .map_err(|error| unavailable(error.to_string()))?;
+        .map_err(|error| match error.kind() {
+            refinery::error::Kind::Connection(_, cause)
+                if let Some(cause) = cause.downcast_ref::<rusqlite::Error>() =>
+            {
+                explain(path, cause)
+            }
+            _ => OpenError::Unavailable {
+                path: path.to_owned(),
+                what: error.to_string(),
+            },
+        })?;
     Ok(())
 }
 
@@ -293,7 +298,11 @@ fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
         },
         _ => OpenError::Unavailable {
             path: path.to_owned(),
-            what: error.to_string(),
+            what: match error {
+                // Without the statement, which may be a whole schema.
+                rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+                other => other.to_string(),
+            },
         },
     }
 }

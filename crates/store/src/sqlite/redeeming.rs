@@ -91,7 +91,6 @@ impl Db {
         let sealed = self.seal(id, version, tokens);
         let attempts = self.attempts(id, lease.version())?;
         let lands = LandsAs::new(&found.status, refreshed, attempts, now);
-        let pinned = refreshed.account.as_ref();
         // Rule 15: the lease is freed only where it is still this one.
         let stored = self
             .sql
@@ -131,7 +130,7 @@ impl Db {
         if stored == 0 {
             return self.refuse_answer(lease, refreshed, now);
         }
-        if let Some(account) = pinned {
+        if let Some(account) = &refreshed.account {
             self.pin_account(id, account)?;
         }
         self.forget_attempts(id)?;

@@ -26,6 +26,7 @@ const CANARIES: [&str; 4] = [
 struct File {
     folder: TempDir,
     vault: Arc<Vault>,
+    patience: Duration,
     boot: &'static str,
     boot_millis: Arc<AtomicI64>,
 }
@@ -35,6 +36,7 @@ impl File {
         Self {
             folder: TempDir::new().unwrap(),
             vault: Arc::new(Vault::new(VaultKey::generate())),
+            patience: BUSY_TIMEOUT,
             boot: "this boot",
             boot_millis: Arc::default(),
         }
@@ -51,7 +53,7 @@ impl File {
             millis: Arc::new(move || millis.load(Ordering::Relaxed)),
         };
         let settings = Settings {
-            busy_timeout: Duration::from_millis(50),
+            busy_timeout: self.patience,
             boot,
         };
         SqliteStore::open_with(&self.path(), Arc::clone(&self.vault), settings).await
@@ -152,17 +154,54 @@ async fn what_was_committed_is_there_when_it_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_write_that_was_asked_for_is_done_before_the_store_is_gone() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    // Its caller asks, and stops waiting.
+    let one = id("1");
+    let asked = store.note_event(&one, event(), now());
+    tokio::select! {
+        biased;
+        _ = asked => {}
+        () = std::future::ready(()) => {}
+    }
+    drop(store);
+    let events = file.open().await.events(&id("1"), 10).await.unwrap();
+    assert_eq!(events.len(), 2);
+}
+
+#[tokio::test]
+async fn a_torn_log_loses_its_last_commit_and_nothing_before() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let log = |file: &File| file.folder.path().join("evergrant.db-wal");
+    let whole = std::fs::metadata(log(&file)).unwrap().len();
+    create(&store, "2").await;
+    let torn = File {
+        vault: Arc::clone(&file.vault),
+        ..File::new()
+    };
+    std::fs::copy(file.path(), torn.path()).unwrap();
+    let bytes = std::fs::read(log(&file)).unwrap();
+    let cut = usize::try_from(whole).unwrap() + 5000;
+    assert!(cut < bytes.len(), "in the middle of the second commit");
+    std::fs::write(log(&torn), &bytes[..cut]).unwrap();
+    let recovered = torn.open().await;
+    let held = recovered.held(&id("1")).await.unwrap().unwrap();
+    assert_eq!(
+        held.tokens.unwrap().refresh_token.unwrap().expose(),
+        "canary-refresh-1"
+    );
+    assert!(recovered.held(&id("2")).await.unwrap().is_none());
+    create(&recovered, "2").await;
+}
+
+#[tokio::test]
 async fn many_processes_open_a_new_database_at_once() {
     let file = File::new();
-    let patient = || async {
-        let boot = Boot::current().unwrap();
-        let settings = Settings {
-            busy_timeout: BUSY_TIMEOUT,
-            boot,
-        };
-        SqliteStore::open_with(&file.path(), Arc::clone(&file.vault), settings).await
-    };
-    let (a, b, c, d) = tokio::join!(patient(), patient(), patient(), patient());
+    let (a, b, c, d) = tokio::join!(file.try_open(), file.try_open(), file.try_open(), file.try_open());
     for opened in [a, b, c, d] {
         opened.unwrap().ping().await.unwrap();
     }
@@ -229,7 +268,11 @@ async fn another_vault_key_is_refused_at_the_start() {
 
 #[tokio::test]
 async fn a_locked_database_is_an_error_and_not_a_hang() {
-    let file = File::new();
+    let hurried = || File {
+        patience: Duration::from_millis(50),
+        ..File::new()
+    };
+    let file = hurried();
     let store = file.open().await;
     create(&store, "1").await;
     let raw = file.raw();
@@ -244,7 +287,7 @@ async fn a_locked_database_is_an_error_and_not_a_hang() {
     store.note_event(&id("1"), event(), now()).await.unwrap();
 
     drop(store);
-    let locked = File::new();
+    let locked = hurried();
     let raw = locked.raw();
     raw.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = locked.try_open().await.unwrap_err();

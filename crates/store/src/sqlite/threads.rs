@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 use rusqlite::ErrorCode;
@@ -16,7 +16,7 @@ use crate::contract::StoreError;
 
 /// How many jobs wait before whoever asks has to wait, too.
 const QUEUE: usize = 1024;
-/// How many writes share one commit at most; beyond that a larger group gains little (PERFORMANCE.md, section D).
+/// How many writes share one commit at most; beyond that a larger group gains little.
 const GROUP: usize = 64;
 
 /// Work on a connection; `Err` where there was none to be had.
@@ -28,39 +28,58 @@ struct Done {
     tell: Box<dyn FnOnce(Result<(), StoreError>)>,
 }
 
-/// A queue of jobs with the threads behind it. They end once it is dropped and empty.
+/// A queue of jobs with the threads behind it.
 pub(super) struct Threads {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Threads {
+    /// Waits for what was asked for before: after this the database is closed, and nothing is written any more.
+    fn drop(&mut self) {
+        self.jobs = None;
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
 }
 
 impl Threads {
     /// The one thread that writes.
     pub(super) fn writer(db: Db) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        thread::Builder::new().name("store-write".into()).spawn(move || {
+        let work = move || {
             while let Some(first) = queue.blocking_recv() {
                 write_group(&db, first, &mut queue);
             }
-        })?;
-        Ok(Self { jobs })
+        };
+        Ok(Self {
+            jobs: Some(jobs),
+            handles: vec![thread::Builder::new().name("store-write".into()).spawn(work)?],
+        })
     }
 
     /// One thread for each of these connections.
     pub(super) fn readers(connections: Vec<Db>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
+        let mut handles = Vec::new();
         for db in connections {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().name("store-read".into()).spawn(move || {
+            let work = move || {
                 loop {
                     // One waits for the next job, the others wait to wait.
                     let next = queue.lock().blocking_recv();
                     let Some(job) = next else { break };
                     read(&db, job);
                 }
-            })?;
+            };
+            handles.push(thread::Builder::new().name("store-read".into()).spawn(work)?);
         }
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs: Some(jobs),
+            handles,
+        })
     }
 
     /// Runs `work` on one of the threads, in a transaction, and answers once that has ended.
@@ -77,7 +96,8 @@ impl Threads {
                 tell: Box::new(move |ended| drop(reply.send(result.and_then(|value| ended.map(|()| value))))),
             }
         });
-        self.jobs.send(job).await.map_err(|_| gone(false))?;
+        let jobs = self.jobs.as_ref().ok_or_else(|| gone(false))?;
+        jobs.send(job).await.map_err(|_| gone(false))?;
         answer.await.map_err(|_| gone(true))?
     }
 }
