@@ -7,16 +7,11 @@ use evergrant_domain::{
 };
 use rusqlite::{named_params, params};
 
-<<<<<<< HEAD
 use super::record::Db;
-use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke};
+use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
 use crate::record::{
     Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, read_connection,
 };
-=======
-use super::record::{Db, SELECT_CONNECTION, Stored, label_list, list, parsed, read_connection};
-use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
->>>>>>> main
 
 impl Db {
     pub(super) fn create(&self, new: &NewConnection, now: Timestamp) -> Stored<Connected> {

@@ -1,0 +1,39 @@
+# Runs one PostgreSQL server in a folder of its own, as the user that it is started as, and obeys single words on its
+# standard input. When that ends, however its owner ended, the server is stopped and the folder removed.
+set -eu
+bin=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+"$bin/initdb" -D data -U evergrant -A trust -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions >initdb.log 2>&1 || {
+    cat initdb.log >&2
+    exit 1
+}
+
+start() {
+    "$bin/postgres" -D data -k "$folder" -h '' -c fsync=off -c full_page_writes=off -c max_connections=500 \
+        -c shared_buffers=64MB -c log_min_messages=fatal >>server.log 2>&1 &
+    server=$!
+    until "$bin/pg_isready" -q -h "$folder"; do
+        kill -0 "$server" || { cat server.log >&2; exit 1; }
+        sleep 0.05
+    done
+}
+
+# INT: sessions are cut. QUIT: so is everything else, as in a crash.
+stop() {
+    kill -s "$1" "$server"
+    wait "$server" || true
+}
+
+start
+echo "$folder"
+while read -r word; do
+    case $word in
+        start) start ;;
+        stop) stop INT ;;
+        crash) stop QUIT ;;
+    esac
+    echo done
+done
+stop QUIT
