@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
-use url::Url;
+use url::form_urlencoded;
 
 use super::tls::Protection;
 
@@ -24,32 +24,27 @@ const SESSION: &str = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_tra
 impl Address {
     /// Reads `postgres://user:password@host:port/database?sslmode=…`. Further parameters are libpq's.
     pub(super) fn from_url(text: &str) -> Result<Self, String> {
-        let mut url = Url::parse(text).map_err(|error| format!("it is not a URL ({error})"))?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
+        // Not taken apart by a URL's grammar: several hosts, each with its port, are none.
+        let (server, query) = text.split_once('?').unwrap_or((text, ""));
+        if !matches!(server.split_once("://"), Some(("postgres" | "postgresql", _))) {
             return Err("it must begin with postgres://".to_owned());
         }
-        // What the driver does not know is read here and taken out.
+        // What the driver does not know is read here and taken out; the rest stays as it was written.
         let mut protection = None;
         let mut roots = None;
         let mut others = Vec::new();
-        for (name, value) in url.query_pairs() {
-            match &*name {
-                "sslmode" => {
-                    protection = Some(
-                        Protection::from_word(&value)
-                            .ok_or("its sslmode must be disable, prefer, require or verify-full")?,
-                    );
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match form_urlencoded::parse(pair.as_bytes()).next() {
+                Some((name, value)) if name == "sslmode" => {
+                    let known = Protection::from_word(&value);
+                    protection =
+                        Some(known.ok_or("its sslmode must be disable, prefer, require or verify-full")?);
                 }
-                "sslrootcert" => roots = Some(PathBuf::from(&*value)),
-                _ => others.push((name.into_owned(), value.into_owned())),
+                Some((name, value)) if name == "sslrootcert" => roots = Some(PathBuf::from(&*value)),
+                _ => others.push(pair),
             }
         }
-        url.set_query(None);
-        if !others.is_empty() {
-            url.query_pairs_mut().extend_pairs(others);
-        }
-        let mut config: Config = url
-            .as_str()
+        let mut config: Config = format!("{server}?{}", others.join("&"))
             .parse()
             .map_err(|_| "its host, port, user or a parameter cannot be read".to_owned())?;
         if config.get_hosts().is_empty() {
@@ -150,11 +145,22 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_used_is_explained_without_being_quoted() {
-        refused("hunter2", "not a URL");
+        refused("hunter2", "must begin with postgres://");
         refused("mysql://u:hunter2@h/e", "must begin with postgres://");
         refused("postgres://u:hunter2@h/e?sslmode=hunter2", "sslmode");
         refused("postgres://u:hunter2@h/e?hunter2=1", "cannot be read");
         refused("postgres://u:hunter2@h", "names no database");
+    }
+
+    #[test]
+    fn of_several_servers_the_one_that_takes_writes_is_used() {
+        let address = Address::from_url("postgres://keeper@a.example:5432,b.example:5433/e").unwrap();
+        assert_eq!(address.config.get_ports(), [5432, 5433]);
+        assert_eq!(
+            address.config.get_target_session_attrs(),
+            TargetSessionAttrs::ReadWrite
+        );
+        assert_eq!(address.shown(), "e on a.example, b.example as keeper");
     }
 
     #[test]
@@ -166,7 +172,8 @@ mod tests {
 
     #[test]
     fn a_session_keeps_its_limits_and_takes_further_options() {
-        let address = Address::from_url("postgres://h/e?options=-c%20search_path%3Dours").unwrap();
+        let url = "postgres://h/e?sslmode=prefer&options=-c%20search_path%3Dours";
+        let address = Address::from_url(url).unwrap();
         let options = address.config.get_options().unwrap().to_owned();
         assert!(options.starts_with(SESSION), "{options}");
         assert!(options.ends_with("-c search_path=ours"), "{options}");

@@ -1,0 +1,79 @@
+//! Stands between store and server, and cuts where a test says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+const LETS_PASS: u8 = 0;
+const LOSES_COMMITS: u8 = 1;
+const LOSES_ANSWERS_TO_COMMITS: u8 = 2;
+
+pub(crate) struct Proxy {
+    port: u16,
+    mood: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    pub(crate) async fn before(socket: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mood = Arc::new(AtomicU8::new(LETS_PASS));
+        let seen = Arc::clone(&mood);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if let Ok(server) = UnixStream::connect(&socket).await {
+                    tokio::spawn(pass(client, server, Arc::clone(&seen)));
+                }
+            }
+        });
+        Self { port, mood }
+    }
+
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://evergrant@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The next COMMIT does not reach the server.
+    pub(crate) fn lose_a_commit(&self) {
+        self.mood.store(LOSES_COMMITS, Ordering::SeqCst);
+    }
+
+    /// The answer to the next COMMIT does not reach the store.
+    pub(crate) fn lose_the_answer_to_a_commit(&self) {
+        self.mood.store(LOSES_ANSWERS_TO_COMMITS, Ordering::SeqCst);
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: UnixStream, mood: Arc<AtomicU8>) {
+    let (mut asked, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let Ok(length @ 1..) = read else { return };
+                let asked = &asked[..length];
+                let lost = if asked.windows(6).any(|word| word == b"COMMIT") {
+                    mood.swap(LETS_PASS, Ordering::SeqCst)
+                } else {
+                    LETS_PASS
+                };
+                if lost == LOSES_COMMITS || server.write_all(asked).await.is_err() {
+                    return;
+                }
+                if lost == LOSES_ANSWERS_TO_COMMITS {
+                    // Waits for it, so that the server has done it, and keeps it.
+                    let _ = server.read(&mut answered).await;
+                    return;
+                }
+            }
+            read = server.read(&mut answered) => {
+                let Ok(length @ 1..) = read else { return };
+                if client.write_all(&answered[..length]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
