@@ -107,6 +107,7 @@ pub struct Lease {
 }
 
 impl Lease {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
         Self {
             connection,
@@ -585,10 +586,11 @@ pub trait Store: Send + Sync + 'static {
     /// A connection's history, newest first.
     async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Where the change feed stands.
+    /// From where the change feed is read on to miss nothing that is committed later.
     async fn change_head(&self) -> Result<i64, StoreError>;
 
-    /// What changed after `after`, and where the feed stands now.
+    /// What changed after `after`, and from where to read on. Whatever is committed later comes after that; a change may be
+    /// told more than once.
     async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError>;
 
     /// What is known about an app.
