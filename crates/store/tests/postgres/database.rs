@@ -61,6 +61,28 @@ impl<'a> Database<'a> {
         self.server.sql(&self.name, statements)
     }
 
+    /// Lets two pieces of work on one connection meet: both have begun, and wait for its row, before either goes on.
+    pub(crate) async fn meet<A, B>(
+        &self,
+        name: &str,
+        one: impl Future<Output = A>,
+        other: impl Future<Output = B>,
+    ) -> (A, B) {
+        let (holder, watcher) = (self.session().await, self.session().await);
+        let lock = format!("BEGIN; SELECT * FROM connections WHERE id = '{name}' FOR UPDATE");
+        holder.batch_execute(&lock).await.unwrap();
+        let release = async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 2 {
+                tokio::task::yield_now().await;
+            }
+            holder.batch_execute("ROLLBACK").await.unwrap();
+        };
+        let (one, other, ()) = tokio::join!(one, other, release);
+        (one, other)
+    }
+
     /// A session of another program, for transactions that stay open.
     pub(crate) async fn session(&self) -> tokio_postgres::Client {
         let connected = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await;

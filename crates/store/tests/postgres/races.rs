@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use evergrant_domain::Version;
 use evergrant_store::Store;
-use evergrant_store::contract::{Change, Connected, DueQuery, NewConnection, RevocationState, Revoke};
+use evergrant_store::contract::{
+    Change, Connected, CooldownAnswer, DueQuery, Landed, NewConnection, RevocationState, Revoke,
+};
 use futures_util::future::join_all;
 
 use crate::database::*;
@@ -71,6 +74,67 @@ async fn of_two_that_leave_an_account_at_once_the_last_ones_grant_is_revoked() {
                     | (RevocationState::Pending, RevocationState::Shared)
             ),
             "{states:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_two_401s_at_once_one_begins_the_cooldown() {
+    let database = Database::new();
+    let (a, b) = (database.open().await, database.open().await);
+    create(&a, new("c1")).await;
+    let id = id("c1");
+    let (one, other) = database
+        .meet(
+            "c1",
+            a.begin_cooldown(&id, Version::FIRST, NOW),
+            b.begin_cooldown(&id, Version::FIRST, NOW),
+        )
+        .await;
+    let answers = (one.unwrap(), other.unwrap());
+    assert!(
+        matches!(
+            answers,
+            (CooldownAnswer::Began(_), CooldownAnswer::Holds(_))
+                | (CooldownAnswer::Holds(_), CooldownAnswer::Began(_))
+        ),
+        "{answers:?}"
+    );
+}
+
+// PROTOCOL.md, "Disconnect": whichever comes first, the newest refresh token is revoked and none is left.
+#[tokio::test]
+async fn an_answer_and_a_disconnect_that_meet_leave_no_grant_behind() {
+    let database = Database::new();
+    let (a, b) = (database.open().await, database.open().await);
+    for round in 0..10 {
+        let (name, newest) = (format!("c{round}"), format!("newest-{round}"));
+        create(&a, new(&name)).await;
+        let lease = lease(&a, &name).await;
+        let id = id(&name);
+        let (landed, left) = database
+            .meet(
+                &name,
+                a.land(&lease, refreshed(&newest), NOW),
+                b.disconnect(&id, Revoke::Always, None, event(), NOW),
+            )
+            .await;
+        let landed = landed.unwrap();
+        assert!(
+            matches!(landed, Landed::Stored(_) | Landed::Disconnected),
+            "{landed:?}"
+        );
+        assert!(left.unwrap().is_some());
+        let held = a.held(&id).await.unwrap().expect("it was created");
+        assert_eq!(held.connection.status.as_str(), "disconnected");
+        assert!(held.tokens.is_none());
+        let queued = a.claim_revocations(10, LEASE, NOW).await.unwrap();
+        let newest = tokens(&newest).refresh_token.unwrap();
+        assert!(
+            queued
+                .iter()
+                .any(|revocation| revocation.refresh_token.expose() == newest.expose()),
+            "{landed:?}"
         );
     }
 }
