@@ -233,6 +233,16 @@ pub struct LastSeen {
     pub rate_limited_at: Option<Timestamp>,
 }
 
+impl LastSeen {
+    /// Whether a call came back 401 and nothing since says that its token is taken again.
+    fn was_rejected(&self) -> bool {
+        self.unauthorized_at.is_some_and(|at| {
+            self.success_at.is_none_or(|success| success < at)
+                && self.refresh_at.is_none_or(|refresh| refresh < at)
+        })
+    }
+}
+
 /// Refreshing fails for a reason that may pass. Stores what happened; when to try next was decided with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshTrouble {
@@ -251,7 +261,7 @@ pub struct RefreshTrouble {
 pub enum Health {
     /// In use and fine.
     Healthy,
-    /// Refreshing fails; the token still serves, or may again.
+    /// Refreshing fails, though the token still serves, or may again; or the last call came back 401.
     Degraded,
     /// The customer must install the app again.
     ReconnectRequired,
@@ -289,7 +299,7 @@ impl Connection {
                     .is_some_and(|i| i.attempts > 0 && now > i.first_at.after(quiet_time));
                 Some(if lost {
                     Health::Ambiguous
-                } else if self.trouble.is_some() {
+                } else if self.trouble.is_some() || self.last.was_rejected() {
                     Health::Degraded
                 } else if self.last.success_at.is_none_or(|at| at < self.connected_at) {
                     Health::Unverified
@@ -364,6 +374,22 @@ pub(crate) mod tests {
         check(|_| {}, Some(Health::Unverified));
         check(|c| c.last.success_at = Some(at), Some(Health::Healthy));
         check(|c| c.trouble = trouble(), Some(Health::Degraded));
+        let later = Timestamp::from_millis(2);
+        check(|c| c.last.unauthorized_at = Some(at), Some(Health::Degraded));
+        check(
+            |c| {
+                c.last.success_at = Some(at);
+                c.last.unauthorized_at = Some(later);
+            },
+            Some(Health::Degraded),
+        );
+        check(
+            |c| {
+                c.last.unauthorized_at = Some(at);
+                c.last.success_at = Some(later);
+            },
+            Some(Health::Healthy),
+        );
         check(|c| c.intent = Some(intent(at)), Some(Health::Ambiguous));
         check(
             |c| {

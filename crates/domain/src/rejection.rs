@@ -25,6 +25,12 @@ impl Cooldown {
         now < self.began_at.after(self.lasts)
     }
 
+    /// Whether a 401 for a token set issued at `issued_at` may cost no redemption now: the one that this cooldown allows has
+    /// brought that very set. One that was tried and brought nothing is not used up.
+    pub fn forbids(self, issued_at: Timestamp, now: Timestamp) -> bool {
+        self.holds(now) && issued_at >= self.began_at
+    }
+
     /// The cooldown that a redemption because of a 401 begins: 60 s, doubled up to 10 min while rejections follow each
     /// other, and 60 s again once one whole cooldown has passed in peace.
     pub fn next(last: Option<Self>, now: Timestamp) -> Self {
@@ -42,6 +48,24 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a_cooldown_forbids_only_what_its_own_redemption_has_brought() {
+        let cooldown = Cooldown::next(None, at(100));
+        for (issued_at, now, forbidden) in [
+            (99, 100, false),
+            (99, 159, false),
+            (100, 159, true),
+            (101, 159, true),
+            (101, 160, false),
+        ] {
+            assert_eq!(
+                cooldown.forbids(at(issued_at), at(now)),
+                forbidden,
+                "issued at {issued_at}, judged at {now}"
+            );
+        }
     }
 
     #[test]

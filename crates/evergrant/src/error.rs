@@ -112,6 +112,12 @@ pub enum Error {
         /// Which app.
         app: AppName,
     },
+    /// Its record does not open with the vault key. Restore the key or the database, or let the customer reconnect.
+    #[error("{what}")]
+    Unreadable {
+        /// Which part of it.
+        what: String,
+    },
     /// Provider or store do not answer. Nothing was done; try again.
     #[error("not available: {what}")]
     Unavailable {
@@ -140,6 +146,7 @@ impl From<KeepError> for Error {
             KeepError::Disconnected => Self::Disconnected,
             KeepError::AppCredentialsRejected { app, code } => Self::AppCredentialsRejected { app, code },
             KeepError::AppNotConfigured { app } => Self::AppNotConfigured { app },
+            KeepError::Unreadable { .. } => Self::Unreadable { what },
             KeepError::ProviderUnavailable { retry_after, .. }
             | KeepError::StoreUnavailable { retry_after }
             | KeepError::Overloaded { retry_after } => Self::Unavailable { what, retry_after },

@@ -8,7 +8,7 @@ use evergrant_domain::api_answer::{Class, Judgement};
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::repeat::{Effect, effect};
-use evergrant_domain::{ConnectionId, Timestamp};
+use evergrant_domain::{ConnectionId, Kind, Timestamp};
 use evergrant_keeper::{AfterRejection, Current, Keeper};
 use evergrant_oauth::TlsRoots;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -63,7 +63,7 @@ struct Call<'a> {
     sent_at: Timestamp,
     /// A 401 was answered with a repeat: there is no second one.
     repeated_for_401: bool,
-    /// A cut or a 5xx was: neither.
+    /// A cut or a 5xx was: neither is repeated again.
     repeated_blindly: bool,
     /// A newer token is at hand, but not the body.
     not_repeated: bool,
@@ -99,7 +99,7 @@ impl Gateway {
     ///
     /// `target` is path and query as the caller wrote them, beginning with `/`, still percent-encoded; of `request` only method,
     /// headers and body count. A 401 is judged by the keeper and the call repeated at most once because of it, if a newer token
-    /// came of that and the body is still at hand. What only reads is repeated once more after a cut or a 502 to 504. A write
+    /// came of that and the body is still at hand. What only reads is repeated once more after a cut or a 5xx. A write
     /// is never sent again unless it is known not to have been carried out.
     pub async fn call<B>(
         &self,
@@ -121,7 +121,10 @@ impl Gateway {
         match result {
             Ok(response) => Ok(Answer { response, record }),
             Err(kind) => {
-                record.class = kind.class();
+                // After a 401 the class says what kind it was; the code says why there is no token to repeat the call with.
+                if record.attempts == 0 || !matches!(kind, RefusalKind::Keep(_)) {
+                    record.class = kind.class();
+                }
                 Err(Refusal { kind, record })
             }
         }
@@ -208,8 +211,7 @@ impl Inner {
             class: record.class,
             attempts: record.attempts,
             version: call.token.version,
-            expires_at: call.token.expires_at,
-            sent_at: call.sent_at,
+            seconds_remaining: record.seconds_remaining,
             outcome_unknown: record.outcome_unknown,
             not_repeated: call.not_repeated,
             token_took: call.token_took,
@@ -227,8 +229,10 @@ impl Inner {
         call.sent_at = self.keeper.clock().now();
         record.attempts += 1;
         record.version = Some(call.token.version);
-        record.expires_at = Some(call.token.expires_at);
-        record.seconds_remaining = Some(call.token.seconds_remaining(call.sent_at));
+        // Nobody knows when a static token ends.
+        let ends = call.token.kind == Kind::OAuth;
+        record.expires_at = ends.then_some(call.token.expires_at);
+        record.seconds_remaining = ends.then(|| call.token.seconds_remaining(call.sent_at));
         self.upstream.send(call.request(), &call.body).await
     }
 
@@ -244,7 +248,7 @@ impl Inner {
         record.provider_correlation_id.clone_from(&judged.correlation_id);
         match response.status().as_u16() {
             401 if judged.class != Class::PermissionDenied => {
-                return Ok(match self.unauthorized(call, record, &judged).await {
+                return Ok(match self.unauthorized(call, record, &judged).await? {
                     Some(newer) => {
                         call.token = newer;
                         call.repeated_for_401 = true;
@@ -270,7 +274,7 @@ impl Inner {
                     &judged,
                 );
             }
-            502..=504 if call.may_be_repeated_blindly() => {
+            500.. if call.may_be_repeated_blindly() => {
                 /// Enough for whoever restarted behind a balancer.
                 const PAUSE: Duration = Duration::from_millis(250);
                 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -281,7 +285,7 @@ impl Inner {
                     return self.repeat_blindly(call).await;
                 }
             }
-            500.. if !call.effect.may_repeat_blindly() => {
+            500.. if call.effect != Effect::Read => {
                 record.outcome_unknown = true;
                 let detail = format!(
                     "a write came back {}; it may have been carried out",
@@ -295,12 +299,17 @@ impl Inner {
     }
 
     /// A 401 came for this token. Returns the token to repeat the call with, where that is right.
+    ///
+    /// # Errors
+    ///
+    /// The keeper says why no newer token can be had: the caller must reconnect, mend its app, or come again. A 401 was not
+    /// applied (RFC 9110 §15.5.2), so that is the truth about the whole call, and of more use than the 401 itself.
     async fn unauthorized(
         &self,
         call: &mut Call<'_>,
         record: &mut CallRecord,
         judged: &Judgement,
-    ) -> Option<Arc<Current>> {
+    ) -> Result<Option<Arc<Current>>, RefusalKind> {
         let (class, newer, why) = match self
             .keeper
             .rejected(call.id, call.token.version, judged.class)
@@ -311,11 +320,17 @@ impl Inner {
                 (class, Some(token), "a newer token is at hand")
             }
             Ok(AfterRejection::Stays { class, why }) => (class, None, why),
-            // The call was sent and answered: that the connection needs repair is for the next call to say, which is not sent.
-            Err(error) => {
-                tracing::debug!(connection_id = %call.id, %error, "no newer token after a 401");
-                (judged.class, None, "no newer token could be had")
+            Err(error) if !call.repeated_for_401 => {
+                let detail = format!(
+                    "a call came back 401, {}: no newer token could be had",
+                    judged.class.as_str()
+                );
+                self.event(call, EventKind::CallUnauthorized, detail, judged);
+                self.note(call, StatusCode::UNAUTHORIZED);
+                return Err(RefusalKind::Keep(error));
             }
+            // With a token that was new a moment ago: the provider's answer says more than that there is no other.
+            Err(_) => (judged.class, None, "no newer token could be had"),
         };
         record.class =
             if call.repeated_for_401 && class != Class::StaticRejected && class != Class::MalformedToken {
@@ -345,7 +360,7 @@ impl Inner {
                 },
             );
         }
-        newer
+        Ok(newer)
     }
 
     /// No answer came.
@@ -389,8 +404,8 @@ impl Inner {
                 record.class = Class::Unavailable;
                 self.repeat_blindly(call).await
             }
-            NoAnswer::NotSent | NoAnswer::Cut => Err(RefusalKind::UpstreamUnreachable),
-            NoAnswer::TimedOut => Err(RefusalKind::UpstreamTimeout),
+            NoAnswer::NotSent => Err(RefusalKind::UpstreamUnreachable),
+            NoAnswer::Cut | NoAnswer::TimedOut => Err(RefusalKind::UpstreamTimeout),
         }
     }
 

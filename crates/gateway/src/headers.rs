@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use evergrant_domain::Version;
 use evergrant_domain::api_answer::Class;
-use evergrant_domain::{Timestamp, Version};
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -50,6 +50,17 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
                 Some(seconds) => min_ttl = Some(Duration::from_secs(seconds)),
                 None => return bad_request("Evergrant-Min-Ttl is not a whole number of seconds"),
             },
+            "evergrant-lane" if !matches!(value.as_bytes(), b"interactive" | b"sync" | b"backfill") => {
+                return bad_request("Evergrant-Lane is none of interactive, sync and backfill");
+            }
+            "evergrant-max-wait" if !is_max_wait(value) => {
+                return bad_request("Evergrant-Max-Wait is not a whole number of seconds up to 60");
+            }
+            "evergrant-enqueued-at" if !is_time(value) => {
+                return bad_request(
+                    "Evergrant-Enqueued-At is neither RFC 3339 nor milliseconds since the Unix epoch",
+                );
+            }
             "idempotency-key" | "evergrant-dedupe" | "evergrant-guard" => {
                 return Err(RefusalKind::GuardNotApplicable {
                     what: "this version has no write guards: Idempotency-Key, Evergrant-Dedupe and Evergrant-Guard cannot be kept",
@@ -80,6 +91,23 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
         }
     }
     Ok(Asked { headers: on, min_ttl })
+}
+
+fn is_max_wait(value: &HeaderValue) -> bool {
+    const MAX_WAIT_S: u8 = 60;
+    let seconds = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<u8>().ok());
+    seconds.is_some_and(|seconds| seconds <= MAX_WAIT_S)
+}
+
+fn is_time(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str().map(str::trim) else {
+        return false;
+    };
+    let is_millis = !text.is_empty() && text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_millis || text.parse::<jiff::Timestamp>().is_ok()
 }
 
 /// Removes from a provider's headers what is not for the caller: what concerns one connection only, what only we may say, and
@@ -137,8 +165,7 @@ pub(crate) struct Said {
     pub(crate) class: Class,
     pub(crate) attempts: u32,
     pub(crate) version: Version,
-    pub(crate) expires_at: Timestamp,
-    pub(crate) sent_at: Timestamp,
+    pub(crate) seconds_remaining: Option<i64>,
     pub(crate) outcome_unknown: bool,
     pub(crate) not_repeated: bool,
     pub(crate) token_took: Duration,
@@ -151,10 +178,9 @@ impl Said {
         headers.insert(CLASS, HeaderValue::from_static(self.class.as_str()));
         headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
         headers.insert(TOKEN_VERSION, HeaderValue::from(self.version.number()));
-        headers.insert(
-            TOKEN_TTL,
-            HeaderValue::from(self.expires_at.seconds_from(self.sent_at)),
-        );
+        if let Some(seconds) = self.seconds_remaining {
+            headers.insert(TOKEN_TTL, HeaderValue::from(seconds));
+        }
         if self.outcome_unknown {
             headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
         }
@@ -184,6 +210,41 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_understood_are_refused_not_ignored() {
+        let check = |name: &'static str, value: &'static str, taken: bool| {
+            let asked = asked(&map(&[(name, value)]), 1024);
+            assert_eq!(asked.is_ok(), taken, "{name}: {value}");
+        };
+        for (lane, taken) in [
+            ("interactive", true),
+            ("sync", true),
+            ("backfill", true),
+            ("bulk", false),
+        ] {
+            check("evergrant-lane", lane, taken);
+        }
+        for (wait, taken) in [
+            ("0", true),
+            ("60", true),
+            ("61", false),
+            ("-1", false),
+            ("soon", false),
+        ] {
+            check("evergrant-max-wait", wait, taken);
+        }
+        for (at, taken) in [
+            ("1795543368473", true),
+            ("2026-11-24T17:40:30Z", true),
+            ("yesterday", false),
+            ("", false),
+        ] {
+            check("evergrant-enqueued-at", at, taken);
+        }
+        check("evergrant-min-ttl", "300", true);
+        check("evergrant-min-ttl", "5m", false);
     }
 
     #[test]

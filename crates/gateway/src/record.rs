@@ -57,11 +57,11 @@ pub enum RefusalKind {
     /// The headers are over the limit. Nothing was sent.
     #[error("the headers are over the limit")]
     HeadersTooLarge,
-    /// The provider was not reached, or the connection ended before an answer came to a call that may be sent again.
+    /// The provider was not reached: the call did not leave.
     #[error("the provider cannot be reached")]
     UpstreamUnreachable,
-    /// No answer came in time to a call that may be sent again.
-    #[error("the provider did not answer in time")]
+    /// A call that may be sent again left, and no answer came: not in time, or the connection ended before.
+    #[error("the call left and the provider did not answer")]
     UpstreamTimeout,
     /// A write left, and no answer came: it may have been carried out.
     #[error("the call left and no answer came; it may have been carried out")]
@@ -76,7 +76,8 @@ impl RefusalKind {
                 | KeepError::ReconnectRequired { .. }
                 | KeepError::Disconnected
                 | KeepError::AppCredentialsRejected { .. }
-                | KeepError::AppNotConfigured { .. },
+                | KeepError::AppNotConfigured { .. }
+                | KeepError::Unreadable { .. },
             )
             | Self::UseEvergrant
             | Self::BadRequest { .. }
@@ -113,7 +114,7 @@ pub struct CallRecord {
     pub outcome_unknown: bool,
     /// The version of the token set that was used last.
     pub version: Option<Version>,
-    /// When that access token ends.
+    /// When that access token ends; `None` for a static one, of which nobody knows.
     pub expires_at: Option<Timestamp>,
     /// Whole seconds that it still lived at the last sending; negative where it had ended.
     pub seconds_remaining: Option<i64>,

@@ -54,6 +54,8 @@ impl Upstream {
         const IDLE_AT_ONCE: usize = 256;
         const PING_EVERY: Duration = Duration::from_secs(30);
         const PONG_WITHIN: Duration = Duration::from_secs(10);
+        /// What a connection reads ahead at most while its caller is slow; larger brings little, and many are slow at once.
+        const BUFFER_MAX: usize = 128 * 1024;
         const CONNECT_MAX: Duration = Duration::from_secs(10);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -62,6 +64,7 @@ impl Upstream {
             .pool_max_idle_per_host(IDLE_AT_ONCE)
             // Only what is given back by a connection that never began to write it.
             .retry_canceled_requests(true)
+            .http1_max_buf_size(BUFFER_MAX)
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(PING_EVERY)
             .http2_keep_alive_timeout(PONG_WITHIN)

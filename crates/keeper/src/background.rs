@@ -12,7 +12,7 @@ use evergrant_store::StoreError;
 use evergrant_store::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::keeper::{Keeper, millis};
+use crate::keeper::{Keeper, jitter, millis};
 
 const FEED_EVERY: Duration = Duration::from_millis(500);
 const DUE_EVERY: Duration = Duration::from_secs(1);
@@ -22,6 +22,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 /// How many due connections one look claims.
 const DUE_AT_ONCE: u32 = 256;
+/// Due connections that were claimed together are refreshed within so much time for each of them.
+const DUE_SPREAD_EACH: Duration = Duration::from_millis(50);
+/// At most: well before the claim ends.
+const DUE_SPREAD_MAX: Duration = Duration::from_secs(10);
 /// How far a claimed connection's next attempt is pushed on: past one exchange, so that no other process claims it too.
 const DUE_PUSH: Duration = Duration::from_secs(30);
 /// "Lately" is two lifetimes of the connection's own token, looked at after claiming; this bounds what is claimed at all.
@@ -183,12 +187,27 @@ impl Keeper {
             limit: DUE_AT_ONCE,
             push: DUE_PUSH,
         };
-        for id in self.inner.store.claim_due(query).await? {
+        let due = self.inner.store.claim_due(query).await?;
+        // After a long stop everything is due at once; nobody waits for any of it, so the provider need not bear it at once.
+        let spread = DUE_SPREAD_EACH
+            .saturating_mul(u32::try_from(due.len()).unwrap_or(u32::MAX))
+            .min(DUE_SPREAD_MAX);
+        for id in due {
             if self.is_worth_refreshing(&id).await? {
-                self.refresh_behind(&id);
+                self.refresh_later(id, jitter().of(spread));
             }
         }
         Ok(())
+    }
+
+    fn refresh_later(&self, id: ConnectionId, pause: Duration) {
+        let keeper = self.clone();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = keeper.inner.stopping.cancelled() => {}
+                () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
+            }
+        });
     }
 
     /// `used` means within the last two lifetimes of the connection's own token.
@@ -205,7 +224,7 @@ impl Keeper {
             KeepFresh::Off => false,
             // What was used since the last flush counts, too; the store does not know of it yet.
             KeepFresh::Used => {
-                let unflushed = self.inner.usage.lock().get(id).and_then(|seen| seen.call_at);
+                let unflushed = self.unflushed(id).and_then(|seen| seen.call_at);
                 connection
                     .last
                     .call_at

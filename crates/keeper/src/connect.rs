@@ -316,13 +316,14 @@ impl Keeper {
             && pinned.id != account.id
             && !ended
         {
-            return Err(ConnectError::AccountMismatch {
-                expected: pinned
-                    .domain
-                    .clone()
-                    .unwrap_or_else(|| pinned.id.as_str().to_owned()),
-                got: account.domain.unwrap_or_else(|| account.id.as_str().to_owned()),
-            });
+            let shown = |account: &Account| account.domain.clone().unwrap_or_else(|| account.id.to_string());
+            let (expected, got) = (shown(pinned), shown(&account));
+            let detail = format!(
+                "consent was given for {got}, but the connection belongs to {expected}; nothing was changed"
+            );
+            let event = Event::new(EventKind::AccountMismatch, detail);
+            store.note_event(&existing.id, event, now).await?;
+            return Err(ConnectError::AccountMismatch { expected, got });
         }
         let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
         let restored = store

@@ -44,6 +44,13 @@ pub enum KeepError {
         /// When it is worth asking again.
         retry_after: Duration,
     },
+    /// Its record does not open with the vault key: it was changed, moved, or sealed with another key. It opens no other time
+    /// either; the key or the database must be restored, or the customer must reconnect.
+    #[error("the connection's {field} does not open with the vault key")]
+    Unreadable {
+        /// Which part of it.
+        field: &'static str,
+    },
     /// The store does not answer, and what is known without it is too old.
     #[error("the store is not available")]
     StoreUnavailable {
@@ -60,9 +67,22 @@ pub enum KeepError {
 
 impl From<StoreError> for KeepError {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "the store did not answer");
-        Self::StoreUnavailable {
-            retry_after: Duration::from_secs(1),
+        match error {
+            StoreError::Unreadable { ref record, field } => {
+                tracing::error!(
+                    event = "record_unreadable",
+                    record,
+                    field,
+                    "a record does not open with the vault key: restore the key or the database, or let the customer reconnect"
+                );
+                Self::Unreadable { field }
+            }
+            StoreError::Unavailable { .. } | StoreError::Corrupt { .. } => {
+                tracing::warn!(event = "store_error", %error, "the store did not answer");
+                Self::StoreUnavailable {
+                    retry_after: Duration::from_secs(1),
+                }
+            }
         }
     }
 }

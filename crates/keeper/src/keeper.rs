@@ -97,6 +97,8 @@ pub struct RefreshReport {
     pub version_before: Version,
     /// The version now.
     pub version: Version,
+    /// Why nothing was redeemed, for a person.
+    pub why: Option<&'static str>,
 }
 
 /// What follows from a 401.
@@ -283,44 +285,59 @@ impl Keeper {
     ) -> Result<RefreshReport, KeepError> {
         let held = self.held(id).await?;
         let before = held.connection.version;
-        let as_it_is = RefreshReport {
+        let as_it_is = |why| RefreshReport {
             redeemed: false,
             version_before: before,
             version: before,
+            why: Some(why),
         };
         let now = self.inner.clock.now();
-        if self.usable(&held)?.kind == Kind::Static || if_version.is_some_and(|wanted| wanted != before) {
-            return Ok(as_it_is);
+        if self.usable(&held)?.kind == Kind::Static {
+            return Ok(as_it_is("a static token has nothing to refresh"));
         }
-        let allowed = match renewal {
+        if if_version.is_some_and(|wanted| wanted != before) {
+            return Ok(as_it_is(
+                "the stored version is another one than the one that was named",
+            ));
+        }
+        let issued_at = held.connection.issued_at;
+        match renewal {
+            Renewal::IfOld if self.due(&held) == Due::Hard => {}
+            Renewal::IfOld if now < issued_at.after(YOUNG) => {
+                return Ok(as_it_is("the token set is younger than 60 s"));
+            }
             Renewal::IfOld => {
-                self.due(&held) == Due::Hard
-                    || (now >= held.connection.issued_at.after(YOUNG)
-                        && !held.cooldown.is_some_and(|cooldown| cooldown.holds(now)))
+                if held
+                    .cooldown
+                    .is_some_and(|cooldown| cooldown.forbids(issued_at, now))
+                {
+                    return Ok(as_it_is(
+                        "the token set was redeemed because of a 401 a short while ago",
+                    ));
+                }
             }
             Renewal::Forced => {
-                self.inner
+                if !self
+                    .inner
                     .store
                     .claim_forced_refresh(id, FORCED_EVERY, now)
                     .await?
+                {
+                    return Ok(as_it_is("a forced refresh was made within the last 10 s"));
+                }
             }
-        };
-        if !allowed {
-            return Ok(as_it_is);
         }
-        let token = self
-            .fly(
-                id,
-                Why::Asked {
-                    version: before,
-                    renewal,
-                },
-            )
-            .await?;
+        let why = Why::Asked {
+            version: before,
+            renewal,
+        };
+        let token = self.fly(id, why).await?;
+        let redeemed = token.version > before;
         Ok(RefreshReport {
-            redeemed: token.version > before,
+            redeemed,
             version_before: before,
             version: token.version,
+            why: (!redeemed).then_some("the refresh that was joined found nothing to do"),
         })
     }
 
@@ -332,6 +349,11 @@ impl Keeper {
         } else {
             usage.insert(id.clone(), seen);
         }
+    }
+
+    /// What this process saw of a connection and has not written yet: later than what its record says.
+    pub fn unflushed(&self, id: &ConnectionId) -> Option<LastSeen> {
+        self.inner.usage.lock().get(id).cloned()
     }
 
     /// The record with its tokens, or that there is none.

@@ -1,10 +1,10 @@
 //! The engine: holds connections, keeps their tokens fresh, redeems each refresh token once however many ask.
 //!
 //! [`Keeper::current`] is the door of every call, [`Keeper::rejected`] what a 401 leads to, [`Keeper::refresh`] what a
-//! person asks for. All three end in one place, the flight of a connection ([`flight`]), and only [`redeem`] presents a
+//! person asks for. All three end in one place, the flight of a connection (`flight`), and only `redeem` presents a
 //! refresh token. The keeper knows nothing of HTTP servers, pages or the calls that its tokens are used for.
 //!
-//! Start reading at [`keeper`], then [`redeem`].
+//! Start reading at `keeper`, then `redeem`.
 
 mod apps;
 mod background;

@@ -107,7 +107,6 @@ impl Keeper {
     pub(crate) async fn redeem(&self, id: &ConnectionId, why: Why) -> Outcome {
         let ends = Instant::now() + FLIGHT_LASTS;
         let mut pause = LOOK_AGAIN;
-        let mut cooldown_is_ours = false;
         while Instant::now() < ends {
             let sight = self.inner.cache.sight(id);
             let held = self.held(id).await?;
@@ -116,7 +115,7 @@ impl Keeper {
                 self.inner.cache.keep(&token, sight);
                 return Ok(token);
             }
-            match self.turn(&held, token, why, &mut cooldown_is_ours).await? {
+            match self.turn(&held, token, why).await? {
                 Turn::Over(outcome) => return outcome,
                 Turn::LookAgain => {
                     let wait = pause / 2 + jitter().of(pause / 2);
@@ -130,13 +129,7 @@ impl Keeper {
         })
     }
 
-    async fn turn(
-        &self,
-        held: &Held,
-        token: Arc<Current>,
-        why: Why,
-        cooldown_is_ours: &mut bool,
-    ) -> Result<Turn, KeepError> {
+    async fn turn(&self, held: &Held, token: Arc<Current>, why: Why) -> Result<Turn, KeepError> {
         let id = &held.connection.id;
         let version = held.connection.version;
         let now = self.inner.clock.now();
@@ -169,21 +162,12 @@ impl Keeper {
             return Ok(Turn::Over(self.fall_back(held, &token, why, error)));
         }
         // A 401 redeems at most once per connection and cooldown, in all processes together.
-        if let Why::Rejected { version } = why
-            && !*cooldown_is_ours
-        {
+        if let Why::Rejected { version } = why {
             match self.inner.store.begin_cooldown(id, version, now).await? {
-                CooldownAnswer::Began(_) => *cooldown_is_ours = true,
-                // The one redemption that this cooldown allows may still be on its way elsewhere.
-                CooldownAnswer::Holds(_)
-                    if held
-                        .connection
-                        .refresh_in_progress_until
-                        .is_some_and(|until| now < until) =>
-                {
-                    return Ok(Turn::LookAgain);
+                CooldownAnswer::Holds(cooldown) if cooldown.forbids(held.connection.issued_at, now) => {
+                    return Ok(Turn::Over(Ok(token)));
                 }
-                CooldownAnswer::Holds(_) => return Ok(Turn::Over(Ok(token))),
+                CooldownAnswer::Began(_) | CooldownAnswer::Holds(_) => {}
                 CooldownAnswer::Moved => return Ok(Turn::LookAgain),
             }
         }
@@ -352,7 +336,9 @@ impl Keeper {
                 TokenAnswer::NotIssued(failure) => {
                     self.unfinished(holding, Presented::No, failure, why).await
                 }
-                TokenAnswer::Lost(failure) => {
+                TokenAnswer::Lost(mut failure) => {
+                    let quiet = quiet_time(&holding, rotation, tokens, self.inner.clock.now());
+                    failure.retry_after = failure.retry_after.max(quiet);
                     self.unfinished(holding, Presented::Unknown, failure, why).await
                 }
                 TokenAnswer::WrongClient(failure) => {
@@ -360,7 +346,7 @@ impl Keeper {
                         .await
                 }
                 TokenAnswer::GrantRefused(failure) => {
-                    let reason = reason_of_refusal(tokens, holding.earlier.as_ref(), rotation);
+                    let reason = reason_of_refusal(tokens, holding.earlier.as_ref());
                     self.condemn(&holding, reason, Some(failure)).await
                 }
                 // Rule 12: nobody is condemned for what is the endpoint's fault.
@@ -683,11 +669,30 @@ impl Keeper {
     }
 }
 
+/// How long nobody may present the refresh token again, now that this attempt's answer is lost: what callers are told.
+fn quiet_time(holding: &Holding, rotation: Rotation, tokens: &TokenSet, now: Timestamp) -> Option<Duration> {
+    let intent = match &holding.earlier {
+        Some(earlier) => Intent {
+            attempts: earlier.attempts.saturating_add(1),
+            ..earlier.clone()
+        },
+        None => Intent {
+            version: holding.lease.version(),
+            first_at: now,
+            attempts: 1,
+        },
+    };
+    let can_introspect = holding.app.provider.introspect_url.is_some();
+    match redemption::presenting(Some(&intent), rotation, can_introspect, tokens.ends.hard, now) {
+        Presenting::NotBefore(at) => Some(at.since(now)),
+        Presenting::Now | Presenting::AfterIntrospection | Presenting::Exhausted => None,
+    }
+}
+
 /// Rule 16, and the same for a refresh token that may have been accepted before: its refusal says that an answer was lost,
-/// not that the customer took the grant back.
-fn reason_of_refusal(tokens: &TokenSet, earlier: Option<&Intent>, rotation: Rotation) -> ReconnectReason {
-    let presented_before = earlier.is_some_and(|intent| intent.attempts > 0);
-    if tokens.unproven || (presented_before && rotation != Rotation::Never) {
+/// not that the customer took the grant back. That a provider was never seen to rotate does not make it certain.
+fn reason_of_refusal(tokens: &TokenSet, earlier: Option<&Intent>) -> ReconnectReason {
+    if tokens.unproven || earlier.is_some_and(|intent| intent.attempts > 0) {
         ReconnectReason::RedemptionOutcomeLost
     } else {
         ReconnectReason::GrantRefused

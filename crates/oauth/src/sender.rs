@@ -173,18 +173,16 @@ async fn exchange(
         .await
         .map_err(|_| CONNECTION_LOST)?;
     let mut answer = pin!(async {
-        let response = match timeout_at(deadline, sender.send_request(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) if error.is_parse() => return Err("unreadable"),
-            Ok(Err(_)) => return Err(CONNECTION_LOST),
-            Err(_) => return Err(TIMEOUT),
+        let response = match by(deadline, sender.send_request(request)).await {
+            Some(Ok(response)) => response,
+            Some(Err(error)) if error.is_parse() => return Err("unreadable"),
+            Some(Err(_)) => return Err(CONNECTION_LOST),
+            None => return Err(TIMEOUT),
         };
         Ok(Answer {
             status: response.status().as_u16(),
             retry_after: retry_after(response.headers()),
-            body: timeout_at(deadline, read(response))
-                .await
-                .unwrap_or(Body::Cut(TIMEOUT)),
+            body: by(deadline, read(response)).await.unwrap_or(Body::Cut(TIMEOUT)),
         })
     });
     // Nothing is spawned: who drops the exchange closes the connection.
@@ -193,6 +191,24 @@ async fn exchange(
         // What the connection handed over before it ended is still to be read.
         _ = connection => answer.await,
     }
+}
+
+/// A deadline that a process which was stopped meanwhile does not miss.
+///
+/// Whoever wakes long after the deadline may have had its answer in the socket for as long, and a refresh token that was
+/// replaced by it is dead: what lies there is read before it is called lost.
+async fn by<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    const STOPPED: Duration = Duration::from_millis(100);
+    const TO_READ: Duration = Duration::from_secs(1);
+    let mut work = pin!(work);
+    if let Ok(done) = timeout_at(deadline, &mut work).await {
+        return Some(done);
+    }
+    let woke = Instant::now();
+    if woke < deadline + STOPPED {
+        return None;
+    }
+    timeout_at(woke + TO_READ, work).await.ok()
 }
 
 async fn read(response: http::Response<Incoming>) -> Body {

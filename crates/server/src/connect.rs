@@ -138,11 +138,20 @@ struct Wanted {
     connection: Option<ConnectionId>,
     /// The account to be restored.
     account: Option<String>,
+    /// Whether its grant is gone.
+    has_lost_access: bool,
     scopes: Vec<String>,
     return_url: Option<String>,
 }
 
 /// The page of a connect session or reconnect link.
+///
+/// Opening it spends nothing.
+#[utoipa::path(
+    get, path = "/connect/{session}", operation_id = "openConnectPage", tag = "pages", security(()),
+    params(("session" = String, Path, description = "A connect session, or a reconnect link.")),
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+)]
 pub(crate) async fn open(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -153,6 +162,11 @@ pub(crate) async fn open(
 }
 
 /// The page's form: on to the provider.
+#[utoipa::path(
+    post, path = "/connect/{session}", operation_id = "beginConsent", tag = "pages", security(()),
+    params(("session" = String, Path, description = "A connect session, or a reconnect link.")),
+    responses((status = 303), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+)]
 pub(crate) async fn begin(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -163,6 +177,11 @@ pub(crate) async fn begin(
 }
 
 /// The page of an app that anyone may install, for a marketplace's and other saved links.
+#[utoipa::path(
+    get, path = "/install/{app}", operation_id = "openInstallPage", tag = "pages", security(()),
+    params(("app" = String, Path), ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back.")),
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+)]
 pub(crate) async fn install(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -180,7 +199,12 @@ pub(crate) async fn install(
     Ok(offer(&shared, &headers, &wanted, action))
 }
 
-/// The form of [`install`].
+/// The form of the install page: on to the provider.
+#[utoipa::path(
+    post, path = "/install/{app}", operation_id = "beginInstall", tag = "pages", security(()),
+    params(("app" = String, Path), ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back.")),
+    responses((status = 303), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+)]
 pub(crate) async fn begin_install(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -219,13 +243,8 @@ async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Message> {
         .keeper()
         .app(&session.app)
         .ok_or_else(|| setup_is_wrong(&session.app))?;
-    let account = match &session.connection {
-        Some(id) => store
-            .connection(id)
-            .await
-            .map_err(unavailable)?
-            .as_ref()
-            .and_then(account_of),
+    let connection = match &session.connection {
+        Some(id) => store.connection(id).await.map_err(unavailable)?,
         None => None,
     };
     Ok(Wanted {
@@ -234,7 +253,8 @@ async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Message> {
         customer: session.customer,
         session: Some(session.id),
         connection: session.connection,
-        account,
+        account: connection.as_ref().and_then(account_of),
+        has_lost_access: connection.as_ref().is_some_and(has_lost_access),
         scopes: session.scopes,
         return_url: session.return_url,
     })
@@ -261,6 +281,7 @@ async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Message> {
         app,
         shown_customer: Some(connection.customer.to_string()),
         account: account_of(&connection),
+        has_lost_access: has_lost_access(&connection),
         customer: connection.customer,
         session: None,
         connection: Some(connection.id),
@@ -272,6 +293,10 @@ async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Message> {
 /// A link restores what is alive. A connection that its owner ended would take any account, which no link may grant.
 fn can_be_restored(connection: &Connection) -> bool {
     connection.kind == Kind::OAuth && !matches!(connection.status, ConnectionStatus::Disconnected { .. })
+}
+
+fn has_lost_access(connection: &Connection) -> bool {
+    !matches!(connection.status, ConnectionStatus::Active)
 }
 
 fn account_of(connection: &Connection) -> Option<String> {
@@ -302,6 +327,7 @@ fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Want
         session: None,
         connection: None,
         account: None,
+        has_lost_access: false,
         scopes: Vec::new(),
         return_url,
     })
@@ -334,6 +360,7 @@ fn offer(shared: &Inner, headers: &HeaderMap, wanted: &Wanted, action: String) -
         app: wanted.app.shown_name().to_owned(),
         customer: wanted.shown_customer.clone(),
         account: wanted.account.clone(),
+        has_lost_access: wanted.has_lost_access,
         support_url: wanted.app.support_url.clone(),
         action,
     };
@@ -455,7 +482,12 @@ enum Outcome {
     Failed { code: &'static str, detail: String },
 }
 
-/// The callback.
+/// Where the provider sends the browser back.
+#[utoipa::path(
+    get, path = "/oauth/callback", operation_id = "returnFromConsent", tag = "pages", security(()),
+    params(("state" = Option<String>, Query), ("code" = Option<String>, Query), ("error" = Option<String>, Query), ("iss" = Option<String>, Query)),
+    responses((status = 200, description = "A page that says how it went.", content_type = "text/html", body = String), (status = 303, description = "Back to `return_url` with `connection`, `result` and `code`."), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+)]
 pub(crate) async fn callback(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -494,8 +526,9 @@ pub(crate) async fn callback(
         .return_url
         .clone()
         .or_else(|| returned.return_url.clone());
+    let named = authorization.connection.clone();
     let outcome = judge(&shared, &app, authorization, returned).await;
-    Ok(conclude(&app, return_url.as_deref(), &outcome))
+    Ok(conclude(&app, return_url.as_deref(), named.as_ref(), &outcome))
 }
 
 /// A consent that we did not ask for: an install from a marketplace or a saved link. Its code is not ours to exchange; the flow
@@ -701,17 +734,28 @@ async fn note(shared: &Inner, session: &str, outcome: &Outcome) {
 }
 
 /// Back to the vendor's app where it said where, else a page. A return URL is checked again: the configuration may have changed.
-fn conclude(app: &App, return_url: Option<&str>, outcome: &Outcome) -> Response {
+/// `named` is the connection that was to be made or restored, where it has a name whatever came of it.
+fn conclude(
+    app: &App,
+    return_url: Option<&str>,
+    named: Option<&ConnectionId>,
+    outcome: &Outcome,
+) -> Response {
     if let Some(text) = return_url
         && let Ok(mut url) = Url::parse(text)
     {
         if app.allows_return_to(&url) {
+            let connection = match outcome {
+                Outcome::Connected(connection) => Some(&connection.id),
+                Outcome::Denied | Outcome::Failed { .. } => named,
+            };
             let mut query = url.query_pairs_mut();
+            if let Some(id) = connection {
+                query.append_pair("connection", id.as_str());
+            }
             match outcome {
-                Outcome::Connected(connection) => {
-                    query
-                        .append_pair("connection", connection.id.as_str())
-                        .append_pair("result", "connected");
+                Outcome::Connected(_) => {
+                    query.append_pair("result", "connected");
                 }
                 Outcome::Denied => {
                     query

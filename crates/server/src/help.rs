@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::input::PathName;
 use crate::pages;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemView};
 
 #[derive(Template)]
 #[template(path = "help.html")]
@@ -22,6 +22,13 @@ struct HelpPage {
 }
 
 /// The page of an error code.
+#[utoipa::path(
+    get, path = "/help/errors/{code}", operation_id = "explainCode", tag = "pages", security(()), params(("code" = String, Path)),
+    responses(
+        (status = 200, description = "The page.", content_type = "text/html", body = String),
+        (status = 404, body = ProblemView<'_>, content_type = "application/problem+json")
+    )
+)]
 pub(crate) async fn error(PathName(word): PathName) -> Response {
     let Some(code) = Code::from_word(&word) else {
         return Problem::new(Code::NotFound).into_response();
@@ -38,6 +45,13 @@ pub(crate) async fn error(PathName(word): PathName) -> Response {
 }
 
 /// The page of a class of answers.
+#[utoipa::path(
+    get, path = "/help/{class}", operation_id = "explainClass", tag = "pages", security(()), params(("class" = String, Path)),
+    responses(
+        (status = 200, description = "The page.", content_type = "text/html", body = String),
+        (status = 404, body = ProblemView<'_>, content_type = "application/problem+json")
+    )
+)]
 pub(crate) async fn class(PathName(word): PathName) -> Response {
     let Some(class) = Class::ALL.into_iter().find(|class| class.as_str() == word) else {
         return Problem::new(Code::NotFound).into_response();

@@ -303,6 +303,17 @@ impl Query {
     }
 }
 
+/// For routes that take no query.
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::parse(parts.uri.query()).done().map(|()| Self)
+    }
+}
+
 /// A time as callers write it: RFC 3339.
 pub(crate) fn parse_time(member: &str, text: &str) -> Result<Timestamp, Problem> {
     text.parse::<jiff::Timestamp>()

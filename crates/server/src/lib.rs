@@ -14,6 +14,7 @@ mod health;
 mod help;
 mod input;
 mod listen;
+mod lists;
 mod log;
 pub mod openapi;
 mod pages;

@@ -31,6 +31,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
 const HEADERS_READ_MAX: usize = 256 * 1024;
+/// How many headers hyper reads before it refuses the request with a bare 431. The service's own limit is their size; real
+/// requests carry a tenth of this number.
+const HEADERS_COUNT_MAX: usize = 512;
 /// Calls at a time in one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// How often a quiet HTTP/2 connection is asked whether anyone is there.
@@ -158,6 +161,7 @@ impl Server {
                     reach: self.reach,
                 },
                 watcher: graceful.watcher(),
+                stop: stop.clone(),
             };
             let tls = self.tls.clone();
             connections.spawn(async move {
@@ -227,6 +231,7 @@ struct Connection {
     service: Service,
     peer: Peer,
     watcher: Watcher,
+    stop: CancellationToken,
 }
 
 impl Connection {
@@ -235,12 +240,12 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         match tls {
             None => {
-                if let Ok(Ok(protocol)) = timeout(GREETING_TIMEOUT, protocol_of(&stream)).await {
+                if let Some(protocol) = self.greeted(protocol_of(&stream)).await {
                     self.serve(stream, protocol).await;
                 }
             }
             Some(tls) => {
-                if let Ok(Ok(stream)) = timeout(GREETING_TIMEOUT, tls.acceptor().accept(stream)).await {
+                if let Some(stream) = self.greeted(tls.acceptor().accept(stream)).await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let protocol = if is_http2 {
                         Protocol::Http2
@@ -253,11 +258,21 @@ impl Connection {
         }
     }
 
+    /// Who has not even greeted when the service stops has asked for nothing, and is not waited for.
+    async fn greeted<T>(&self, greeting: impl Future<Output = io::Result<T>>) -> Option<T> {
+        tokio::select! {
+            biased;
+            greeted = timeout(GREETING_TIMEOUT, greeting) => greeted.ok()?.ok(),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
         let Self {
             service,
             peer,
             watcher,
+            stop: _,
         } = self;
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let service = service.clone();
@@ -268,6 +283,7 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
+            .max_headers(HEADERS_COUNT_MAX)
             .max_buf_size(HEADERS_READ_MAX);
         builder
             .http2()

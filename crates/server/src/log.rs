@@ -142,9 +142,11 @@ fn is_failure(status: u16) -> bool {
     matches!(status, 401 | 403 | 429 | 500..)
 }
 
-/// What counts as a failure although the answer may look well: it was repeated, or left with an expired token.
+/// What counts as a failure whatever the status: it was repeated, left with an expired token, or may have been carried out.
 fn is_trouble(record: &CallRecord) -> bool {
-    record.attempts > 1 || record.seconds_remaining.is_some_and(|seconds| seconds < 0)
+    record.outcome_unknown
+        || record.attempts > 1
+        || record.seconds_remaining.is_some_and(|seconds| seconds < 0)
 }
 
 /// Who asked: the last address in `X-Forwarded-For` that no trusted proxy wrote about itself.

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -24,7 +25,7 @@ use crate::problem::Code;
     ),
     servers((url = "/")),
     security(("api_key" = [])),
-    modifiers(&ApiKeyScheme),
+    modifiers(&ApiKeyScheme, &AnyMethod, &Described),
     paths(
         crate::api::gateway::call,
         crate::api::sessions::create,
@@ -46,6 +47,13 @@ use crate::problem::Code;
         crate::api::keys::create,
         crate::api::keys::list,
         crate::api::keys::revoke,
+        crate::connect::open,
+        crate::connect::begin,
+        crate::connect::install,
+        crate::connect::begin_install,
+        crate::connect::callback,
+        crate::help::class,
+        crate::help::error,
         crate::health::healthz,
         crate::health::readyz,
     )
@@ -64,6 +72,74 @@ impl Modify for ApiKeyScheme {
             .components
             .get_or_insert_with(Default::default)
             .add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The gateway takes any method, which a description says one by one.
+struct AnyMethod;
+
+impl Modify for AnyMethod {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let gateway = openapi
+            .paths
+            .paths
+            .iter_mut()
+            .filter(|(path, _)| path.starts_with("/gateway/"));
+        for (_, item) in gateway {
+            let Some(get) = item.get.clone() else { continue };
+            // Ids of operations are unique: the one that clients are generated for is the plain one.
+            let named = |method: &str| {
+                let mut operation = get.clone();
+                operation.operation_id = operation.operation_id.map(|id| format!("{id}{method}"));
+                Some(operation)
+            };
+            item.post = named("Post");
+            item.put = named("Put");
+            item.patch = named("Patch");
+            item.delete = named("Delete");
+            item.head = named("Head");
+            item.options = named("Options");
+        }
+    }
+}
+
+/// Gives each answer the words that OpenAPI asks for, where its route has none of its own.
+struct Described;
+
+impl Modify for Described {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for item in openapi.paths.paths.values_mut() {
+            let operations = [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.delete,
+                &mut item.options,
+                &mut item.head,
+                &mut item.patch,
+            ];
+            for operation in operations.into_iter().flatten() {
+                for (status, response) in &mut operation.responses.responses {
+                    if let RefOr::T(response) = response
+                        && response.description.is_empty()
+                    {
+                        default_words(status).clone_into(&mut response.description);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn default_words(status: &str) -> &'static str {
+    match status {
+        "200" => "As asked.",
+        "201" => "Made.",
+        "202" => "Begun: it goes on to its end.",
+        "204" => "Done; there is nothing to show.",
+        "303" => "On to the page that `Location` names.",
+        "503" => "Not now.",
+        _ => "A problem document; match on `code`.",
     }
 }
 
@@ -146,13 +222,15 @@ fn docs_page(text: &str) -> DocsPage {
     let spec: Value = serde_json::from_str(text).unwrap_or_default();
     let mut groups: BTreeMap<String, Vec<Route>> = BTreeMap::new();
     for (path, methods) in spec["paths"].as_object().into_iter().flatten() {
-        for (method, operation) in methods.as_object().into_iter().flatten() {
+        // One entry for all methods of the gateway: they are the same.
+        let is_gateway = path.starts_with("/gateway/");
+        let shown = if is_gateway { 1 } else { usize::MAX };
+        for (method, operation) in methods.as_object().into_iter().flatten().take(shown) {
             groups
                 .entry(word(&operation["tags"][0]))
                 .or_default()
                 .push(Route {
-                    // The gateway takes any method, which a description cannot say.
-                    method: if path.starts_with("/gateway/") {
+                    method: if is_gateway {
                         "ANY".to_owned()
                     } else {
                         method.to_uppercase()
@@ -244,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_openapi_3_1_and_names_a_key_for_every_route_but_health() {
+    fn it_is_openapi_3_1_and_names_a_key_for_every_route_that_takes_one() {
         let spec: Value = serde_json::from_str(&description()).expect("JSON");
         assert!(
             spec["openapi"]
@@ -257,11 +335,8 @@ mod tests {
         let mut operations = std::collections::HashSet::new();
         for (path, methods) in spec["paths"].as_object().expect("paths") {
             for operation in methods.as_object().expect("methods").values() {
-                assert_eq!(
-                    operation["security"].is_array(),
-                    path == "/healthz" || path == "/readyz",
-                    "{path}"
-                );
+                let takes_a_key = path.starts_with("/v1/") || path.starts_with("/gateway/");
+                assert_eq!(operation["security"].is_array(), !takes_a_key, "{path}");
                 assert!(!word(&operation["summary"]).is_empty(), "{path}");
                 assert!(
                     operations.insert(word(&operation["operationId"])),
@@ -269,6 +344,39 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_response_has_a_description() {
+        let spec: Value = serde_json::from_str(&description()).expect("JSON");
+        let mut seen = 0;
+        for (path, methods) in spec["paths"].as_object().expect("paths") {
+            for (method, operation) in methods.as_object().expect("methods") {
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    assert!(
+                        !word(&response["description"]).is_empty(),
+                        "{method} {path} {status}"
+                    );
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 50, "{seen}");
+    }
+
+    #[test]
+    fn the_gateway_is_described_for_every_method_and_shown_once() {
+        let text = description();
+        let spec: Value = serde_json::from_str(&text).expect("JSON");
+        let methods = spec["paths"]["/gateway/{connection_id}/{path}"].as_object();
+        let methods: std::collections::BTreeSet<_> =
+            methods.expect("methods").keys().map(String::as_str).collect();
+        assert_eq!(
+            methods.into_iter().collect::<Vec<_>>(),
+            ["delete", "get", "head", "options", "patch", "post", "put"]
+        );
+        let page = docs_page(&text).render().expect("a page");
+        assert_eq!(page.matches("/gateway/{connection_id}/{path}").count(), 1);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) struct ConnectPage {
     pub(crate) app: String,
     pub(crate) customer: Option<String>,
     pub(crate) account: Option<String>,
+    /// Whether the account's grant is gone, rather than to be widened or renewed.
+    pub(crate) has_lost_access: bool,
     pub(crate) support_url: Option<String>,
     /// Where its one form goes.
     pub(crate) action: String,

@@ -152,10 +152,10 @@ codes! {
         "Something in the service itself failed; its log says what, under this request id."
         "Report it with the request id.";
     UpstreamUnreachable "upstream_unreachable" 502 true "The provider cannot be reached"
-        "The call did not leave, or it only reads or may be sent again and no answer came to it."
+        "No connection to the provider could be made. Nothing was sent."
         "Try again; it is safe.";
     UpstreamTimeout "upstream_timeout" 504 true "The provider did not answer in time"
-        "A read or an idempotent write left and no answer came in time."
+        "A read or an idempotent write left, and no answer came: not in time, or the connection ended before."
         "Try again; it is safe.";
     ProviderUnavailable "provider_unavailable" 503 true "The provider issues no token now"
         "The token at hand has ended and the provider's token endpoint issues no other at the moment."
@@ -172,6 +172,11 @@ impl Code {
     /// Reads the word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)
+    }
+
+    /// What a word means and what to do, where it is one of ours.
+    pub fn about(word: &str) -> Option<(&'static str, &'static str)> {
+        Self::from_word(word).map(|code| (code.meaning(), code.action()))
     }
 }
 
@@ -481,6 +486,7 @@ impl From<KeepError> for Problem {
             KeepError::Disconnected => Self::because(Code::Disconnected, detail),
             KeepError::AppCredentialsRejected { .. } => Self::because(Code::AppCredentialsRejected, detail),
             KeepError::AppNotConfigured { .. } => Self::because(Code::AppNotConfigured, detail),
+            KeepError::Unreadable { .. } => Self::because(Code::Internal, detail),
             KeepError::ProviderUnavailable { retry_after, .. } => {
                 Self::because(Code::ProviderUnavailable, detail).retry_after(retry_after)
             }

@@ -25,12 +25,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::access::{Caller, Keys};
-use crate::connect::link::ReconnectLink;
+use crate::connect::link::{self, ReconnectLink};
 use crate::health::Health;
 use crate::log;
 use crate::problem::{Code, Door, Problem};
 use crate::router;
 use crate::trace::{REQUEST_ID, Trace};
+use crate::views::Record;
 
 /// The most that a request's headers may take. The largest real ones are proxies' with long cookies, at a tenth of it.
 const HEADERS_MAX: usize = 64 * 1024;
@@ -145,6 +146,9 @@ impl Service {
         let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
         if let Some(problem) = response.extensions().get::<Problem>() {
             let mut written = problem.write(trace.request_id(), door);
+            if let Some(call) = response.extensions().get::<log::GatewayCall>() {
+                crate::api::gateway::describe(&call.record, written.headers_mut());
+            }
             // What the log line needs lies beside the answer.
             *written.extensions_mut() = std::mem::take(response.extensions_mut());
             response = written;
@@ -309,20 +313,41 @@ impl Inner {
         self.public(&format!("/connect/{}", link.sign(self.keeper().vault())))
     }
 
-    /// The record's view, with its link.
-    pub(crate) fn record(&self, connection: &Connection) -> crate::views::Record {
+    /// Adds to a record what this process saw and has not written yet.
+    pub(crate) fn look_at(&self, connection: &mut Connection) {
+        if let Some(seen) = self.keeper().unflushed(&connection.id) {
+            let last = &mut connection.last;
+            last.call_at = last.call_at.max(seen.call_at);
+            last.success_at = last.success_at.max(seen.success_at);
+            last.refresh_at = last.refresh_at.max(seen.refresh_at);
+            last.unauthorized_at = last.unauthorized_at.max(seen.unauthorized_at);
+            last.forbidden_at = last.forbidden_at.max(seen.forbidden_at);
+            last.rate_limited_at = last.rate_limited_at.max(seen.rate_limited_at);
+        }
+    }
+
+    /// The record's view as of now, with its link.
+    pub(crate) fn record(&self, mut connection: Connection) -> Record {
+        self.look_at(&mut connection);
         let app = self.keeper().app(&connection.app);
-        crate::views::Record::new(connection, app.as_deref(), self.now()).with_link(|| {
+        Record::new(&connection, app.as_deref(), self.now()).with_link(|| {
             app.is_some()
-                .then(|| self.reconnect_url(&connection.id, crate::connect::link::LASTS, None))
+                .then(|| self.reconnect_url(&connection.id, link::LASTS, None))
         })
+    }
+
+    /// The view of a record that is shown by itself, with what is known of its app.
+    pub(crate) async fn record_alone(&self, connection: Connection) -> Record {
+        // An app that is not configured is in the record already; a store that went away takes only this sentence with it.
+        let health = self.keeper().app_health(&connection.app).await.ok();
+        self.record(connection).with_app_health(health.as_ref())
     }
 
     /// A problem about a connection; one that asks for reconnecting says where.
     pub(crate) fn problem(&self, problem: Problem) -> Problem {
         match problem.connection() {
             Some(id) if problem.code() == Code::ReconnectRequired => {
-                let url = self.reconnect_url(id, crate::connect::link::LASTS, None);
+                let url = self.reconnect_url(id, link::LASTS, None);
                 problem.reconnect_at(url)
             }
             _ => problem,

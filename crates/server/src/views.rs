@@ -6,7 +6,7 @@ use std::time::Duration;
 use evergrant_domain::app::AppHealth;
 use evergrant_domain::event::EventKind;
 use evergrant_domain::redemption::QUIET_TIME;
-use evergrant_domain::{App, Connection, ConnectionStatus, Health, Kind, Timestamp};
+use evergrant_domain::{App, Connection, ConnectionStatus, Health, Kind, ReconnectReason, Timestamp};
 use evergrant_keeper::Current;
 use evergrant_store::contract::{ApiKey, ConnectSession, SessionOutcome, StoredEvent};
 use serde::Serialize;
@@ -28,6 +28,14 @@ pub(crate) struct List<T> {
 }
 
 impl<T> List<T> {
+    /// The same page, its entries shown.
+    pub(crate) fn map<U>(self, show: impl FnMut(T) -> U) -> List<U> {
+        List {
+            items: self.items.into_iter().map(show).collect(),
+            next_cursor: self.next_cursor,
+        }
+    }
+
     /// A list that is never long enough to be cut.
     pub(crate) fn whole(items: Vec<T>) -> Self {
         Self {
@@ -90,7 +98,7 @@ struct AccountView {
     user: Option<String>,
 }
 
-/// Why refreshing fails at the moment.
+/// Why refreshing fails, or why it failed for the last time.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RefreshError)]
 struct RefreshErrorView {
@@ -150,10 +158,7 @@ impl Record {
             last_call_at: last.call_at.map(time),
             last_success_at: last.success_at.map(time),
             last_refresh_at: last.refresh_at.map(time),
-            last_refresh_error: connection.trouble.as_ref().map(|trouble| RefreshErrorView {
-                at: time(trouble.failed_at),
-                code: trouble.code.clone(),
-            }),
+            last_refresh_error: last_refresh_error(connection),
             last_401_at: last.unauthorized_at.map(time),
             last_403_at: last.forbidden_at.map(time),
             last_429_at: last.rate_limited_at.map(time),
@@ -169,6 +174,21 @@ impl Record {
         let scopes_are_missing = self.status == "active" && !self.missing_scopes.is_empty();
         if self.status == "reconnect_required" || scopes_are_missing {
             self.reconnect_url = link();
+        }
+        self
+    }
+
+    /// Says where its app's own credentials keep it from being refreshed.
+    #[must_use]
+    pub(crate) fn with_app_health(mut self, health: Option<&AppHealth>) -> Self {
+        if self.status == "active"
+            && let Some(AppHealth::CredentialsRejected { code, since }) = health
+        {
+            self.why = Some(format!(
+                "the provider refuses the credentials of app {} ({code}) since {}, so no token can be refreshed",
+                self.app,
+                time(*since)
+            ));
         }
         self
     }
@@ -194,6 +214,26 @@ impl Record {
         }
         self
     }
+}
+
+/// Why refreshing fails: trouble that may pass, or the refusal that ended the grant.
+fn last_refresh_error(connection: &Connection) -> Option<RefreshErrorView> {
+    let (at, code) = match (&connection.trouble, &connection.status) {
+        (Some(trouble), _) => (trouble.failed_at, trouble.code.clone()),
+        (
+            None,
+            ConnectionStatus::ReconnectRequired {
+                reason:
+                    reason @ (ReconnectReason::GrantRefused
+                    | ReconnectReason::RedemptionOutcomeLost
+                    | ReconnectReason::WrongClient),
+                since,
+            },
+        ) => (*since, reason.as_str().to_owned()),
+        // The other reasons end a grant without a refresh that failed.
+        (None, _) => return None,
+    };
+    Some(RefreshErrorView { at: time(at), code })
 }
 
 fn missing_scopes(connection: &Connection, app: Option<&App>) -> Vec<String> {
@@ -234,7 +274,14 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
                 .to_owned(),
         ),
         (Health::Unverified, _) => Some("no call has succeeded since it was connected".to_owned()),
-        (Health::Healthy | Health::Degraded | Health::ReconnectRequired, _) => None,
+        (Health::Degraded, None) => Some(match connection.kind {
+            Kind::Static => {
+                "the last call came back 401: the static token is no longer accepted and must be replaced"
+                    .to_owned()
+            }
+            Kind::OAuth => "the last call came back 401 and no call has succeeded since".to_owned(),
+        }),
+        (Health::Healthy | Health::ReconnectRequired, _) => None,
     }
 }
 
@@ -242,21 +289,23 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
 #[derive(Serialize, ToSchema)]
 #[schema(as = Token)]
 pub(crate) struct TokenView<'a> {
-    access_token: &'a str,
-    token_type: &'a str,
-    expires_at: String,
-    seconds_remaining: i64,
-    version: i64,
+    pub(crate) access_token: &'a str,
+    pub(crate) token_type: &'a str,
+    /// `null` for a static token, whose end nobody knows.
+    pub(crate) expires_at: Option<String>,
+    pub(crate) seconds_remaining: Option<i64>,
+    pub(crate) version: i64,
 }
 
 impl<'a> TokenView<'a> {
     /// Shows a token. Only answers to keys of the role `tokens` may hold one.
     pub(crate) fn new(token: &'a Current, now: Timestamp) -> Self {
+        let ends = token.kind == Kind::OAuth;
         Self {
             access_token: token.access_token.expose(),
             token_type: &token.token_type,
-            expires_at: time(token.expires_at),
-            seconds_remaining: token.seconds_remaining(now),
+            expires_at: ends.then(|| time(token.expires_at)),
+            seconds_remaining: ends.then(|| token.seconds_remaining(now)),
             version: token.version.number(),
         }
     }
@@ -301,7 +350,7 @@ pub(crate) struct SessionView {
     customer: String,
     /// `pending`, `connected` or `failed`.
     status: &'static str,
-    /// The connection, once there is one.
+    /// The connection, once there is one or where it was named.
     connection: Option<String>,
     /// Why it failed, as one word.
     code: Option<String>,
@@ -313,21 +362,22 @@ pub(crate) struct SessionView {
 impl SessionView {
     /// Shows a session; one that ran out without an outcome has failed.
     pub(crate) fn new(session: ConnectSession, now: Timestamp) -> Self {
+        let named = session.connection;
         let (status, connection, code, detail) = match session.outcome {
-            SessionOutcome::Connected(id) => ("connected", Some(id.to_string()), None, None),
-            SessionOutcome::Failed { code, detail } => ("failed", None, Some(code), Some(detail)),
+            SessionOutcome::Connected(id) => ("connected", Some(id), None, None),
+            SessionOutcome::Failed { code, detail } => ("failed", named, Some(code), Some(detail)),
             SessionOutcome::Pending if session.expires_at <= now => {
                 let detail = "nobody finished it in time".to_owned();
-                ("failed", None, Some("expired".to_owned()), Some(detail))
+                ("failed", named, Some("expired".to_owned()), Some(detail))
             }
-            SessionOutcome::Pending => ("pending", None, None, None),
+            SessionOutcome::Pending => ("pending", named, None, None),
         };
         Self {
             id: session.id,
             app: session.app.to_string(),
             customer: session.customer.to_string(),
             status,
-            connection,
+            connection: connection.map(|id| id.to_string()),
             code,
             detail,
             expires_at: time(session.expires_at),

@@ -141,6 +141,8 @@ impl World {
 
     /// Ends it in the order in which nothing is lost, and removes the folder.
     pub(crate) async fn end(self) {
+        // Its idle connections would be waited for.
+        drop(self.client);
         self.stop.cancel();
         // It ends because it was told to; a panic in it has been reported where it happened.
         let _ = self.running.await;

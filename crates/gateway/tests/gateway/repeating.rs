@@ -245,22 +245,35 @@ async fn a_401_that_asks_for_more_scope_is_a_matter_of_permission() {
 }
 
 #[tokio::test]
-async fn a_401_passes_on_where_no_newer_token_can_be_had() {
+async fn a_401_whose_grant_is_gone_says_what_is_to_be_done() {
     let world = World::new().await;
     world.get(CONTACTS).await.unwrap();
     world.hubspot.uninstall("sim-client", HUB);
-    let answer = world.get(CONTACTS).await.unwrap();
-    assert_eq!(
-        (answer.response.status().as_u16(), answer.record.attempts),
-        (401, 1)
-    );
-    // The next call says what is to be done, and is not sent.
+    // The first call finds out, the next one is not sent.
+    for attempts in [1, 0] {
+        let refusal = world.get(CONTACTS).await.unwrap_err();
+        assert!(
+            format!("{:?}", refusal.kind).starts_with("Keep(ReconnectRequired"),
+            "{refusal:?}"
+        );
+        assert_eq!(refusal.record.attempts, attempts);
+    }
+    assert_eq!(world.events(EventKind::CallUnauthorized).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_401_whose_refresh_is_not_possible_now_asks_to_come_again() {
+    let world = World::new().await;
+    world.get(CONTACTS).await.unwrap();
+    world.hubspot.expire_access_tokens(HUB);
+    world.hubspot.arm(Fault::token(FaultKind::Locked));
     let refusal = world.get(CONTACTS).await.unwrap_err();
     assert!(
-        format!("{:?}", refusal.kind).starts_with("Keep(ReconnectRequired"),
+        format!("{:?}", refusal.kind).starts_with("Keep(ProviderUnavailable"),
         "{refusal:?}"
     );
-    assert_eq!(refusal.record.attempts, 0);
+    assert_eq!(refusal.record.class.as_str(), "expired");
+    assert_eq!(world.hubspot.ledger().token_requests, 1);
 }
 
 #[tokio::test]

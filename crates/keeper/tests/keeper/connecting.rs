@@ -132,6 +132,8 @@ async fn a_different_account_is_refused_on_reconnecting_and_both_are_named() {
         panic!("{error:?}")
     };
     assert_ne!(expected, got);
+    let events = keeper.store().events(&connection.id, 1).await.unwrap();
+    assert_eq!(events[0].kind, "account_mismatch");
     // What was there still serves.
     assert!(keeper.current(&connection.id, None).await.is_ok());
     assert_eq!(

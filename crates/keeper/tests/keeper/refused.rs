@@ -6,9 +6,11 @@ use evergrant_domain::app::AppHealth;
 use evergrant_domain::{AppName, ClientSecret, ReconnectReason};
 use evergrant_keeper::{KeepError, Renewal};
 use evergrant_oauth::ClientCheck;
+use evergrant_store::StoreError;
 use hubspot_sim::{Fault, FaultKind};
 
-use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
+use crate::steps::{Moment, Steps};
+use crate::world::{self, CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
 
 fn crm() -> AppName {
     AppName::parse("crm").unwrap()
@@ -222,4 +224,25 @@ async fn an_answer_for_another_account_is_stored_and_never_served() {
     }
     let events = keeper.store().events(&connection.id, 1).await.unwrap();
     assert_eq!(events[0].kind, "account_mismatch");
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_open_is_said_to_need_repair_and_redeems_nothing() {
+    let world = World::new().await;
+    let (store, vault) = world.store().await;
+    let store = Steps::watched(store, |step, moment| {
+        if step == "held" && moment == Moment::After {
+            return Err(StoreError::Unreadable {
+                record: "connection c1".into(),
+                field: "refresh_token",
+            });
+        }
+        Ok(())
+    });
+    let keeper = world::keeper(world.app(), store, vault, world.clock.clone());
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    let error = keeper.current(&connection.id, None).await.unwrap_err();
+    assert!(matches!(error, KeepError::Unreadable { .. }), "{error:?}");
+    assert_eq!(world.hubspot.ledger().token_requests, 0);
 }

@@ -6,6 +6,7 @@ use evergrant_domain::api_answer::Class;
 use evergrant_domain::{AccessToken, AppName, ConnectionId, Customer, Version};
 use evergrant_keeper::{AfterRejection, Import, ImportTokens, KeepError};
 use futures_util::future::join_all;
+use hubspot_sim::{Fault, FaultKind};
 
 use crate::world::{HUB, PAST_EXPIRY, World, assert_redeemed_once};
 
@@ -67,6 +68,42 @@ async fn an_upstream_that_always_answers_401_costs_one_redemption_per_cooldown()
         .await
         .unwrap();
     assert_eq!(shown(&after).0, Some(3));
+}
+
+#[tokio::test]
+async fn a_redemption_that_brought_nothing_does_not_use_the_cooldown_up() {
+    for kind in [
+        FaultKind::Locked,
+        FaultKind::Status {
+            code: 503,
+            location: None,
+        },
+        FaultKind::CutBeforeIssue,
+    ] {
+        let world = World::new().await;
+        let keeper = world.keeper().await;
+        let connection = world.connected(&keeper).await;
+        world.pass(Duration::from_secs(65));
+        world.hubspot.expire_access_tokens(HUB);
+        world.hubspot.arm(Fault::token(kind.clone()));
+        for _ in 0..3 {
+            let error = keeper
+                .rejected(&connection.id, Version::FIRST, Class::Expired)
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(error, KeepError::ProviderUnavailable { .. }),
+                "{kind:?}: {error:?}"
+            );
+        }
+        assert_eq!(world.hubspot.ledger().token_requests, 1, "{kind:?}: backed off");
+        world.pass(Duration::from_secs(2));
+        let after = keeper
+            .rejected(&connection.id, Version::FIRST, Class::Expired)
+            .await
+            .unwrap();
+        assert_eq!(shown(&after), (Some(2), "expired"), "{kind:?}");
+    }
 }
 
 #[tokio::test]

@@ -256,3 +256,36 @@ async fn an_exchange_may_move_between_threads() {
         Redeemed::Answered(TokenAnswer::Issued(_))
     ));
 }
+
+/// A process that is stopped (SIGSTOP, a paused container) while its answer is on the way.
+#[tokio::test]
+async fn an_answer_that_came_while_the_process_was_stopped_is_not_lost() {
+    // What is looked at first after waking is left to chance, so once proves little.
+    for _ in 0..4 {
+        // On a thread of its own, as the provider is another process.
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let provider = std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream
+                .write_all(&answer("200 OK", &[], r#"{"access_token":"a"}"#))
+                .unwrap();
+        });
+        let refresh_token = RefreshToken::new("r");
+        let deadline = Duration::from_millis(400);
+        let redeemed = endpoint()
+            .redeem(&app(&base), &secret(), &refresh_token, deadline, || async {
+                // Runs once the exchange waits for its answer, and lets nothing else run until long past the deadline.
+                tokio::spawn(async { std::thread::sleep(Duration::from_millis(700)) });
+                true
+            })
+            .await;
+        provider.join().unwrap();
+        let Redeemed::Answered(answer) = redeemed else {
+            panic!("it was sent");
+        };
+        assert_eq!(shown(&answer), "issued");
+    }
+}

@@ -6,8 +6,6 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use evergrant_domain::access::Role;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
@@ -20,13 +18,11 @@ use utoipa::ToSchema;
 
 use crate::access::Caller;
 use crate::connect::link;
-use crate::input::{self, OptionalJson, PathId, Query};
+use crate::input::{self, NoQuery, OptionalJson, PathId, Query};
+use crate::lists::{Place, cursor, limit, not_a_cursor, write_cursor};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 use crate::views::{EventView, List, Record, time};
-
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1000;
 
 /// How many records one page looks at where health, which is not stored, decides which to show. A page may end short of its
 /// limit then, with a cursor for the rest.
@@ -68,7 +64,7 @@ pub(crate) async fn list(
         limits: caller.filter(),
         // One more than shown says whether there is a next page.
         limit: limit + 1,
-        after: query.one("cursor")?.as_deref().map(read_cursor).transpose()?,
+        after: cursor(&mut query)?.map(read_place).transpose()?,
     };
     query.done()?;
     let limit = limit as usize;
@@ -78,36 +74,40 @@ pub(crate) async fn list(
     let next_cursor = 'pages: loop {
         let page = shared.keeper().store().list(filter.clone()).await?;
         let is_last = page.len() <= limit;
-        for connection in page {
+        for mut connection in page {
+            shared.look_at(&mut connection);
             if !healths.is_empty() && !healths.contains(&connection.health(now, QUIET_TIME)) {
                 filter.after = Some((connection.created_at, connection.id));
             } else if found.len() < limit {
                 filter.after = Some((connection.created_at, connection.id.clone()));
                 found.push(connection);
             } else {
-                break 'pages found.last().map(|last| write_cursor(last.created_at, &last.id));
+                break 'pages found
+                    .last()
+                    .map(|last| write_cursor(last.created_at, last.id.as_str()));
             }
             scanned += 1;
             if scanned == SCAN_MAX {
-                break 'pages filter.after.as_ref().map(|(at, id)| write_cursor(*at, id));
+                break 'pages filter
+                    .after
+                    .as_ref()
+                    .map(|(at, id)| write_cursor(*at, id.as_str()));
             }
         }
         if is_last {
             break None;
         }
     };
-    let items = found.iter().map(|connection| shared.record(connection)).collect();
+    let items = found
+        .into_iter()
+        .map(|connection| shared.record(connection))
+        .collect();
     Ok(Json(List { items, next_cursor }))
 }
 
-fn limit(query: &mut Query) -> Result<u32, Problem> {
-    let expected = format!("a number from 1 to {LIMIT_MAX}");
-    let limit = query.number::<u32>("limit", &expected)?.unwrap_or(LIMIT_DEFAULT);
-    if (1..=LIMIT_MAX).contains(&limit) {
-        Ok(limit)
-    } else {
-        Err(Problem::bad_request(format!("`limit`: expected {expected}")))
-    }
+fn read_place((at, id): Place) -> Result<(Timestamp, ConnectionId), Problem> {
+    let id = ConnectionId::parse(&id).map_err(|_| not_a_cursor())?;
+    Ok((at, id))
 }
 
 fn read_status(word: &str) -> Result<String, &'static str> {
@@ -129,23 +129,6 @@ fn read_health(word: &str) -> Result<Option<Health>, &'static str> {
     Ok(Some(health))
 }
 
-fn write_cursor(created_at: Timestamp, id: &ConnectionId) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{id}", created_at.millis()))
-}
-
-/// A cursor carries no rights: it says where to go on, and the key's limits are applied to every page.
-fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
-    let read = || {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        let (at, id) = text.split_once(':')?;
-        Some((
-            Timestamp::from_millis(at.parse().ok()?),
-            ConnectionId::parse(id).ok()?,
-        ))
-    };
-    read().ok_or_else(|| Problem::bad_request("`cursor`: expected the next_cursor of another page"))
-}
-
 /// The record of a connection.
 ///
 /// Role: `support`.
@@ -157,13 +140,13 @@ fn read_cursor(text: &str) -> Result<(Timestamp, ConnectionId), Problem> {
 pub(crate) async fn read(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathId(id): PathId,
 ) -> Result<Json<Record>, Problem> {
     let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
     let events = shared.keeper().store().events(&id, HISTORY_MAX).await?;
-    Ok(Json(
-        shared.record(&connection).with_history(&events, shared.now()),
-    ))
+    let record = shared.record_alone(connection).await;
+    Ok(Json(record.with_history(&events, shared.now())))
 }
 
 /// What callers may change of a connection. What is left out stays as it is.
@@ -187,6 +170,7 @@ pub(crate) struct Patch {
 pub(crate) async fn patch(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathId(id): PathId,
     input::Json(patch): input::Json<Patch>,
 ) -> Result<Json<Record>, Problem> {
@@ -207,7 +191,7 @@ pub(crate) async fn patch(
         .patch(&id, customer, labels, shared.now())
         .await?
     {
-        Connected::Stored(held) => Ok(Json(shared.record(&held.connection))),
+        Connected::Stored(held) => Ok(Json(shared.record_alone(held.connection).await)),
         Connected::AccountTaken { by } => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Connected::GrantTaken { by } => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
         Connected::IdTaken | Connected::Missing => Err(Problem::unknown_connection(&id)),
@@ -337,6 +321,7 @@ pub(crate) struct LinkAnswer {
 pub(crate) async fn reconnect_link(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathId(id): PathId,
     OptionalJson(wish): OptionalJson<LinkWish>,
 ) -> Result<Json<LinkAnswer>, Problem> {
@@ -398,19 +383,4 @@ pub(crate) async fn events(
     Ok(Json(List::whole(
         events.into_iter().map(EventView::from).collect(),
     )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_reads_as_it_was_written_and_nothing_else_reads() {
-        let id = ConnectionId::parse("a.b_c~d-e").expect("a literal id");
-        let at = Timestamp::from_millis(1_764_000_000_123);
-        assert_eq!(read_cursor(&write_cursor(at, &id)).expect("a cursor"), (at, id));
-        for forged in ["", "x", "MTIz", "MTIzOi0", "ä"] {
-            assert!(read_cursor(forged).is_err(), "{forged}");
-        }
-    }
 }

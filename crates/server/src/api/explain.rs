@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::input;
+use crate::input::{self, NoQuery};
 use crate::problem::{Problem, ProblemView};
 use crate::service::Shared;
 
@@ -52,6 +52,7 @@ pub(crate) struct ExplanationView {
 pub(crate) async fn answer(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     input::Json(pasted): input::Json<Pasted>,
 ) -> Result<Json<ExplanationView>, Problem> {
     caller.require(Role::Support)?;

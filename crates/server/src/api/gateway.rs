@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::access::Role;
-use http::{HeaderMap, HeaderName, Request};
+use evergrant_gateway::CallRecord;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::access::Caller;
 use crate::input::{parse_id, parse_id_in_path};
@@ -14,6 +15,10 @@ use crate::problem::{Problem, ProblemView};
 use crate::service::Shared;
 
 const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
+const CLASS: HeaderName = HeaderName::from_static("evergrant-class");
+const ATTEMPTS: HeaderName = HeaderName::from_static("evergrant-attempts");
+const TOKEN_VERSION: HeaderName = HeaderName::from_static("evergrant-token-version");
+const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
 
 /// Calls the provider's API.
 ///
@@ -29,7 +34,16 @@ const CONNECTION: HeaderName = HeaderName::from_static("evergrant-connection");
         ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),
     ),
     responses(
-        (status = "default", description = "The provider's answer, or a problem with the header Evergrant-Error.", body = ProblemView<'_>, content_type = "application/problem+json")
+        (status = "default", description = "The provider's answer, or a problem with the header Evergrant-Error.", body = ProblemView<'_>, content_type = "application/problem+json",
+            headers(
+                ("Evergrant-Error" = Option<String>, description = "The code of the problem; on Evergrant's own answers only."),
+                ("Evergrant-Class" = Option<String>, description = "Why the call was repeated or failed."),
+                ("Evergrant-Attempts" = Option<u32>, description = "How often it was sent."),
+                ("Evergrant-Token-Version" = Option<i64>, description = "The version of the token set that was used last."),
+                ("Evergrant-Token-Ttl" = Option<i64>, description = "Seconds that the access token still lived."),
+                ("Evergrant-Outcome" = Option<String>, description = "`unknown`: a write that may have been carried out."),
+                ("x-should-retry" = Option<bool>, description = "On Evergrant's own answers only."),
+            ))
     )
 )]
 pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request: Request<B>) -> Response
@@ -60,6 +74,20 @@ where
         }
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Says on an answer of Evergrant's own what was done before it. The provider's answers carry these headers from the gateway.
+pub(crate) fn describe(record: &CallRecord, headers: &mut HeaderMap) {
+    headers.insert(CLASS, HeaderValue::from_static(record.class.as_str()));
+    if record.attempts > 0 {
+        headers.insert(ATTEMPTS, record.attempts.into());
+    }
+    if let Some(version) = record.version {
+        headers.insert(TOKEN_VERSION, version.number().into());
+    }
+    if let Some(seconds) = record.seconds_remaining {
+        headers.insert(TOKEN_TTL, seconds.into());
+    }
 }
 
 /// The connection that is meant, and what is asked of its provider: path and query, as they were written.

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::access::Caller;
 use crate::api::connections::{read_customer, read_labels, taken};
-use crate::input::{self, parse_id, parse_time};
+use crate::input::{self, NoQuery, parse_id, parse_time};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 use crate::views::Record;
@@ -96,6 +96,7 @@ from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     input::Json(new): input::Json<NewConnection>,
 ) -> Result<(StatusCode, Json<Record>), Problem> {
     caller.require(Role::Tokens)?;
@@ -121,7 +122,7 @@ pub(crate) async fn create(
         .to_the_end::<Result<Connection, ConnectError>, _>(made)
         .await?
     {
-        Ok(connection) => Ok((StatusCode::CREATED, Json(shared.record(&connection)))),
+        Ok(connection) => Ok((StatusCode::CREATED, Json(shared.record(connection)))),
         Err(ConnectError::AccountTaken { by }) => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Err(ConnectError::GrantTaken { by }) => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
         Err(error) => Err(error.into()),

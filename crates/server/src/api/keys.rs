@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::{Caller, new_key};
-use crate::input::{self, PathName};
+use crate::input::{self, NoQuery, PathName, Query};
+use crate::lists::page;
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::{Shared, no_store};
 use crate::views::{KeyView, List};
@@ -65,6 +66,7 @@ const MAX_WAIT_MAX: u32 = 60;
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     input::Json(new): input::Json<NewKey>,
 ) -> Result<Response, Problem> {
     caller.require(Role::Admin)?;
@@ -142,23 +144,24 @@ fn each<T, E: std::fmt::Display>(
 
 /// Lists the API keys, revoked and expired ones too.
 ///
+/// By creation, then id.
+///
 /// Role: `admin`.
 #[utoipa::path(
     get, path = "/v1/keys", operation_id = "listKeys", tag = "keys",
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = List<KeyView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     caller: Caller,
+    query: Query,
 ) -> Result<Json<List<KeyView>>, Problem> {
     caller.require(Role::Admin)?;
-    let keys = shared.keeper().store().keys().await?;
-    Ok(Json(List::whole(
-        keys.iter()
-            .filter(|key| caller.may_grant(&key.limits))
-            .map(KeyView::from)
-            .collect(),
-    )))
+    let mut keys = shared.keeper().store().keys().await?;
+    keys.retain(|key| caller.may_grant(&key.limits));
+    let page = page(keys, |key| (key.created_at, key.id.clone()), query)?;
+    Ok(Json(page.map(|key| KeyView::from(&key))))
 }
 
 /// Revokes an API key. It is refused everywhere within a second.
@@ -172,6 +175,7 @@ pub(crate) async fn list(
 pub(crate) async fn revoke(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathName(id): PathName,
 ) -> Result<StatusCode, Problem> {
     caller.require(Role::Admin)?;

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::access::Caller;
 use crate::api::connections::read_customer;
 use crate::api::import::require_within;
-use crate::input::{self, PathName, parse_id};
+use crate::input::{self, NoQuery, PathName, parse_id};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 use crate::views::{SessionView, time};
@@ -52,6 +52,7 @@ pub(crate) struct SessionLink {
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     input::Json(new): input::Json<NewSession>,
 ) -> Result<(StatusCode, Json<SessionLink>), Problem> {
     caller.require(Role::Tokens)?;
@@ -88,6 +89,7 @@ pub(crate) async fn create(
 pub(crate) async fn read(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathName(id): PathName,
 ) -> Result<Json<SessionView>, Problem> {
     let session = shared

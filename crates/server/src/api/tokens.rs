@@ -1,5 +1,6 @@
 //! Access tokens for callers that make their calls themselves.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +12,20 @@ use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{ConnectionId, Version};
-use evergrant_keeper::{AfterRejection, Current, RefreshReport, Renewal};
+use evergrant_keeper::{AfterRejection, Current, Renewal};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::input::{self, OptionalJson, PathId, Query, parse_id, parse_id_in_path};
+use crate::input::{self, NoQuery, OptionalJson, PathId, Query, parse_id, parse_id_in_path};
 use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
 use crate::service::{Inner, Shared, no_store};
-use crate::views::{TokenView, time};
+use crate::views::TokenView;
 
+/// What HTTP knows as a status (RFC 9110 §15).
+const STATUSES: RangeInclusive<u16> = 100..=599;
 /// Tokens of one batch.
 const BATCH_MAX: usize = 1000;
 /// Tokens of a batch that are looked for at a time: most are at hand, and those that are not must not flood the store.
@@ -144,6 +147,7 @@ pub(crate) struct BatchAnswer<'a> {
 pub(crate) async fn batch(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     input::Json(batch): input::Json<Batch>,
 ) -> Result<Response, Problem> {
     caller.require(Role::Tokens)?;
@@ -183,18 +187,22 @@ pub(crate) async fn batch(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rejected {
-    /// Which version of the token.
+    /// Which version of the token; none that is newer than the stored one.
     version: i64,
-    /// The HTTP status that came back.
+    /// The HTTP status that came back, 100 to 599.
     status: u16,
     /// The body that came back: as text, or as the JSON it was.
     #[serde(default)]
     body: serde_json::Value,
 }
 
-/// What follows from it.
+/// What follows from it. The token's members are there where the call should be repeated with it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RejectedAnswer)]
+#[expect(
+    clippy::option_option,
+    reason = "without a token a member is left out, without an end it is null"
+)]
 pub(crate) struct RejectedAnswer<'a> {
     /// What the answer meant.
     class: &'static str,
@@ -205,12 +213,37 @@ pub(crate) struct RejectedAnswer<'a> {
     access_token: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_type: Option<&'a str>,
+    /// `null` for a static token, whose end nobody knows.
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
+    #[schema(value_type = Option<String>)]
+    expires_at: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    seconds_remaining: Option<i64>,
+    #[schema(value_type = Option<i64>)]
+    seconds_remaining: Option<Option<i64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<i64>,
+}
+
+impl<'a> RejectedAnswer<'a> {
+    fn new(class: Class, why: &'a str, token: Option<TokenView<'a>>) -> Self {
+        let mut answer = Self {
+            class: class.as_str(),
+            why,
+            access_token: None,
+            token_type: None,
+            expires_at: None,
+            seconds_remaining: None,
+            version: None,
+        };
+        if let Some(token) = token {
+            answer.access_token = Some(token.access_token);
+            answer.token_type = Some(token.token_type);
+            answer.expires_at = Some(token.expires_at);
+            answer.seconds_remaining = Some(token.seconds_remaining);
+            answer.version = Some(token.version);
+        }
+        answer
+    }
 }
 
 /// A caller's call came back with an error.
@@ -227,10 +260,19 @@ pub(crate) struct RejectedAnswer<'a> {
 pub(crate) async fn rejected(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathId(id): PathId,
     input::Json(rejected): input::Json<Rejected>,
 ) -> Result<Response, Problem> {
-    caller.connection(shared.keeper(), &id, Role::Tokens).await?;
+    let connection = caller.connection(shared.keeper(), &id, Role::Tokens).await?;
+    if !STATUSES.contains(&rejected.status) {
+        return Err(Problem::bad_request("`status`: expected an HTTP status, 100 to 599").about(&id));
+    }
+    // A version that was never issued is a mistake of the caller's, and no reason to redeem anything.
+    let version = Version::new(rejected.version);
+    if version < Version::FIRST || version > connection.version {
+        return Err(Problem::bad_request("`version`: this connection has had no such version").about(&id));
+    }
     let body = match rejected.body {
         serde_json::Value::Null => Vec::new(),
         serde_json::Value::String(text) => text.into_bytes(),
@@ -243,14 +285,11 @@ pub(crate) async fn rejected(
     })
     .class;
     let outcome = match class {
-        Class::Expired | Class::Rejected | Class::MalformedToken => {
-            let version = Version::new(rejected.version);
-            shared
-                .keeper()
-                .rejected(&id, version, class)
-                .await
-                .map_err(|error| shared.problem(Problem::keep(error, &id)))?
-        }
+        Class::Expired | Class::Rejected | Class::MalformedToken => shared
+            .keeper()
+            .rejected(&id, version, class)
+            .await
+            .map_err(|error| shared.problem(Problem::keep(error, &id)))?,
         other => AfterRejection::Stays {
             class: other,
             why: about(other),
@@ -267,16 +306,8 @@ pub(crate) async fn rejected(
     if token.is_some() {
         note_handed_out(&shared, &caller, &id);
     }
-    let mut response = Json(RejectedAnswer {
-        class: class.as_str(),
-        why,
-        access_token: token.map(|token| token.access_token.expose()),
-        token_type: token.map(|token| token.token_type.as_str()),
-        expires_at: token.map(|token| time(token.expires_at)),
-        seconds_remaining: token.map(|token| token.seconds_remaining(shared.now())),
-        version: token.map(|token| token.version.number()),
-    })
-    .into_response();
+    let token = token.map(|token| TokenView::new(token, shared.now()));
+    let mut response = Json(RejectedAnswer::new(class, why, token)).into_response();
     no_store(response.headers_mut());
     Ok(response)
 }
@@ -319,6 +350,8 @@ pub(crate) struct Refreshed {
     redeemed: bool,
     version_before: i64,
     version: i64,
+    /// Why nothing was redeemed.
+    why: Option<&'static str>,
 }
 
 /// Refreshes a connection.
@@ -334,6 +367,7 @@ pub(crate) struct Refreshed {
 pub(crate) async fn refresh(
     State(shared): State<Shared>,
     caller: Caller,
+    _: NoQuery,
     PathId(id): PathId,
     OptionalJson(refresh): OptionalJson<Refresh>,
 ) -> Result<Json<Refreshed>, Problem> {
@@ -343,18 +377,15 @@ pub(crate) async fn refresh(
     } else {
         Renewal::IfOld
     };
-    let RefreshReport {
-        redeemed,
-        version_before,
-        version,
-    } = shared
+    let report = shared
         .keeper()
         .refresh(&id, refresh.if_version.map(Version::new), renewal)
         .await
         .map_err(|error| shared.problem(Problem::keep(error, &id)))?;
     Ok(Json(Refreshed {
-        redeemed,
-        version_before: version_before.number(),
-        version: version.number(),
+        redeemed: report.redeemed,
+        version_before: report.version_before.number(),
+        version: report.version.number(),
+        why: report.why,
     }))
 }

@@ -498,3 +498,42 @@ async fn a_key_that_makes_no_sense_is_refused() {
             .refused(400, "bad_request");
     }
 }
+
+#[tokio::test]
+async fn keys_and_apps_are_listed_in_pages() {
+    let house = House::build().await;
+    for number in 0..3 {
+        house
+            .key(json!({"name": format!("n{number}"), "role": "gateway"}))
+            .await;
+    }
+    for (list, id) in [("/v1/keys", "id"), ("/v1/apps", "name")] {
+        let whole = house.get(&house.admin, list).await.expect(200).json();
+        assert!(whole["next_cursor"].is_null());
+        let whole: Vec<_> = whole["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item[id].clone())
+            .collect();
+        let mut paged = Vec::new();
+        let mut path = format!("{list}?limit=1");
+        loop {
+            let page = house.get(&house.admin, &path).await.expect(200).json();
+            let items = page["items"].as_array().unwrap();
+            assert_eq!(items.len(), 1);
+            paged.push(items[0][id].clone());
+            let Some(cursor) = page["next_cursor"].as_str() else {
+                break;
+            };
+            path = format!("{list}?limit=1&cursor={cursor}");
+        }
+        assert_eq!(paged, whole);
+        for wrong in ["limit=0", "limit=1001", "cursor=x", "bogus=1"] {
+            house
+                .get(&house.admin, &format!("{list}?{wrong}"))
+                .await
+                .refused(400, "bad_request");
+        }
+    }
+}

@@ -152,9 +152,10 @@ async fn the_vendors_app_gets_its_browser_back_with_the_result() {
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
     assert_eq!(
         answer.header("location"),
-        "https://app.example.com/done?tab=crm&result=denied&code=denied"
+        "https://app.example.com/done?tab=crm&connection=c1&result=denied&code=denied"
     );
     let outcome = outcome(&house, &wish).await;
+    assert_eq!(outcome["connection"], "c1");
     assert_eq!(
         (outcome["status"].as_str(), outcome["code"].as_str()),
         (Some("failed"), Some("denied"))
@@ -376,7 +377,7 @@ async fn a_reconnect_link_restores_the_pinned_account_in_place_and_no_other() {
     let mut browser = Browser::default();
     let page = browser.send(&house, "GET", link).await.expect(200);
     assert!(
-        page.text().contains("Reconnect") && page.text().contains("1001"),
+        page.text().contains("has lost its access") && page.text().contains("1001"),
         "{}",
         page.text()
     );
@@ -384,7 +385,7 @@ async fn a_reconnect_link_restores_the_pinned_account_in_place_and_no_other() {
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
     assert_eq!(
         answer.header("location"),
-        "https://app.example.com/done?result=failed&code=account_mismatch"
+        "https://app.example.com/done?connection=c1&result=failed&code=account_mismatch"
     );
     let record = house
         .get(&house.admin, "/v1/connections/c1")
@@ -394,6 +395,12 @@ async fn a_reconnect_link_restores_the_pinned_account_in_place_and_no_other() {
     assert_eq!(record["status"], "reconnect_required");
     let callback = browser.go_to_callback(&house, link, PORTAL).await;
     let answer = browser.send(&house, "GET", &callback).await.expect(303);
+    let page = browser.send(&house, "GET", link).await.expect(200);
+    assert!(
+        page.text().contains("Renew what") && !page.text().contains("has lost its access"),
+        "{}",
+        page.text()
+    );
     assert!(
         answer
             .header("location")

@@ -436,3 +436,57 @@ async fn explain_reads_what_was_pasted() {
         .await
         .refused(400, "bad_request");
 }
+
+#[tokio::test]
+async fn a_record_shows_what_this_process_has_just_seen() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house
+        .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    let record = house
+        .get(&house.admin, "/v1/connections/c1")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(record["health"], "healthy", "{record}");
+    assert!(
+        record["last_call_at"].is_string()
+            && record["last_success_at"].is_string()
+            && record["why"].is_null()
+    );
+    let listed = house
+        .get(&house.admin, "/v1/connections?health=healthy")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(listed["items"][0]["last_success_at"], record["last_success_at"]);
+}
+
+#[tokio::test]
+async fn a_record_says_why_refreshing_fails() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.import("c2", "globex", 1002).await;
+    let force = async |id: &str| {
+        let path = format!("/v1/connections/{id}/refresh");
+        house.post(&house.admin, &path, json!({"force": true})).await
+    };
+    let record = async |id: &str| {
+        house
+            .get(&house.admin, &format!("/v1/connections/{id}"))
+            .await
+            .expect(200)
+            .json()
+    };
+    house.sim.uninstall("sim-client", 1001);
+    force("c1").await.refused(424, "reconnect_required");
+    let refused = record("c1").await;
+    assert_eq!(refused["last_refresh_error"]["code"], "grant_refused");
+    assert_eq!(refused["last_refresh_error"]["at"], refused["status_since"]);
+    house.sim.set_client_secret("sim-client", "another");
+    assert!(!force("c2").await.status.is_success());
+    let why = record("c2").await["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("credentials of app crm"), "{why}");
+}

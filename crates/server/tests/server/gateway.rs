@@ -89,6 +89,12 @@ async fn the_log_holds_the_calls_that_it_was_told_to_hold() {
     };
     assert_eq!(lines(LogCalls::All, "all").await, [1, 1, 1, 1]);
     assert_eq!(lines(LogCalls::Failures, "failures").await, [0, 0, 1, 0]);
+    let lost = house.neighbour(LogCalls::Failures).await.operator();
+    let cut = Fault::api(FaultKind::AnswerLostAfterIssue).path("/crm/v3/objects/contacts");
+    house.sim.arm(cut.times(1));
+    let request = Request::post("/gateway/c1/crm/v3/objects/contacts").header("x-request-id", "lost-write");
+    lost.call(request.body(Full::default()).unwrap()).await;
+    assert!(LOG.text().contains("\"request_id\":\"lost-write\""));
     assert_eq!(lines(LogCalls::Off, "off").await, [0, 0, 0, 0]);
     let log = LOG.text();
     let line = log
@@ -103,4 +109,35 @@ async fn the_log_holds_the_calls_that_it_was_told_to_hold() {
     assert_eq!(fields["class"], "permission_denied");
     assert_eq!(fields["status_code"], 403);
     assert!(fields["seconds_remaining"].is_i64() && fields["expires_at"].is_string());
+}
+
+#[tokio::test]
+async fn an_answer_of_its_own_says_what_was_done_before_it() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let cut = Fault::api(FaultKind::AnswerLostAfterIssue).path("/crm/v3/objects/contacts");
+    house.sim.arm(cut.times(1));
+    let lost = house
+        .post(
+            &house.admin,
+            "/gateway/c1/crm/v3/objects/contacts",
+            json!({"properties": {}}),
+        )
+        .await
+        .refused(424, "outcome_unknown");
+    assert_eq!(lost.header("evergrant-class"), "timeout");
+    assert_eq!(lost.header("evergrant-attempts"), "1");
+    assert_eq!(lost.header("evergrant-token-version"), "1");
+    assert!(lost.header("evergrant-token-ttl").parse::<i64>().unwrap() > 1700);
+    let unsent = house
+        .get(&house.admin, "/gateway/none/x")
+        .await
+        .refused(424, "unknown_connection");
+    assert_eq!(
+        (
+            unsent.header("evergrant-class"),
+            unsent.header("evergrant-attempts")
+        ),
+        ("client_error", "")
+    );
 }

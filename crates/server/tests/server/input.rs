@@ -327,3 +327,56 @@ async fn a_flood_of_made_up_keys_and_links_leaves_the_service_to_those_who_have_
     );
     assert!(served.iter().all(|answer| answer.status == 200));
 }
+
+#[tokio::test]
+async fn a_query_parameter_that_a_route_does_not_know_is_refused_everywhere() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    for (method, path) in [
+        ("GET", "/v1/connections"),
+        ("POST", "/v1/connections"),
+        ("GET", "/v1/connections/c1"),
+        ("PATCH", "/v1/connections/c1"),
+        ("DELETE", "/v1/connections/c1"),
+        ("GET", "/v1/connections/c1/events"),
+        ("GET", "/v1/connections/c1/token"),
+        ("POST", "/v1/connections/c1/token/rejected"),
+        ("POST", "/v1/connections/c1/refresh"),
+        ("POST", "/v1/connections/c1/reconnect-link"),
+        ("POST", "/v1/connect-sessions"),
+        ("GET", "/v1/connect-sessions/none"),
+        ("POST", "/v1/tokens/batch"),
+        ("GET", "/v1/apps"),
+        ("POST", "/v1/apps/crm/check"),
+        ("POST", "/v1/explain"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("DELETE", "/v1/keys/none"),
+    ] {
+        let path = format!("{path}?bogus=1");
+        let answer = house.call(&house.admin, method, &path, None).await;
+        let problem = answer.refused(400, "bad_request").json();
+        assert!(
+            problem["detail"].as_str().unwrap().contains("bogus"),
+            "{method} {path}: {problem}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_headers_within_the_limit_are_no_reason_to_refuse() {
+    let house = House::build().await;
+    let many = |path: &str, size: usize| {
+        let mut request = Request::get(path);
+        for number in 0..200 {
+            request = request.header(format!("x-{number}"), "a".repeat(size));
+        }
+        request.body(Full::default()).unwrap()
+    };
+    house.send(many("/healthz", 1)).await.expect(200);
+    let refused = house
+        .send(many("/gateway/c1/x", 400))
+        .await
+        .refused(431, "headers_too_large");
+    assert_eq!(refused.header("evergrant-error"), "headers_too_large");
+}

@@ -220,3 +220,16 @@ async fn readiness_ends_when_draining_begins() {
     let draining = operate().await.expect(503);
     assert_eq!(draining.json()["status"], json!("draining"));
 }
+
+#[tokio::test]
+async fn a_connection_that_never_asked_for_anything_does_not_hold_up_a_stop() {
+    let house = House::build().await;
+    let silent = TcpStream::connect(house.address).await.unwrap();
+    // Connections are taken in their order, so the silent one is known by the time this is answered.
+    let request = Request::get("/healthz").body(Full::default()).unwrap();
+    send_to(house.address, request).await.expect(200);
+    // Far less than a client may take to greet.
+    let stopped = tokio::time::timeout(Duration::from_secs(5), house.stop()).await;
+    assert!(stopped.is_ok(), "it is not waited for");
+    drop(silent);
+}

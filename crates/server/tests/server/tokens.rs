@@ -155,7 +155,7 @@ async fn a_refresh_spends_only_what_it_must() {
     let young = refresh(json!({})).await.expect(200).json();
     assert_eq!(
         young,
-        json!({"redeemed": false, "version_before": 1, "version": 1})
+        json!({"redeemed": false, "version_before": 1, "version": 1, "why": "the token set is younger than 60 s"})
     );
     let other = refresh(json!({"if_version": 7, "force": true}))
         .await
@@ -168,7 +168,7 @@ async fn a_refresh_spends_only_what_it_must() {
         .json();
     assert_eq!(
         forced,
-        json!({"redeemed": true, "version_before": 1, "version": 2})
+        json!({"redeemed": true, "version_before": 1, "version": 2, "why": null})
     );
     let again = refresh(json!({"force": true})).await.expect(200).json();
     assert_eq!(again["redeemed"], false);
@@ -261,4 +261,60 @@ async fn five_hundred_callers_at_one_expired_token_make_one_redemption() {
         answers.iter().find(|a| a.status != 200)
     );
     assert_eq!(house.sim.ledger().refreshes_accepted, 1);
+}
+
+#[tokio::test]
+async fn a_static_token_is_handed_out_without_an_end() {
+    let house = House::build().await;
+    let record = json!({"app": "crm", "id": "c1", "customer": "acme", "kind": "static", "access_token": "static-token", "account": 1001});
+    house
+        .operate("POST", "/v1/connections", Some(record))
+        .await
+        .expect(201);
+    let endless = |token: &serde_json::Value| {
+        assert_eq!(token["access_token"], "static-token");
+        assert!(
+            token["expires_at"].is_null() && token["seconds_remaining"].is_null(),
+            "{token}"
+        );
+        assert!(token.as_object().unwrap().contains_key("expires_at"), "{token}");
+    };
+    endless(
+        &house
+            .get(&house.admin, "/v1/connections/c1/token")
+            .await
+            .expect(200)
+            .json(),
+    );
+    let batch = json!({"connections": ["c1"]});
+    let batch = house
+        .post(&house.admin, "/v1/tokens/batch", batch)
+        .await
+        .expect(200);
+    endless(&batch.json()["items"][0]);
+    let why = house
+        .post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true}))
+        .await
+        .expect(200)
+        .json();
+    assert!(why["why"].as_str().unwrap().contains("static"), "{why}");
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_true_is_refused_and_redeems_nothing() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    for report in [
+        json!({"version": 2, "status": 401}),
+        json!({"version": 99, "status": 200}),
+        json!({"version": 0, "status": 401}),
+        json!({"version": 1, "status": 99}),
+        json!({"version": 1, "status": 1000}),
+    ] {
+        house
+            .post(&house.admin, "/v1/connections/c1/token/rejected", report)
+            .await
+            .refused(400, "bad_request");
+    }
+    assert_eq!(house.sim.ledger().refreshes_accepted, 0);
 }
