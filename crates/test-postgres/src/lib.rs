@@ -51,10 +51,25 @@ impl Server {
     /// One for a test that stops it.
     #[expect(clippy::new_without_default, reason = "no server is a default")]
     pub fn new() -> Self {
+        Self::start_with("")
+    }
+
+    /// Another one, to which everything goes that this one commits, before it says so.
+    #[must_use]
+    pub fn standby(&self) -> Self {
+        let standby = Self::start_with(&self.folder.display().to_string());
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        while self.sql("postgres", "SHOW synchronous_standby_names") != "*" {}
+        standby
+    }
+
+    fn start_with(primary: &str) -> Self {
         let bin = newest().expect("there is no PostgreSQL: run `cargo xtask test`, or install postgresql");
         let mut child = as_nobody_special()
             .args(["sh", "-c", include_str!("server.sh"), "server"])
             .arg(&bin)
+            .arg(primary)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -85,8 +100,12 @@ impl Server {
 
     /// Where a database is found.
     pub fn url(&self, database: &str) -> String {
-        let host = self.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://evergrant@{host}/{database}")
+        format!("postgres://evergrant@{}/{database}", self.host())
+    }
+
+    /// The server in a URL.
+    pub fn host(&self) -> String {
+        self.folder.display().to_string().replace('/', "%2F")
     }
 
     /// The socket that it listens on.
@@ -141,6 +160,11 @@ impl Server {
     /// Starts it again.
     pub fn start(&self) {
         self.say("start");
+    }
+
+    /// Makes a standby a server of its own, once it has all that reached it.
+    pub fn promote(&self) {
+        self.say("promote");
     }
 
     fn say(&self, word: &str) {

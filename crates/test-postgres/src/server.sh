@@ -1,12 +1,19 @@
 # Runs one PostgreSQL server in a folder of its own, as the user that it is started as, and obeys single words on its
-# standard input. When that ends, however its owner ended, the server is stopped and the folder removed.
+# standard input. When that ends, however its owner ended, the server is stopped and the folder removed. Where the folder of
+# another server is named, it is that one's standby.
 set -eu
 bin=$1
+primary=$2
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
-"$bin/initdb" -D data -U evergrant -A trust -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions >initdb.log 2>&1 || {
-    cat initdb.log >&2
+if [ "$primary" ]; then
+    set -- "$bin/pg_basebackup" -D data -h "$primary" -U evergrant -c fast -R --no-sync
+else
+    set -- "$bin/initdb" -D data -U evergrant -A trust -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions
+fi
+"$@" >made.log 2>&1 || {
+    cat made.log >&2
     exit 1
 }
 
@@ -33,6 +40,7 @@ while read -r word; do
         start) start ;;
         stop) stop INT ;;
         crash) stop QUIT ;;
+        promote) "$bin/pg_ctl" promote -D data >/dev/null ;;
     esac
     echo done
 done

@@ -41,6 +41,32 @@ async fn a_server_that_was_restarted_is_found_again() {
     }
 }
 
+// RELIABILITY.md, check 20, as far as the standby has every commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_is_found_by_itself() {
+    let primary = Server::new();
+    let database = Database::on(&primary);
+    let standby = primary.standby();
+    // The standby first: it is passed over for as long as it takes no writes.
+    let url = format!(
+        "postgres://evergrant@{},{}/{}",
+        standby.host(),
+        primary.host(),
+        database.name
+    );
+    let store = database.try_open(&url).await.unwrap();
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+    primary.crash();
+    let error = store.land(&lease, refreshed("two"), NOW).await.unwrap_err();
+    assert!(!outcome_is_unknown(&error), "nothing was sent: {error}");
+    standby.promote();
+    let landed = store.land(&lease, refreshed("two"), NOW).await;
+    assert!(matches!(landed, Ok(Landed::Stored(_))), "{landed:?}");
+    let head = store.change_head().await.unwrap();
+    assert_eq!(store.changes(0).await.unwrap().1, head);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_survives_a_crash_and_what_was_not_is_undone() {
     let server = Server::new();
