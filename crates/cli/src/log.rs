@@ -2,6 +2,8 @@
 //!
 //! `EVERGRANT_LOG` filters it, like `debug` or `warn,evergrant_keeper=debug`.
 
+mod lines;
+
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 
@@ -14,19 +16,41 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::failure::Failure;
+use crate::log::lines::Lines;
 
 const FILTER: &str = "EVERGRANT_LOG";
 
+/// A log that was begun. The last lines are written when this is dropped.
+#[must_use = "the end of the process loses the last lines"]
+pub(crate) struct Log(Option<Lines>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.0 {
+            lines.flush();
+        }
+    }
+}
+
 /// Logs for as long as the process lives. `level` holds where `EVERGRANT_LOG` says nothing; `None`: then nothing is logged.
-pub(crate) fn start(level: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn start(level: Option<&str>) -> Result<Log, Failure> {
     let wanted = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty());
     let Some(filter) = wanted.as_deref().or(level) else {
-        return Ok(());
+        return Ok(Log(None));
     };
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("{FILTER}: {error}")))?;
+    let lines = Lines::to(io::stderr(), |lost| {
+        tracing::warn!(
+            event = "log_lines_lost",
+            lost,
+            "{lost} lines of the log were lost since the start: standard error could not be written or was not read"
+        );
+    })
+    .map_err(|error| Failure::failed(format!("the log does not start: {error}")))?;
+    let writer = lines.clone();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(move || writer.clone())
         // It would complain on standard error, and panic where that is what cannot be written.
         .log_internal_errors(false);
     if io::stderr().is_terminal() {
@@ -34,7 +58,13 @@ pub(crate) fn start(level: Option<&str>) -> Result<(), Failure> {
     } else {
         log.event_format(Json).init();
     }
-    Ok(())
+    // What the standard library says of a panic would wait for standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("a panic without a message");
+        tracing::error!(event = "panicked", location, "{message}");
+    }));
+    Ok(Log(Some(lines)))
 }
 
 /// One flat object a line: `ts`, `level`, then the event's own members.

@@ -29,7 +29,7 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    keep_memory_off_the_disk();
+    keep_memory_private();
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .is_err()
@@ -60,7 +60,7 @@ async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
             Local::Sim(sim) => commands::sim::run(sim, output).await,
         },
         Command::Routed(routed) => {
-            log::start(None)?;
+            let _log = log::start(None)?;
             Api::with(&globals, |api| on_the_api(api, routed, output)).await
         }
     }
@@ -79,9 +79,9 @@ async fn on_the_api(api: Api, command: Routed, output: Output) -> Result<(), Fai
     }
 }
 
-/// A crash must not write tokens into a core file.
+/// A crash must not write tokens into a core file, and another process of the same user must not read them.
 #[cfg(unix)]
-fn keep_memory_off_the_disk() {
+fn keep_memory_private() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     // Where the system does not allow even less, its own limit stays.
     let _ = setrlimit(
@@ -91,8 +91,29 @@ fn keep_memory_off_the_disk() {
             maximum: Some(0),
         },
     );
+    // The limit does not hold for a core that is piped to a handler, and a debugger needs none. This covers both, and the
+    // environment, which may hold the vault key.
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 /// Elsewhere there is no such limit.
 #[cfg(not(unix))]
-fn keep_memory_off_the_disk() {}
+fn keep_memory_private() {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn nobody_can_trace_the_process_or_make_it_leave_a_core_file() {
+        keep_memory_private();
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+    }
+}

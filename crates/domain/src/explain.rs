@@ -1,8 +1,9 @@
 //! What a pasted answer means: an HTTP answer, a JSON error, the text of an exception, a log line.
 //!
 //! Whatever is pasted, status, headers and JSON body are found in it first; then the same functions judge it that judge
-//! answers on the wire, [`judge`] and [`token_answer::read`]. Nothing that was pasted is repeated but codes and scopes:
-//! people paste tokens, too.
+//! answers on the wire, [`judge`] and [`token_answer::read`]. Where Evergrant itself has said already what it was (a header, a
+//! problem document, a line of its log), its word is kept. Nothing that was pasted is repeated but codes and scopes: people
+//! paste tokens, too.
 
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use crate::token_answer::{self, Failure, RawAnswer, TokenAnswer};
 /// What it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// The word for it.
-    pub verdict: Verdict,
+    /// The word for it, the same as in headers and logs.
+    pub class: Class,
+    /// The code of the problem that it is or leads to, for an answer of Evergrant itself or of a token endpoint.
+    pub problem: Option<String>,
     /// What happened: one or two sentences.
     pub cause: String,
     /// What to do.
@@ -34,29 +37,12 @@ pub struct Explanation {
     pub correlation_id: Option<String>,
 }
 
-/// The word for what was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// An answer of the API.
-    Class(Class),
-    /// An answer of the token endpoint, or of Evergrant: the code of the problem that it is or leads to.
-    Problem(String),
-}
-
-impl Verdict {
-    /// The word itself.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Class(class) => class.as_str(),
-            Self::Problem(code) => code,
-        }
-    }
-
+impl Explanation {
     /// The path of the page about it.
     pub fn help_path(&self) -> String {
-        match self {
-            Self::Class(class) => format!("/help/{}", class.as_str()),
-            Self::Problem(code) => format!("/help/errors/{code}"),
+        match &self.problem {
+            Some(code) => format!("/help/errors/{code}"),
+            None => format!("/help/{}", self.class.as_str()),
         }
     }
 }
@@ -136,7 +122,12 @@ pub fn about(class: Class) -> About {
 }
 
 /// Says what a pasted text means. `None` where there is neither a status, nor a JSON error, nor a message that is known.
-pub fn explain(text: &str) -> Option<Explanation> {
+///
+/// `meaning` knows what Evergrant's own codes mean and what to do about them; an answer that says it itself is believed first.
+pub fn explain(
+    text: &str,
+    meaning: impl Fn(&str) -> Option<(&'static str, &'static str)>,
+) -> Option<Explanation> {
     // Enough for any answer worth reading; a paste of a whole log is cut.
     const TEXT_MAX: usize = 256 * 1024;
     let text = text.get(..floor(text, TEXT_MAX)).unwrap_or(text);
@@ -146,22 +137,26 @@ pub fn explain(text: &str) -> Option<Explanation> {
         let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok().map(Duration::from_secs)
     });
-    if let Some(own) = body.as_ref().and_then(of_evergrant) {
+    let own_class = own_class(text);
+    if let Some(code) = own_code(text, body.as_ref()) {
+        let own = of_evergrant(&code, body.as_ref(), meaning);
         return Some(Explanation {
+            class: own_class.unwrap_or(own.class),
             status,
             retry_after,
             ..own
         });
     }
-    if let Some(code) = body
-        .as_ref()
-        .and_then(token_endpoint_code)
-        .or_else(|| known_word(text))
+    if own_class.is_none()
+        && let Some(code) = body
+            .as_ref()
+            .and_then(token_endpoint_code)
+            .or_else(|| known_word(text))
     {
         return Some(token_endpoint(&code, status, retry_after, body.as_ref()));
     }
     let Some(status) = status.or_else(|| body.as_ref().and_then(implied_status)) else {
-        return without_status(text);
+        return own_class.or_else(|| class_without_status(text)).map(bare);
     };
     let challenge = find_header(text, "www-authenticate");
     let bytes = body.as_ref().map(Value::to_string).unwrap_or_default();
@@ -177,7 +172,8 @@ pub fn explain(text: &str) -> Option<Explanation> {
         }
         .as_bytes(),
     });
-    let mut cause = about(judged.class).cause.to_owned();
+    let class = own_class.unwrap_or(judged.class);
+    let mut cause = about(class).cause.to_owned();
     if !judged.missing_scopes.is_empty() {
         cause = format!("{cause} Missing: {}.", judged.missing_scopes.join(", "));
     }
@@ -185,37 +181,109 @@ pub fn explain(text: &str) -> Option<Explanation> {
         cause = format!("{cause} The limit is {policy}.");
     }
     Some(Explanation {
-        verdict: Verdict::Class(judged.class),
         cause,
-        action: about(judged.class).action.to_owned(),
         status: Some(status),
         code: body.as_ref().and_then(|body| body["category"].as_str()).map(clip),
         missing_scopes: judged.missing_scopes,
         retry_after: judged.retry_after,
         correlation_id: judged.correlation_id,
+        ..bare(class)
     })
 }
 
-/// An answer that Evergrant itself made says what it means.
-fn of_evergrant(body: &Value) -> Option<Explanation> {
-    let code = body["type"].as_str()?.strip_prefix("urn:evergrant:problem:")?;
-    if code.is_empty()
-        || code.len() > 64
-        || !code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-    {
-        return None;
-    }
-    let said = |member: &str| body[member].as_str().map(clip_sentence);
-    Some(Explanation {
-        verdict: Verdict::Problem(code.to_owned()),
-        cause: said("detail").or_else(|| said("title"))?,
-        action: said("action").unwrap_or_default(),
+/// What a class says by itself.
+fn bare(class: Class) -> Explanation {
+    let about = about(class);
+    Explanation {
+        class,
+        problem: None,
+        cause: about.cause.to_owned(),
+        action: about.action.to_owned(),
         status: None,
-        code: Some(code.to_owned()),
+        code: None,
         missing_scopes: Vec::new(),
         retry_after: None,
-        correlation_id: body["provider_correlation_id"].as_str().map(clip),
+        correlation_id: None,
+    }
+}
+
+/// The class that Evergrant named: in the header `Evergrant-Class` of an answer, or as `class` in a line of its log.
+fn own_class(text: &str) -> Option<Class> {
+    let lower = text.to_ascii_lowercase();
+    ["evergrant-class", "class"].into_iter().find_map(|name| {
+        lower.match_indices(name).find_map(|(at, _)| {
+            let is_part_of_a_word =
+                lower[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_-.".contains(c));
+            let rest = lower[at + name.len()..].trim_start_matches(['"', '\'', '\\', ' ']);
+            let value = rest
+                .strip_prefix([':', '='])?
+                .trim_start_matches(['"', '\'', '\\', ' ', '[']);
+            let word = value
+                .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                .next()?;
+            Class::ALL
+                .into_iter()
+                .find(|class| !is_part_of_a_word && class.as_str() == word)
+        })
     })
+}
+
+/// The code of an answer that Evergrant itself made: in its problem document, or in the header `Evergrant-Error`.
+fn own_code(text: &str, body: Option<&Value>) -> Option<String> {
+    let in_body = body
+        .and_then(|body| body["type"].as_str())
+        .and_then(|kind| kind.strip_prefix("urn:evergrant:problem:"));
+    let in_header = || {
+        find_header(text, "evergrant-error")?
+            .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .next()
+    };
+    let is_code = |code: &&str| {
+        !code.is_empty()
+            && code.len() <= 64
+            && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    in_body
+        .filter(is_code)
+        .or_else(|| in_header().filter(is_code))
+        .map(str::to_owned)
+}
+
+/// An answer that Evergrant itself made says what it means, or its code does.
+fn of_evergrant(
+    code: &str,
+    body: Option<&Value>,
+    meaning: impl Fn(&str) -> Option<(&'static str, &'static str)>,
+) -> Explanation {
+    let said = |member: &str| body.and_then(|body| body[member].as_str()).map(clip_sentence);
+    let known = meaning(code);
+    Explanation {
+        cause: said("detail")
+            .or_else(|| known.map(|(cause, _)| cause.to_owned()))
+            .or_else(|| said("title"))
+            .unwrap_or_else(|| format!("Evergrant itself answered this, with the code {code}.")),
+        action: said("action")
+            .or_else(|| known.map(|(_, action)| action.to_owned()))
+            .unwrap_or_else(|| "Look at the page of this code.".to_owned()),
+        correlation_id: body
+            .and_then(|body| body["provider_correlation_id"].as_str())
+            .map(clip),
+        code: Some(code.to_owned()),
+        problem: Some(code.to_owned()),
+        ..bare(class_of_problem(code))
+    }
+}
+
+/// The class that the log gives to a call that was answered with a code of Evergrant's own.
+fn class_of_problem(code: &str) -> Class {
+    match code {
+        "upstream_timeout" | "outcome_unknown" => Class::Timeout,
+        "upstream_unreachable" | "provider_unavailable" | "store_unavailable" | "overloaded" | "internal" => {
+            Class::Unavailable
+        }
+        "budget_exhausted" => Class::RateLimited,
+        _ => Class::ClientError,
+    }
 }
 
 /// Codes that only a token endpoint answers with.
@@ -324,7 +392,8 @@ fn token_endpoint(
         ),
     };
     Explanation {
-        verdict: Verdict::Problem(problem.to_owned()),
+        class: class_of_problem(problem),
+        problem: Some(problem.to_owned()),
         cause: cause.to_owned(),
         action: action.to_owned(),
         status,
@@ -336,7 +405,7 @@ fn token_endpoint(
 }
 
 /// An exception or log line without any status: what the words say.
-fn without_status(text: &str) -> Option<Explanation> {
+fn class_without_status(text: &str) -> Option<Class> {
     let lower = text.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let class = if says(&["timed out", "timeout", "etimedout", "deadline exceeded"]) {
@@ -377,16 +446,7 @@ fn without_status(text: &str) -> Option<Explanation> {
     } else {
         return None;
     };
-    Some(Explanation {
-        verdict: Verdict::Class(class),
-        cause: about(class).cause.to_owned(),
-        action: about(class).action.to_owned(),
-        status: None,
-        code: None,
-        missing_scopes: Vec::new(),
-        retry_after: None,
-        correlation_id: None,
-    })
+    Some(class)
 }
 
 /// A text that says what HubSpot says in `message`, in the shape that [`judge`] reads.
@@ -426,10 +486,10 @@ fn find_status(text: &str) -> Option<u16> {
         if !(100..600).contains(&status) {
             continue;
         }
-        let before = lower[ceil(&lower, start.saturating_sub(24))..start].trim_end();
+        let before = &lower[ceil(&lower, start.saturating_sub(24))..start];
         let after = &lower[start + 3..floor(&lower, start + 32)];
         let after = after.trim_start_matches([' ', ':', '-', '`', '"', '\'', ')']);
-        let in_brackets = before.ends_with('(') && bytes.get(start + 3) == Some(&b')');
+        let in_brackets = before.trim_end().ends_with('(') && bytes.get(start + 3) == Some(&b')');
         if in_brackets
             || BEFORE.iter().any(|word| before.contains(word))
             || AFTER.iter().any(|word| after.starts_with(word))
@@ -575,13 +635,17 @@ mod tests {
         };
     }
 
+    fn explained(text: &str) -> Option<Explanation> {
+        explain(text, |code| {
+            (code == "reconnect_required").then_some(("The grant is gone.", "Send the link."))
+        })
+    }
+
+    /// `word` is the problem, where there is one, else the class.
     fn check(text: &str, word: &str, status: Option<u16>) {
-        let explained = explain(text).unwrap_or_else(|| panic!("nothing found in {text}"));
-        assert_eq!(
-            (explained.verdict.as_str(), explained.status),
-            (word, status),
-            "{text}"
-        );
+        let explained = explained(text).unwrap_or_else(|| panic!("nothing found in {text}"));
+        let found = explained.problem.as_deref().unwrap_or(explained.class.as_str());
+        assert_eq!((found, explained.status), (word, status), "{text}");
         assert!(
             !explained.cause.is_empty() && !explained.action.is_empty(),
             "{text}"
@@ -633,7 +697,7 @@ mod tests {
             api!("rate_limited_secondly.json")
         );
         check(&answer, "rate_limited", Some(429));
-        let explained = explain(&answer).expect("an answer");
+        let explained = explained(&answer).expect("an answer");
         assert_eq!(explained.retry_after, Some(Duration::from_secs(7)));
         assert!(explained.cause.contains("SECONDLY"), "{}", explained.cause);
         check(
@@ -710,12 +774,79 @@ mod tests {
     #[test]
     fn an_answer_of_evergrant_says_what_it_says_itself() {
         let text = r#"{"type":"urn:evergrant:problem:reconnect_required","title":"t","status":424,"detail":"the grant is gone","code":"reconnect_required","action":"use the link"}"#;
-        let explained = explain(text).expect("a problem");
-        assert_eq!(explained.verdict, Verdict::Problem("reconnect_required".into()));
+        let explained = explained(text).expect("a problem");
+        assert_eq!(explained.problem.as_deref(), Some("reconnect_required"));
+        assert_eq!(explained.class, Class::ClientError);
         assert_eq!(
             (explained.cause.as_str(), explained.action.as_str()),
             ("the grant is gone", "use the link")
         );
+    }
+
+    #[test]
+    fn evergrants_own_words_are_kept() {
+        let class = |text: &str, class: Class, status: u16| {
+            let explained = explained(text).unwrap_or_else(|| panic!("nothing found in {text}"));
+            assert_eq!(
+                (explained.class, explained.problem, explained.status),
+                (class, None, Some(status)),
+                "{text}"
+            );
+            assert_eq!(explained.action, about(class).action);
+        };
+        class(
+            r#"{"event":"call","class":"rejected_after_refresh","status_code":401}"#,
+            Class::RejectedAfterRefresh,
+            401,
+        );
+        class(
+            "WARN evergrant: event=\"call\" status_code=401 class=\"static_rejected\"",
+            Class::StaticRejected,
+            401,
+        );
+        class(
+            &format!(
+                "HTTP/1.1 401 Unauthorized\nEvergrant-Class: rejected_after_refresh\n\n{}",
+                api!("expired_seconds.json")
+            ),
+            Class::RejectedAfterRefresh,
+            401,
+        );
+        // A word of somebody else's that is none of ours.
+        class(
+            r#"{"class":"com.example.ApiException","status":403}"#,
+            Class::PermissionDenied,
+            403,
+        );
+    }
+
+    #[test]
+    fn an_answer_of_evergrant_is_known_by_its_code_alone() {
+        let body =
+            r#"{"type":"urn:evergrant:problem:reconnect_required","status":424,"code":"reconnect_required"}"#;
+        for text in [
+            format!("HTTP/1.1 424 Failed Dependency\nEvergrant-Error: reconnect_required\n\n{body}"),
+            "HTTP/1.1 424\r\nevergrant-error: reconnect_required\r\n".to_owned(),
+            body.to_owned(),
+        ] {
+            let explained = explained(&text).unwrap_or_else(|| panic!("nothing found in {text}"));
+            assert_eq!(explained.problem.as_deref(), Some("reconnect_required"), "{text}");
+            assert_eq!(explained.cause, "The grant is gone.", "{text}");
+            assert_eq!(explained.help_path(), "/help/errors/reconnect_required");
+        }
+        check(
+            "HTTP/1.1 424\nEvergrant-Error: from_the_future\n",
+            "from_the_future",
+            Some(424),
+        );
+    }
+
+    #[test]
+    fn a_bare_status_is_enough() {
+        check("HTTP 503", "unavailable", Some(503));
+        check("503 Service Unavailable", "unavailable", Some(503));
+        check("HTTP/1.1 503", "unavailable", Some(503));
+        check("http 401", "rejected", Some(401));
     }
 
     #[test]
@@ -735,7 +866,7 @@ mod tests {
             &umlauts,
         ] {
             assert_eq!(
-                explain(text),
+                explained(text),
                 None,
                 "{}",
                 text.chars().take(40).collect::<String>()
@@ -746,7 +877,7 @@ mod tests {
     #[test]
     fn a_pasted_token_is_not_repeated() {
         let text = "HTTP/1.1 401 Unauthorized\nAuthorization: Bearer canary-token\n\n{\"status\":\"error\",\"message\":\"canary-token expired\",\"category\":\"INVALID_AUTHENTICATION\"}";
-        assert!(!format!("{:?}", explain(text).expect("an answer")).contains("canary"));
+        assert!(!format!("{:?}", explained(text).expect("an answer")).contains("canary"));
     }
 
     #[test]

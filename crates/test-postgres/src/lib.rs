@@ -3,11 +3,6 @@
 //!
 //! Knows nothing of what is kept in it. Start reading at [`Server::shared`], then `server.sh`.
 
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "a test that cannot have its server ends, and says why"
-)]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

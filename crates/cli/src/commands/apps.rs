@@ -34,13 +34,18 @@ async fn list(api: &Api, output: Output) -> Result<(), Failure> {
     )
 }
 
-const COLUMNS: [(&str, &str); 6] = [
+/// New columns come last: what reads the lines counts them.
+const COLUMNS: [(&str, &str); 10] = [
     ("APP", "/name"),
     ("PROVIDER", "/provider"),
     ("HEALTH", "/health/status"),
     ("REDIRECT URI", "/redirect_uri"),
     ("API", "/api_base"),
     ("SCOPES", "/scopes"),
+    ("CONSENT PAGE", "/authorize_url"),
+    ("TOKEN ENDPOINT", "/token_url"),
+    ("INTROSPECTION", "/introspect_url"),
+    ("REVOCATION", "/revoke_url"),
 ];
 
 fn show(app: &Value, output: Output) -> Result<(), Failure> {
@@ -55,6 +60,8 @@ fn show(app: &Value, output: Output) -> Result<(), Failure> {
         ("client id", member("/client_id")),
         ("consent page", member("/authorize_url")),
         ("token endpoint", member("/token_url")),
+        ("introspection", member("/introspect_url")),
+        ("revocation", member("/revoke_url")),
         ("API", member("/api_base")),
         ("scopes", member("/scopes")),
         ("optional scopes", member("/optional_scopes")),

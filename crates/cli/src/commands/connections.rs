@@ -132,6 +132,9 @@ async fn end(api: &Api, disconnect: &Disconnect, output: Output) -> Result<(), F
     let revocation = match text(&answer, "/revocation").as_str() {
         "pending" => "the provider is being told to forget the grant",
         "done" => "the provider has forgotten the grant",
+        "unsupported" if revoke.as_str() == "never" => {
+            "the provider was not told, as you asked; its side of the grant lives on"
+        }
         "unsupported" => "the provider has no way to be told; its side of the grant may live on",
         "shared" => "the grant lives on at the provider: another connection has this app and account",
         _ => "the provider was not told",

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Read};
 
 use evergrant_domain::explain::explain;
+use evergrant_server::Code;
 use serde_json::json;
 
 use crate::args::Explain;
@@ -14,13 +15,14 @@ const READ_MAX: u64 = 1024 * 1024;
 
 pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
     let pasted = read(explain_)?;
-    let explained = explain(&pasted).ok_or_else(|| {
+    let explained = explain(&pasted, Code::about).ok_or_else(|| {
         Failure::failed("there is no HTTP status, JSON error or known message in this text")
             .advise("Paste the whole answer, with its status and body.")
     })?;
     if output.json {
         return print_json(&json!({
-            "class": explained.verdict.as_str(),
+            "class": explained.class.as_str(),
+            "problem": explained.problem,
             "cause": explained.cause,
             "action": explained.action,
             "status": explained.status,
@@ -31,7 +33,8 @@ pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
         }));
     }
     output.fields(&[
-        ("class", explained.verdict.as_str().to_owned()),
+        ("class", explained.class.as_str().to_owned()),
+        ("problem", explained.problem.unwrap_or_default()),
         ("cause", explained.cause),
         ("action", explained.action),
         (

@@ -52,8 +52,17 @@ async fn list(api: &Api, output: Output) -> Result<(), Failure> {
         return print_json(&answer);
     }
     let row = |key: &Value| {
-        let limits = ["/apps", "/customers", "/connections"].map(|kind| text(key, kind));
-        let limits: Vec<_> = limits.into_iter().filter(|limit| !limit.is_empty()).collect();
+        let kinds = [
+            ("app", "/apps"),
+            ("customer", "/customers"),
+            ("connection", "/connections"),
+        ];
+        let limits = kinds
+            .iter()
+            .map(|(kind, member)| (kind, text(key, member)))
+            .filter(|(_, limit)| !limit.is_empty())
+            .map(|(kind, limit)| format!("{kind} {limit}"))
+            .collect::<Vec<_>>();
         let [id, name, role, created, expires, revoked] = [
             "/id",
             "/name",

@@ -14,7 +14,7 @@ use crate::signals::{self, Hangups};
 use crate::{local, log};
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
-    log::start(Some("info"))?;
+    let _log = log::start(Some("info"))?;
     let config = local::configuration(globals)?;
     let asked_to_stop = signals::stop()?;
     let hangups = Hangups::listen()?;
@@ -96,7 +96,8 @@ fn say_what_is_missing(config: &Config) {
     }
 }
 
-/// Reads the configuration again at each hangup. Apps change at once, a broken configuration changes nothing.
+/// Reads the configuration again at each hangup. Apps change at once; a configuration that is broken, or has lost all its apps,
+/// changes nothing.
 async fn reload_when_asked(
     mut hangups: Hangups,
     file: Option<PathBuf>,
@@ -105,6 +106,13 @@ async fn reload_when_asked(
 ) {
     while hangups.next().await.is_some() {
         match local::configuration_at(file.as_deref()) {
+            // Half a file reads like this, too: its apps come last, and whoever writes it may not have got there yet.
+            Ok(config) if config.apps.is_empty() && !engine.keeper().apps().is_empty() => {
+                tracing::error!(
+                    event = "configuration_refused",
+                    "the configuration names no app any more and changes nothing: the file may be empty or cut off; to run without apps, restart"
+                );
+            }
             Ok(config) => {
                 let changed = needs_a_restart(&started_with, &config);
                 if !changed.is_empty() {
@@ -132,12 +140,13 @@ async fn reload_when_asked(
     }
 }
 
-/// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings, the store's apart,
-/// which keeps a password to itself.
+/// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings
+/// and no secret, so a store whose password changed is seen by comparing.
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
         [
             ("[server]", format!("{:?}", config.server)),
+            ("[vault]", format!("{:?}", config.vault)),
             ("[coordination]", format!("{:?}", config.coordination)),
             ("[log]", format!("{:?}", config.log)),
         ]

@@ -31,18 +31,14 @@ pub(crate) async fn refresh(api: Api, refresh: Refresh, output: Output) -> Resul
     if output.json {
         return print_json(&answer);
     }
-    let (before, now) = (text(&answer, "/version_before"), text(&answer, "/version"));
-    match (answer["redeemed"].as_bool(), before == now) {
-        (Some(true), _) => print_line(format_args!(
+    let [before, now, why] = ["/version_before", "/version", "/why"].map(|member| text(&answer, member));
+    if answer["redeemed"].as_bool() == Some(true) {
+        return print_line(format_args!(
             "{id}: one refresh token redeemed, version {before} → {now}"
-        )),
-        (_, true) => print_line(format_args!(
-            "{id}: nothing redeemed, version {now} is younger than a minute; --force redeems all the same"
-        )),
-        (_, false) => print_line(format_args!(
-            "{id}: nothing redeemed, another worker had brought version {now} (was {before})"
-        )),
+        ));
     }
+    let why = if why.is_empty() { "nobody said why" } else { &why };
+    print_line(format_args!("{id}: nothing redeemed, version {now} stays: {why}"))
 }
 
 pub(crate) async fn reconnect(api: Api, reconnect: Reconnect, output: Output) -> Result<(), Failure> {

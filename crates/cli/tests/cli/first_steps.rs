@@ -164,11 +164,19 @@ fn tokens(world: &World) -> [String; 2] {
         .json();
     assert_eq!(answer["access_token"].as_str().unwrap(), token.trim_end());
     let young = world.remote("refresh acme").ends_with(0).out;
-    assert!(young.contains("nothing redeemed"), "{young}");
+    assert!(
+        young.contains("nothing redeemed") && young.contains("younger than"),
+        "{young}"
+    );
     let forced = world.home.run("refresh acme --force").ends_with(0).out;
     assert!(
         forced.contains("one refresh token redeemed, version 1 → 2"),
         "{forced}"
+    );
+    let again = world.home.run("refresh acme --force").ends_with(0).out;
+    assert!(
+        again.contains("nothing redeemed") && again.contains("10 s"),
+        "{again}"
     );
     let newer = world.home.run("token acme").ends_with(0).out;
     assert_ne!(newer, token);
@@ -207,6 +215,31 @@ fn looks(world: &World) {
     assert!(link.starts_with(&format!("{}/connect/", world.url)), "{link}");
     let keys = world.remote("keys list --json").ends_with(0).json();
     assert_eq!(keys["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn lines_for_people_say_what_is_meant() {
+    let world = World::new();
+    world.connect_acme();
+    world
+        .home
+        .run("keys create --name jobs --role gateway --app crm --customer a1 --connection a1 --connection a2")
+        .ends_with(0);
+    let keys = world.home.run("keys list").ends_with(0).out;
+    assert!(
+        keys.contains("app crm and customer a1 and connection a1, a2"),
+        "{keys}"
+    );
+    let apps = world.home.run("apps list").ends_with(0).out;
+    for endpoint in ["/oauth/authorize", "/token", "/introspect", "/revoke"] {
+        assert!(apps.contains(endpoint), "{endpoint}: {apps}");
+    }
+    let kept = world
+        .home
+        .run("connections disconnect acme --revoke never")
+        .ends_with(0)
+        .out;
+    assert!(kept.contains("not told, as you asked"), "{kept}");
 }
 
 #[test]

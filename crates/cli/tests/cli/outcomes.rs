@@ -9,15 +9,7 @@ fn a_revoked_grant_ends_with_3_and_names_the_link() {
     let world = World::new();
     world.connect_acme();
     world.steer("uninstall", r#"{"hub_id": 1001}"#);
-    // What was sent has the provider's own answer; from then on nothing is sent.
-    let sent = world
-        .home
-        .run("call acme GET /crm/v3/objects/contacts")
-        .ends_with(1);
-    assert!(
-        sent.err.contains("401") && sent.err.contains("connections show acme"),
-        "{sent:?}"
-    );
+    // The first call was sent and came back 401; like all that follow it is answered with what is to be done.
     let called = world
         .home
         .run("call acme GET /crm/v3/objects/contacts")

@@ -1,14 +1,15 @@
 //! `serve` as whoever runs it meets it: ready, drained, reconfigured.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Stdio;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 
 use crate::web;
-use crate::world::{Home, World, app};
+use crate::world::{Home, Running, World, app};
 
 #[test]
 fn a_service_without_apps_starts_and_says_what_to_add() {
@@ -16,7 +17,7 @@ fn a_service_without_apps_starts_and_says_what_to_add() {
     home.run("init").ends_with(0);
     let mut serve = home.command(["serve"]);
     serve.env("EVERGRANT_SERVER__LISTEN", "127.0.0.1:0");
-    let mut serving = crate::world::Running::begin("serve", &mut serve);
+    let mut serving = Running::begin("serve", &mut serve);
     assert!(
         serving
             .first_line
@@ -40,27 +41,43 @@ fn a_service_without_apps_starts_and_says_what_to_add() {
     assert_eq!((status.code(), out.as_str()), (Some(0), ""));
 }
 
-#[test]
-fn a_log_that_nobody_reads_any_more_stops_no_call() {
+/// Serves with this as standard error, is called several hundred times and asked to stop.
+#[track_caller]
+fn check_that_no_call_needs_the_log(log: impl Into<Stdio>, once_it_serves: impl FnOnce()) {
     let world = World::new();
-    let mut serve = world.home.command(["serve"]);
-    let mut serving = serve
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut ready = String::new();
-    BufReader::new(serving.stdout.take().unwrap())
-        .read_line(&mut ready)
-        .unwrap();
-    drop(serving.stderr.take());
+    let serving = Running::with_log(&mut world.home.command(["serve"]), log);
+    once_it_serves();
     let apps = format!("{}/v1/apps", world.url);
     // Each is a line in the log.
-    for _ in 0..3 {
+    for _ in 0..300 {
         assert_eq!(web::send("GET", &apps, &[], "").status, 401);
     }
-    serving.kill().unwrap();
-    serving.wait().unwrap();
+    serving.signal(Signal::TERM);
+    let (status, ..) = serving.wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_stops_no_call() {
+    let (reader, log) = std::io::pipe().unwrap();
+    check_that_no_call_needs_the_log(log, || drop(reader));
+}
+
+#[test]
+fn a_log_whose_reader_is_stuck_stops_no_call_and_not_the_end() {
+    let (_reader, log) = std::io::pipe().unwrap();
+    // Full to the last byte, and such that whoever writes one more waits.
+    let before = fcntl_getfl(&log).unwrap();
+    fcntl_setfl(&log, before | OFlags::NONBLOCK).unwrap();
+    while (&log).write(b"\n").is_ok() {}
+    fcntl_setfl(&log, before).unwrap();
+    check_that_no_call_needs_the_log(log, || {});
+}
+
+#[test]
+fn a_log_on_a_full_device_stops_no_call() {
+    let log = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    check_that_no_call_needs_the_log(log, || {});
 }
 
 #[test]
@@ -111,7 +128,7 @@ fn a_call_in_flight_finishes_before_the_service_stops() {
 }
 
 #[test]
-fn a_broken_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
+fn a_broken_or_cut_off_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
     let world = World::new();
     let mut serving = world.home.start("serve");
     let file = world.home.path("evergrant.toml");
@@ -126,6 +143,28 @@ fn a_broken_configuration_changes_nothing_and_a_good_one_brings_its_apps() {
     );
     let apps = world.remote("apps list --json").ends_with(0).json();
     assert_eq!(apps["items"].as_array().unwrap().len(), 1);
+
+    let moved = good.replace("key_file = \"evergrant.key\"", "key_file = \"other.key\"");
+    assert_ne!(moved, good);
+    fs::copy(world.home.path("evergrant.key"), world.home.path("other.key")).unwrap();
+    fs::write(&file, moved).unwrap();
+    serving.signal(Signal::HUP);
+    let needed = serving.wait_for("restart_needed");
+    assert!(needed.contains("[vault] changed"), "{needed}");
+    serving.wait_for("configuration_read");
+
+    let (without_apps, _) = good.split_once("\n[apps.crm]").unwrap();
+    for cut_off in ["", without_apps] {
+        fs::write(&file, cut_off).unwrap();
+        serving.signal(Signal::HUP);
+        let refused = serving.wait_for("configuration_refused");
+        assert!(
+            refused.contains("\"level\":\"error\"") && refused.contains("no app any more"),
+            "{refused}"
+        );
+        let apps = world.remote("apps list --json").ends_with(0).json();
+        assert_eq!(apps["items"].as_array().unwrap().len(), 1);
+    }
 
     fs::write(&file, good + &app("second", &world.hubspot.address())).unwrap();
     serving.signal(Signal::HUP);

@@ -118,23 +118,35 @@ impl Running {
 
     /// Starts what has nothing to say yet.
     pub(crate) fn quiet(command: &mut Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let err = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Self::spawn(command.stderr(Stdio::piped()));
+        let err = BufReader::new(running.child.stderr.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             err.lines()
                 .map_while(Result::ok)
                 .try_for_each(|line| sender.send(line))
         });
+        running.lines = lines;
+        running
+    }
+
+    /// Starts with a log that goes elsewhere, and waits for the first line on standard output.
+    pub(crate) fn with_log(command: &mut Command, log: impl Into<Stdio>) -> Self {
+        let mut running = Self::spawn(command.stderr(log));
+        // It would keep the log open here.
+        command.stderr(Stdio::null());
+        running.first_line = running.next_line();
+        running
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
         Self {
             child,
             out,
-            lines,
+            // Nobody sends.
+            lines: channel().1,
             log: Vec::new(),
             first_line: String::new(),
         }

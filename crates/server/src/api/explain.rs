@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::access::Caller;
 use crate::input::{self, NoQuery};
-use crate::problem::{Problem, ProblemView};
+use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 
 /// What was pasted.
@@ -24,8 +24,10 @@ pub(crate) struct Pasted {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub(crate) struct ExplanationView {
-    /// The same word as in headers and logs; for an answer of a token endpoint the code of the problem it leads to.
-    class: String,
+    /// The same word as in headers and logs.
+    class: &'static str,
+    /// For an answer of Evergrant itself or of a token endpoint: the code of the problem that it is or leads to.
+    problem: Option<String>,
     /// What happened.
     cause: String,
     /// What to do.
@@ -56,11 +58,13 @@ pub(crate) async fn answer(
     input::Json(pasted): input::Json<Pasted>,
 ) -> Result<Json<ExplanationView>, Problem> {
     caller.require(Role::Support)?;
-    let explained = explain(&pasted.text).ok_or_else(|| {
+    let explained = explain(&pasted.text, Code::about).ok_or_else(|| {
         Problem::bad_request("`text`: there is no HTTP status, JSON error or known message in it")
     })?;
+    let help = shared.public(&explained.help_path());
     Ok(Json(ExplanationView {
-        class: explained.verdict.as_str().to_owned(),
+        class: explained.class.as_str(),
+        problem: explained.problem,
         cause: explained.cause,
         action: explained.action,
         status: explained.status,
@@ -68,6 +72,6 @@ pub(crate) async fn answer(
         missing_scopes: explained.missing_scopes,
         retry_after: explained.retry_after.map(|wait| wait.as_secs()),
         provider_correlation_id: explained.correlation_id,
-        help: shared.public(&explained.verdict.help_path()),
+        help,
     }))
 }
