@@ -35,6 +35,9 @@ pub(super) enum Failure {
     Again(StoreError),
     /// The session is of no use any more, and its siblings may be as well; with new ones the same may work.
     Anew(StoreError),
+    /// Nobody answers, in a session that looked alive: its siblings are of no use either. Who waited so long for nothing is
+    /// told at once.
+    Silent(StoreError),
     /// It will not work by being repeated at once.
     Final(StoreError),
 }
@@ -196,42 +199,35 @@ impl Db {
         self.client.as_ref().expect("it is taken away on dropping alone")
     }
 
-    /// Waits for an answer, and knows the session for lost where none comes.
-    async fn answer<T>(
-        &self,
-        asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<Result<T, tokio_postgres::Error>, StoreError> {
+    /// Waits for an answer; `None` where none comes, and the session is closed in the end.
+    async fn answer<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
         self.unfinished.store(true, Ordering::Relaxed);
-        let answer = timeout(ANSWER_TIMEOUT, asked).await;
-        let answer = answer.map_err(|_| StoreError::Unavailable {
-            what: "PostgreSQL did not answer in time".into(),
-            outcome_unknown: false,
-        })?;
+        let answer = timeout(ANSWER_TIMEOUT, asked).await.ok()?;
         self.unfinished.store(false, Ordering::Relaxed);
-        Ok(answer)
+        Some(answer)
+    }
+
+    async fn answered<T>(&self, asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Tried<T> {
+        let answer = self.answer(asked).await;
+        Ok(answer.ok_or_else(|| Failure::Silent(silence(false)))??)
     }
 
     pub(super) async fn begin(&self) -> Tried<()> {
         self.in_transaction.store(true, Ordering::Relaxed);
-        Ok(self.answer(self.client().batch_execute("BEGIN")).await??)
+        self.answered(self.client().batch_execute("BEGIN")).await
     }
 
     /// Ends what [`Db::begin`] began. Nobody knows what came of a commit whose answer is lost.
     pub(super) async fn commit(&self) -> Tried<()> {
-        let unknown = |what| {
-            Failure::Final(StoreError::Unavailable {
-                what,
-                outcome_unknown: true,
-            })
-        };
-        let committed = match self.answer(self.client().batch_execute("COMMIT")).await {
-            Ok(committed) => committed,
-            Err(error) => return Err(unknown(error.to_string())),
-        };
+        let committed = self.answer(self.client().batch_execute("COMMIT")).await;
+        let committed = committed.ok_or_else(|| Failure::Silent(silence(true)))?;
         committed.map_err(|error| match error.code() {
             // The server says that it rolled back.
             Some(code) if matches!(&code.code()[..2], "23" | "40") => error.into(),
-            _ => unknown(describe(&error)),
+            _ => Failure::Final(StoreError::Unavailable {
+                what: describe(&error),
+                outcome_unknown: true,
+            }),
         })?;
         self.in_transaction.store(false, Ordering::Relaxed);
         Ok(())
@@ -239,7 +235,7 @@ impl Db {
 
     /// Undoes a transaction that failed. Where that fails, too, the session is closed.
     pub(super) async fn rollback(&self) {
-        if let Ok(Ok(())) = self.answer(self.client().batch_execute("ROLLBACK")).await {
+        if let Some(Ok(())) = self.answer(self.client().batch_execute("ROLLBACK")).await {
             self.in_transaction.store(false, Ordering::Relaxed);
         }
     }
@@ -249,7 +245,7 @@ impl Db {
             let statement = self.client().prepare_cached(sql).await?;
             self.client().query(&statement, values).await
         };
-        Ok(self.answer(asked).await??)
+        self.answered(asked).await
     }
 
     pub(super) async fn row(&self, sql: &str, values: Values<'_>) -> Tried<Option<Row>> {
@@ -262,7 +258,7 @@ impl Db {
             let statement = self.client().prepare_cached(sql).await?;
             self.client().execute(&statement, values).await
         };
-        Ok(self.answer(asked).await??)
+        self.answered(asked).await
     }
 
     /// Keeps every other transaction from changing this connection until this one ends; `false` where there is none. What is
@@ -338,6 +334,13 @@ impl Db {
     }
 }
 
+fn silence(outcome_unknown: bool) -> StoreError {
+    StoreError::Unavailable {
+        what: "PostgreSQL did not answer in time".into(),
+        outcome_unknown,
+    }
+}
+
 /// A provider's text as PostgreSQL takes it. It refuses NUL, and an answer that holds one must be stored all the same.
 pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
@@ -361,12 +364,17 @@ impl Tries {
     /// Whether another try is worth it: returns once it is time for it, or with what the caller is told.
     pub(super) async fn another(&mut self, failure: Failure) -> Result<(), StoreError> {
         self.made += 1;
+        // What happened to one session happened to all of them: a restart, a failover, a changed table.
+        let empty_the_pool = || self.pool.retain(|_, _| false);
         let error = match failure {
             Failure::Final(error) => return Err(error),
+            Failure::Silent(error) => {
+                empty_the_pool();
+                return Err(error);
+            }
             Failure::Again(error) => error,
             Failure::Anew(error) => {
-                // What happened to one session happened to all of them: a restart, a failover, a changed table.
-                self.pool.retain(|_, _| false);
+                empty_the_pool();
                 error
             }
         };

@@ -120,6 +120,28 @@ async fn a_lost_commit_and_a_lost_answer_are_told_as_an_unknown_outcome() {
     assert!(matches!(again, Ok(Landed::Moved(_))), "{again:?}");
 }
 
+// RELIABILITY.md, check 22: a half-open connection is one that nobody closes and nothing passes.
+#[tokio::test]
+async fn sessions_that_fell_silent_are_given_up_together() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    create(&store, new("c1")).await;
+    assert_eq!(join_all((0..5).map(|_| version(&store, "c1"))).await, [1; 5]);
+    proxy.silence_the_first(100);
+    // Nothing else happens, so the clock jumps to the end of the wait.
+    tokio::time::pause();
+    let error = store.held(&id("c1")).await.unwrap_err();
+    tokio::time::resume();
+    assert!(!outcome_is_unknown(&error), "{error}");
+    proxy.silence_the_first(6);
+    assert_eq!(
+        version(&store, "c1").await,
+        1,
+        "the first call after it is answered"
+    );
+}
+
 #[tokio::test]
 async fn a_transaction_that_others_got_in_the_way_of_is_repeated_a_few_times() {
     let database = Database::new();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -14,6 +14,8 @@ const LOSES_ANSWERS_TO_COMMITS: u8 = 2;
 pub(crate) struct Proxy {
     port: u16,
     mood: Arc<AtomicU8>,
+    /// Connections up to this one are silent.
+    silent: Arc<AtomicU32>,
 }
 
 impl Proxy {
@@ -21,19 +23,27 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mood = Arc::new(AtomicU8::new(LETS_PASS));
-        let seen = Arc::clone(&mood);
+        let silent = Arc::new(AtomicU32::new(0));
+        let (its_mood, its_silent) = (Arc::clone(&mood), Arc::clone(&silent));
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                if let Ok(server) = UnixStream::connect(&socket).await {
-                    tokio::spawn(pass(client, server, Arc::clone(&seen)));
-                }
+            for number in 1.. {
+                let (client, _) = listener.accept().await.unwrap();
+                let server = UnixStream::connect(&socket).await.unwrap();
+                let its_silent = Arc::clone(&its_silent);
+                let is_silent = move || number <= its_silent.load(Ordering::SeqCst);
+                tokio::spawn(pass(client, server, Arc::clone(&its_mood), is_silent));
             }
         });
-        Self { port, mood }
+        Self { port, mood, silent }
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://evergrant@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// From now on, nothing passes on the first so many connections, and nobody is told.
+    pub(crate) fn silence_the_first(&self, connections: u32) {
+        self.silent.store(connections, Ordering::SeqCst);
     }
 
     /// The next COMMIT does not reach the server.
@@ -47,12 +57,20 @@ impl Proxy {
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: UnixStream, mood: Arc<AtomicU8>) {
+async fn pass(
+    mut client: TcpStream,
+    mut server: UnixStream,
+    mood: Arc<AtomicU8>,
+    is_silent: impl Fn() -> bool,
+) {
     let (mut asked, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(length @ 1..) = read else { return };
+                if is_silent() {
+                    continue;
+                }
                 let asked = &asked[..length];
                 let lost = if asked.windows(6).any(|word| word == b"COMMIT") {
                     mood.swap(LETS_PASS, Ordering::SeqCst)
