@@ -11,12 +11,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Where Debian puts each major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
+/// What the name of a socket ends with where no port is said.
+const SOCKET_PORT: u16 = 5432;
 
 /// A running server. It stops when this is dropped, or its process ends.
 #[derive(Debug)]
 pub struct Server {
     folder: PathBuf,
     bin: PathBuf,
+    port: u16,
     control: Mutex<Control>,
     databases: AtomicU32,
 }
@@ -46,25 +49,41 @@ impl Server {
     /// One for a test that stops it.
     #[expect(clippy::new_without_default, reason = "no server is a default")]
     pub fn new() -> Self {
-        Self::start_with("")
+        Self::start_with("", None)
+    }
+
+    /// One that also listens on 127.0.0.1 and speaks TLS there, with this certificate and its key, both PEM.
+    pub fn with_tls(certificate: &str, key: &str) -> Self {
+        Self::start_with("", Some((certificate, key)))
+    }
+
+    /// Where it listens on 127.0.0.1, if it does.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Another one, to which everything goes that this one commits, before it says so.
     #[must_use]
     pub fn standby(&self) -> Self {
-        let standby = Self::start_with(&self.folder.display().to_string());
+        let standby = Self::start_with(&self.folder.display().to_string(), None);
         self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
         self.sql("postgres", "SELECT pg_reload_conf()");
         while self.sql("postgres", "SHOW synchronous_standby_names") != "*" {}
         standby
     }
 
-    fn start_with(primary: &str) -> Self {
+    fn start_with(primary: &str, tls: Option<(&str, &str)>) -> Self {
+        let (certificate, key) = tls.unwrap_or_default();
+        // The socket's name has the port in it, too.
+        let port = if tls.is_some() { free_port() } else { SOCKET_PORT };
         let bin = newest().expect("there is no PostgreSQL: run `cargo xtask test`, or install postgresql");
         let mut child = as_nobody_special()
             .args(["sh", "-c", include_str!("server.sh"), "server"])
             .arg(&bin)
             .arg(primary)
+            .env("PGPORT", port.to_string())
+            .env("TLS_CERTIFICATE", certificate)
+            .env("TLS_KEY", key)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -77,6 +96,7 @@ impl Server {
         Self {
             folder: folder.trim_end().into(),
             bin,
+            port,
             control: Mutex::new(Control {
                 words,
                 answers,
@@ -105,7 +125,7 @@ impl Server {
 
     /// The socket that it listens on.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join(".s.PGSQL.5432")
+        self.folder.join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// Runs statements, each in a transaction of its own, and says what came back.
@@ -127,6 +147,7 @@ impl Server {
     fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(self.bin.join(program))
             .env("PGHOST", &self.folder)
+            .env("PGPORT", self.port.to_string())
             .env("PGUSER", "evergrant")
             .args(arguments)
             .output()
@@ -170,6 +191,11 @@ impl Server {
         control.answers.read_line(&mut answer).expect("the shell answers");
         assert_eq!(answer, "done\n", "the server did not {word}");
     }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
 }
 
 fn newest() -> Option<PathBuf> {

@@ -1,6 +1,7 @@
 # Runs one PostgreSQL server in a folder of its own, as the user that it is started as, and obeys single words on its
 # standard input. When that ends, however its owner ended, the server is stopped and the folder removed. Where the folder of
-# another server is named, it is that one's standby.
+# another server is named, it is that one's standby. With a certificate in TLS_CERTIFICATE and its key in TLS_KEY it also
+# listens on 127.0.0.1, at PGPORT, and speaks TLS there.
 set -eu
 bin=$1
 primary=$2
@@ -17,8 +18,16 @@ fi
     exit 1
 }
 
+set -- -c listen_addresses=
+if [ "${TLS_KEY-}" ]; then
+    (umask 077 && echo "$TLS_KEY" >tls.key && echo "$TLS_CERTIFICATE" >tls.crt)
+    set -- -h 127.0.0.1 -c ssl=on -c ssl_cert_file="$folder/tls.crt" -c ssl_key_file="$folder/tls.key"
+fi
+# None of them has white space in it.
+options=$*
+
 start() {
-    "$bin/postgres" -D data -k "$folder" -h '' -c fsync=off -c full_page_writes=off -c max_connections=500 \
+    "$bin/postgres" -D data -k "$folder" $options -c fsync=off -c full_page_writes=off -c max_connections=500 \
         -c shared_buffers=64MB -c log_min_messages=fatal >>server.log 2>&1 &
     server=$!
     until "$bin/pg_isready" -q -h "$folder"; do

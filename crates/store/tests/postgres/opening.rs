@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use evergrant_store::postgres::OpenError;
-use evergrant_store::{PostgresStore, Vault, VaultKey};
+use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
 use futures_util::future::join_all;
+use test_postgres::Server;
 
 use crate::database::*;
 use crate::proxy::Proxy;
+
+/// A certificate for 127.0.0.1 alone, with its key.
+fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_processes_open_a_new_database_at_once() {
@@ -111,4 +117,46 @@ async fn a_user_who_may_not_make_tables_is_told_so() {
         .await
         .unwrap_err();
     assert!(matches!(error, OpenError::NotAllowed { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_proves_to_be_the_one_that_was_named_or_is_refused() {
+    let (its, anothers) = (certificate(), certificate());
+    let server = Server::with_tls(&its.cert.pem(), &its.signing_key.serialize_pem());
+    let database = Database::on(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, certificate: &rcgen::Certificate| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, certificate.pem()).unwrap();
+        path.display().to_string()
+    };
+    let (its_file, anothers_file) = (file("its.pem", &its.cert), file("anothers.pem", &anothers.cert));
+    let url = |host: &str, mode: &str| {
+        format!(
+            "postgres://evergrant@{host}:{}/{}?sslmode={mode}",
+            server.port(),
+            database.name
+        )
+    };
+    let protected = "SELECT count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                      WHERE ssl AND application_name = 'evergrant'";
+    for good in [
+        url("127.0.0.1", &format!("verify-full&sslrootcert={its_file}")),
+        url("127.0.0.1", "require"),
+        url("localhost", "require"),
+        url("127.0.0.1", "prefer"),
+    ] {
+        let store = database.try_open(&good).await.unwrap();
+        store.ping().await.unwrap();
+        assert_eq!(database.sql(protected), "t", "{good}");
+    }
+    for bad in [
+        url("127.0.0.1", &format!("verify-full&sslrootcert={anothers_file}")),
+        url("localhost", &format!("verify-full&sslrootcert={its_file}")),
+        // The system trusts nobody who signs for himself.
+        url("127.0.0.1", "verify-full"),
+    ] {
+        let error = database.try_open(&bad).await.unwrap_err();
+        assert!(matches!(error, OpenError::Tls { .. }), "{bad}: {error}");
+    }
 }

@@ -30,8 +30,8 @@ impl Proxy {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = UnixStream::connect(&socket).await.unwrap();
                 let its_silent = Arc::clone(&its_silent);
-                let is_silent = move || number <= its_silent.load(Ordering::SeqCst);
-                tokio::spawn(pass(client, server, Arc::clone(&its_mood), is_silent));
+                let silenced = move || number <= its_silent.load(Ordering::SeqCst);
+                tokio::spawn(pass(client, server, Arc::clone(&its_mood), silenced));
             }
         });
         Self { port, mood, silent }
@@ -61,14 +61,14 @@ async fn pass(
     mut client: TcpStream,
     mut server: UnixStream,
     mood: Arc<AtomicU8>,
-    is_silent: impl Fn() -> bool,
+    silenced: impl Fn() -> bool,
 ) {
     let (mut asked, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(length @ 1..) = read else { return };
-                if is_silent() {
+                if silenced() {
                     continue;
                 }
                 let asked = &asked[..length];
