@@ -23,6 +23,9 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 /// More than the largest page of a list; a foreign server could send without end.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
+/// Entries of one page: the most that there may be.
+const PAGE: &str = "1000";
+
 /// Whoever answers the API.
 pub(crate) enum Api {
     /// A service, with a key's rights.
@@ -120,6 +123,7 @@ impl Api {
         loop {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             query
+                .append_pair("limit", PAGE)
                 .extend_pairs(filters)
                 .extend_pairs(cursor.iter().map(|cursor: &String| ("cursor", cursor)));
             let mut page = self.get(&format!("{path}?{}", query.finish())).await?;

@@ -1,8 +1,8 @@
 //! A customer's way through consent: our page, the provider's, the callback.
 //!
 //! Opening a page spends nothing, so link previews are harmless. The form's POST begins an authorization: a `state`, kept
-//! hashed, bound to a cookie of the browser that sent the form. The callback needs both and spends the state before the code is
-//! exchanged, so a code, a state or a link that leaks is of no use to anyone else.
+//! hashed together with a cookie of the browser that sent the form. The callback needs both and spends the state before the
+//! code is exchanged, so a code, a state or a link that leaks is of no use to anyone else, not even for spoiling it.
 //!
 //! Source: RFC 6749 §10.12, RFC 9700 §4.7, RFC 9207.
 
@@ -11,7 +11,6 @@ pub(crate) mod link;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -45,12 +44,15 @@ const COOKIE_BYTES: usize = 32;
 /// 32 bytes in base64url.
 const COOKIE_TEXT: usize = 43;
 const COOKIE_MAX_AGE: u32 = 3600;
+/// Cookies of ours that are tried: a browser has one, or a few where several services share a host's name.
+const COOKIES_MAX: usize = 4;
 
 /// Pages that look into the store at a time: nobody needs a key to ask for one.
 const AT_ONCE: usize = 16;
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Authorizations begun in one minute by one process. Each is a row in the store for ten minutes.
+/// Authorizations begun in one minute by one process, in each of two ways: from a link that was made with a key, and at an install
+/// page, which is open to anyone. Each is a row in the store for ten minutes.
 const BEGUN_PER_MINUTE: u32 = 600;
 
 /// A state is ours only if it is as long as ours are; bounds what is hashed.
@@ -63,7 +65,9 @@ pub(crate) struct Flow {
     cookie_name: &'static str,
     cookie_attributes: &'static str,
     turns: Semaphore,
-    begun: Mutex<(Instant, u32)>,
+    begun_from_links: Begun,
+    /// Counted apart, so that no crowd of strangers shuts out those who were sent a link.
+    begun_by_anyone: Begun,
 }
 
 impl Flow {
@@ -78,7 +82,8 @@ impl Flow {
             cookie_name,
             cookie_attributes,
             turns: Semaphore::new(AT_ONCE),
-            begun: Mutex::new((Instant::now(), 0)),
+            begun_from_links: Begun::new(),
+            begun_by_anyone: Begun::new(),
         }
     }
 
@@ -86,19 +91,6 @@ impl Flow {
         match tokio::time::timeout(WAIT, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(Message::busy()),
-        }
-    }
-
-    fn may_begin(&self) -> Result<(), Message> {
-        let mut begun = self.begun.lock();
-        if begun.0.elapsed() >= Duration::from_secs(60) {
-            *begun = (Instant::now(), 0);
-        }
-        begun.1 += 1;
-        if begun.1 <= BEGUN_PER_MINUTE {
-            Ok(())
-        } else {
-            Err(Message::busy())
         }
     }
 
@@ -128,6 +120,28 @@ impl Flow {
     }
 }
 
+/// How many began in the minute that began then.
+struct Begun(Mutex<(Instant, u32)>);
+
+impl Begun {
+    fn new() -> Self {
+        Self(Mutex::new((Instant::now(), 0)))
+    }
+
+    fn one_more(&self) -> Result<(), Message> {
+        let mut begun = self.0.lock();
+        if begun.0.elapsed() >= Duration::from_secs(60) {
+            *begun = (Instant::now(), 0);
+        }
+        begun.1 += 1;
+        if begun.1 <= BEGUN_PER_MINUTE {
+            Ok(())
+        } else {
+            Err(Message::busy())
+        }
+    }
+}
+
 /// What a link asks for, once it is known to be good.
 struct Wanted {
     app: Arc<App>,
@@ -142,6 +156,18 @@ struct Wanted {
     has_lost_access: bool,
     scopes: Vec<String>,
     return_url: Option<String>,
+}
+
+impl Wanted {
+    /// Whether nobody with a key asked for it.
+    fn is_public_install(&self) -> bool {
+        self.session.is_none() && self.connection.is_none()
+    }
+}
+
+/// What an authorization is looked up by. A cookie of ours has one length only, so no other pair reads the same.
+fn state_hash(state: &str, cookie: &str) -> [u8; 32] {
+    sha256(format!("{state}{cookie}").as_bytes())
 }
 
 /// The page of a connect session or reconnect link.
@@ -395,14 +421,18 @@ async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -
         .cookies(headers)
         .next()
         .ok_or_else(Message::no_cookie)?;
-    shared.flow.may_begin()?;
+    if wanted.is_public_install() {
+        shared.flow.begun_by_anyone.one_more()?;
+    } else {
+        shared.flow.begun_from_links.one_more()?;
+    }
     let app = &wanted.app;
     let (scopes, optional) = scopes(app, &wanted.scopes);
     let verifier = app.provider.pkce.then(new_code_verifier);
     let state = random_token(STATE_BYTES);
     let provider = authorize_url(app, &state, &scopes, &optional, verifier.as_ref());
     let authorization = Authorization {
-        state_hash: sha256(state.as_bytes()),
+        state_hash: state_hash(&state, cookie),
         cookie_hash: sha256(cookie.as_bytes()),
         session: wanted.session,
         app: app.name.clone(),
@@ -500,24 +530,7 @@ pub(crate) async fn callback(
     if state.len() > STATE_MAX {
         return Err(Message::dead_link());
     }
-    let authorization = {
-        let _turn = shared.flow.turn().await?;
-        // Spent before anything else is looked at: whatever follows, this state is never good again.
-        shared
-            .keeper()
-            .store()
-            .spend_state(sha256(state.as_bytes()), shared.now())
-            .await
-            .map_err(unavailable)?
-    };
-    let authorization = authorization.ok_or_else(Message::dead_link)?;
-    let is_same_browser = shared.flow.cookies(&headers).any(|cookie| {
-        verify_slices_are_equal(&sha256(cookie.as_bytes()), &authorization.cookie_hash).is_ok()
-    });
-    if !is_same_browser {
-        tracing::warn!(event = "connect_refused", app = %authorization.app, "a consent came back in another browser than it began in");
-        return Err(Message::other_browser());
-    }
+    let authorization = spend(&shared, &headers, state).await?;
     let app = shared
         .keeper()
         .app(&authorization.app)
@@ -529,6 +542,37 @@ pub(crate) async fn callback(
     let named = authorization.connection.clone();
     let outcome = judge(&shared, &app, authorization, returned).await;
     Ok(conclude(&app, return_url.as_deref(), named.as_ref(), &outcome))
+}
+
+/// The authorization that this state and this browser's cookie stand for. It is spent before anything else is looked at: whatever
+/// follows, it is never good again. In another browser nothing is found, and nothing spent.
+async fn spend(shared: &Inner, headers: &HeaderMap, state: &str) -> Result<Authorization, Message> {
+    let mut cookies = shared.flow.cookies(headers).take(COOKIES_MAX).peekable();
+    if cookies.peek().is_none() {
+        tracing::warn!(
+            event = "connect_refused",
+            "a consent came back without the cookie: in another browser, or cookies are blocked"
+        );
+        return Err(Message::other_browser());
+    }
+    let _turn = shared.flow.turn().await?;
+    for cookie in cookies {
+        let spent = shared
+            .keeper()
+            .store()
+            .spend_state(state_hash(state, cookie), shared.now())
+            .await
+            .map_err(unavailable)?;
+        if let Some(authorization) = spent {
+            return Ok(authorization);
+        }
+    }
+    Err(Message::dead_answer())
+}
+
+/// The callback asked for by whoever only wants to look, like a scanner of links: nothing is spent, nothing is shown.
+pub(crate) async fn look_at_callback() -> [(HeaderName, HeaderValue); 1] {
+    [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
 
 /// A consent that we did not ask for: an install from a marketplace or a saved link. Its code is not ours to exchange; the flow

@@ -94,6 +94,15 @@ impl Message {
         )
     }
 
+    /// The callback came with a state that means nothing in this browser.
+    pub(crate) fn dead_answer() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "This link does not work",
+            "The answer came too late, was used before, or arrived in another browser than the one you began in. For your safety nothing was connected. Please open the link that you were sent again and stay in one browser.",
+        )
+    }
+
     /// The callback came to a browser that does not have the cookie.
     pub(crate) fn other_browser() -> Self {
         Self::new(

@@ -88,6 +88,9 @@ codes! {
     AppNotConfigured "app_not_configured" 424 false "The connection's app is not configured"
         "The connection belongs to an app that is not in this service's configuration. Nothing was sent."
         "Put the app back into the configuration, or disconnect the connection.";
+    ConnectionUnreadable "connection_unreadable" 424 false "The connection's record cannot be read"
+        "The connection's stored tokens do not open with the vault key: they were changed, or sealed with another key. Nothing was sent."
+        "Restore the right key or a backup of the store, or send the customer to `reconnect_url`; the connection keeps its id.";
     UnknownConnection "unknown_connection" 424 false "No such connection"
         "There is no connection with this id, or it lies outside what the key is limited to."
         "Check the id, and what the key is limited to.";
@@ -486,7 +489,7 @@ impl From<KeepError> for Problem {
             KeepError::Disconnected => Self::because(Code::Disconnected, detail),
             KeepError::AppCredentialsRejected { .. } => Self::because(Code::AppCredentialsRejected, detail),
             KeepError::AppNotConfigured { .. } => Self::because(Code::AppNotConfigured, detail),
-            KeepError::Unreadable { .. } => Self::because(Code::Internal, detail),
+            KeepError::Unreadable { .. } => Self::because(Code::ConnectionUnreadable, detail),
             KeepError::ProviderUnavailable { retry_after, .. } => {
                 Self::because(Code::ProviderUnavailable, detail).retry_after(retry_after)
             }

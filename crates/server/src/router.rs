@@ -42,7 +42,10 @@ pub(crate) fn router(shared: Shared) -> Router {
             "/install/{app}",
             get(connect::install).post(connect::begin_install),
         )
-        .route("/oauth/callback", get(connect::callback))
+        .route(
+            "/oauth/callback",
+            get(connect::callback).head(connect::look_at_callback),
+        )
         .route("/help/errors/{code}", get(help::error))
         .route("/help/{class}", get(help::class))
         .route("/healthz", get(health::healthz))

@@ -343,10 +343,14 @@ impl Inner {
         self.record(connection).with_app_health(health.as_ref())
     }
 
-    /// A problem about a connection; one that asks for reconnecting says where.
+    /// A problem about a connection; one that reconnecting mends says where.
     pub(crate) fn problem(&self, problem: Problem) -> Problem {
+        let is_mended_by_reconnecting = matches!(
+            problem.code(),
+            Code::ReconnectRequired | Code::ConnectionUnreadable
+        );
         match problem.connection() {
-            Some(id) if problem.code() == Code::ReconnectRequired => {
+            Some(id) if is_mended_by_reconnecting => {
                 let url = self.reconnect_url(id, link::LASTS, None);
                 problem.reconnect_at(url)
             }

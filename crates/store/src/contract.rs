@@ -394,7 +394,7 @@ pub enum SessionOutcome {
 /// One authorization request on its way: what its `state` stands for. Single use.
 #[derive(Debug, Clone)]
 pub struct Authorization {
-    /// SHA-256 of the state.
+    /// What it is looked up by: SHA-256 of the state and the cookie.
     pub state_hash: [u8; 32],
     /// SHA-256 of the cookie that the browser must bring back.
     pub cookie_hash: [u8; 32],

@@ -15,7 +15,7 @@ pub(crate) async fn run(api: Api, apps: Apps, output: Output) -> Result<(), Fail
 }
 
 async fn list(api: &Api, output: Output) -> Result<(), Failure> {
-    let answer = api.get("/v1/apps").await?;
+    let answer = api.list("/v1/apps", &[]).await?;
     if output.json {
         return print_json(&answer);
     }

@@ -97,7 +97,7 @@ async fn suggest_a_call(api: &Api, record: &Value, output: Output) -> Result<(),
     let id = text(record, "/id");
     let app = text(record, "/app");
     // Only to name a path that the provider has: without an answer the general one will do.
-    let apps = api.get("/v1/apps").await.unwrap_or_default();
+    let apps = api.list("/v1/apps", &[]).await.unwrap_or_default();
     let apps = apps["items"].as_array().map_or(&[][..], Vec::as_slice);
     let is_hubspot = apps
         .iter()

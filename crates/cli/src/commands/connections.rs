@@ -23,7 +23,7 @@ pub(crate) async fn run(api: Api, connections: Connections, output: Output) -> R
 }
 
 async fn list(api: &Api, filters: &Filters, output: Output) -> Result<(), Failure> {
-    let mut query = vec![("limit", "1000")];
+    let mut query = Vec::new();
     query.extend(filters.app.iter().map(|app| ("app", app.as_str())));
     query.extend(
         filters

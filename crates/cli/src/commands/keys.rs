@@ -47,7 +47,7 @@ async fn create(api: &Api, new: CreateKey, output: Output) -> Result<(), Failure
 }
 
 async fn list(api: &Api, output: Output) -> Result<(), Failure> {
-    let answer = api.get("/v1/keys").await?;
+    let answer = api.list("/v1/keys", &[]).await?;
     if output.json {
         return print_json(&answer);
     }

@@ -243,6 +243,29 @@ fn lines_for_people_say_what_is_meant() {
 }
 
 #[test]
+fn a_list_is_whole_however_many_pages_it_has() {
+    let world = World::new();
+    let serving = world.home.start("serve");
+    let bearer = format!("Bearer {}", world.admin_key);
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Content-Type", "application/json"),
+    ];
+    for _ in 0..101 {
+        let made = web::send(
+            "POST",
+            &format!("{}/v1/keys", world.url),
+            &headers,
+            r#"{"name":"n","role":"gateway"}"#,
+        );
+        assert_eq!(made.status, 201);
+    }
+    drop(serving);
+    let keys = world.home.run("keys list --json").ends_with(0).json();
+    assert_eq!(keys["items"].as_array().unwrap().len(), 102);
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_failure() {
     let world = World::new();
     world.connect_acme();

@@ -209,25 +209,45 @@ async fn a_state_is_good_once() {
 }
 
 #[tokio::test]
-async fn a_state_in_another_browser_is_refused_and_spent_before_any_exchange() {
+async fn a_state_is_worth_nothing_in_another_browser_and_stays_good_in_its_own() {
     let house = House::build().await;
     let wish = session(&house, json!({})).await;
     let mut victim = Browser::default();
     let callback = victim.go_to_callback(&house, link(&wish), PORTAL).await;
-    // Without a cookie, and with the cookie of another browser.
-    house
-        .send(bare("GET", callback.strip_prefix(PUBLIC).unwrap()))
-        .await
-        .expect(403);
-    victim.send(&house, "GET", &callback).await.expect(404);
-    let wish = session(&house, json!({})).await;
-    let callback = victim.go_to_callback(&house, link(&wish), PORTAL).await;
+    let bare_callback = callback.strip_prefix(PUBLIC).unwrap();
+    house.send(bare("GET", bare_callback)).await.expect(403);
+    // With the cookie of another browser, which has begun a consent of its own.
     let other = session(&house, json!({"customer": "globex"})).await;
-    let mut attacker = Browser::default();
-    attacker.send(&house, "GET", link(&other)).await.expect(200);
-    attacker.send(&house, "GET", &callback).await.expect(403);
+    let mut stranger = Browser::default();
+    stranger.go_to_provider(&house, link(&other)).await;
+    stranger.send(&house, "GET", &callback).await.expect(404);
+    // Not even the right browser spends it by looking.
+    let looked = victim.send(&house, "HEAD", &callback).await.expect(200);
+    assert_eq!(looked.header("cache-control"), "no-store");
     assert_eq!(house.sim.ledger().code_exchanges, 0);
     assert_eq!(outcome(&house, &wish).await["status"], "pending");
+    victim.send(&house, "GET", &callback).await.expect(200);
+    assert_eq!(outcome(&house, &wish).await["status"], "connected");
+    assert_eq!(outcome(&house, &other).await["status"], "pending");
+}
+
+#[tokio::test]
+async fn a_crowd_at_the_install_page_does_not_shut_out_who_was_sent_a_link() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let mut crowd = Browser::default();
+    crowd.send(&house, "GET", "/install/crm").await.expect(200);
+    while crowd.send(&house, "POST", "/install/crm").await.status == 303 {}
+    crowd.send(&house, "POST", "/install/crm").await.expect(503);
+    let mut customer = Browser::default();
+    let sent = session(&house, json!({})).await;
+    customer.go_to_provider(&house, link(&sent)).await;
+    let restore = house
+        .post(&house.admin, "/v1/connections/c1/reconnect-link", json!({}))
+        .await
+        .expect(200)
+        .json();
+    customer.go_to_provider(&house, link(&restore)).await;
 }
 
 #[tokio::test]
@@ -622,6 +642,37 @@ async fn a_session_asks_for_the_scopes_of_its_app_or_fewer_and_for_its_own_conne
             .await
             .refused(409, "id_taken");
     }
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_open_is_no_outage_and_reconnecting_mends_it() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.import("c2", "globex", 1002).await;
+    house.tamper(
+        "UPDATE connections SET access_token = zeroblob(64), refresh_token = zeroblob(64) WHERE id = 'c1'",
+    );
+    let contacts = "/gateway/c1/crm/v3/objects/contacts";
+    let refused = house
+        .get(&house.admin, contacts)
+        .await
+        .refused(424, "connection_unreadable");
+    assert_eq!(refused.header("evergrant-error"), "connection_unreadable");
+    assert_eq!(refused.header("x-should-retry"), "false");
+    assert_eq!(refused.header("retry-after"), "");
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .refused(424, "connection_unreadable");
+    house
+        .get(&house.admin, "/gateway/c2/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    let link = refused.json()["reconnect_url"].as_str().unwrap().to_owned();
+    let mut browser = Browser::default();
+    let callback = browser.go_to_callback(&house, &link, PORTAL).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    house.get(&house.admin, contacts).await.expect(200);
 }
 
 #[tokio::test]

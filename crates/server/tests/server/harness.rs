@@ -201,6 +201,12 @@ impl House {
         service(&self.folder, self.key.clone(), vec![app(&self.sim)], calls).await
     }
 
+    /// Does to the database what nobody should.
+    pub(crate) fn tamper(&self, sql: &str) {
+        let database = rusqlite::Connection::open(self.folder.path().join("evergrant.db")).unwrap();
+        database.execute(sql, ()).unwrap();
+    }
+
     /// Makes a key, as the operator.
     pub(crate) async fn key(&self, wish: Value) -> String {
         self.made_key(wish).await["key"].as_str().unwrap().to_owned()
