@@ -65,10 +65,12 @@ impl From<tokio_postgres::Error> for Failure {
             };
         };
         match (code, &code.code()[..2]) {
-            // A unique index speaks where two came at once; the next try sees the row of the one that came first.
-            (&SqlState::UNIQUE_VIOLATION, _) => Self::Again(StoreError::Corrupt {
-                what: describe(&error),
-            }),
+            // An index or a reference speaks where two came at once; the next try sees what the one that came first has done.
+            (&SqlState::UNIQUE_VIOLATION | &SqlState::FOREIGN_KEY_VIOLATION, _) => {
+                Self::Again(StoreError::Corrupt {
+                    what: describe(&error),
+                })
+            }
             (&SqlState::LOCK_NOT_AVAILABLE, _) | (_, "40") => Self::Again(unavailable),
             // A newer Evergrant has changed a table that a statement was prepared for, or this is a standby now.
             (&SqlState::FEATURE_NOT_SUPPORTED | &SqlState::READ_ONLY_SQL_TRANSACTION, _) | (_, "08") => {

@@ -70,8 +70,8 @@ impl Db {
         let rows = self
             .rows(
                 "UPDATE revocations SET attempts = attempts + 1, next_try_at = $2
-                  WHERE id IN (SELECT id FROM revocations WHERE state = 'pending' AND next_try_at <= $1
-                                ORDER BY next_try_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+                  WHERE id = ANY (ARRAY(SELECT id FROM revocations WHERE state = 'pending' AND next_try_at <= $1
+                                         ORDER BY next_try_at LIMIT $3 FOR UPDATE SKIP LOCKED))
                   RETURNING id, connection, app, version, refresh_token, attempts",
                 &[&now.millis(), &now.after(push).millis(), &i64::from(limit)],
             )
@@ -145,16 +145,18 @@ impl Db {
         for (app, used_since) in &query.apps {
             let left = i64::from(query.limit) - i64::try_from(claimed.len()).unwrap_or(i64::MAX);
             // The statement that reads them pushes them on: no other process claims them, too. What another one claims at
-            // this moment is skipped, not waited for.
+            // this moment is skipped, not waited for. An array, because a list behind IN may be made more than once, and then
+            // claims more than the limit.
             let rows = self
                 .rows(
                     "UPDATE connections SET claimed_until = $3
-                      WHERE id IN (SELECT id FROM connections
-                                    WHERE app = $1 AND status = 'active' AND kind = 'oauth' AND soft_end <= $2
-                                      AND claimed_until <= $2
-                                      AND (trouble_next_attempt_at IS NULL OR trouble_next_attempt_at <= $2)
-                                      AND ($4::bigint IS NULL OR last_call_at >= $4)
-                                    ORDER BY soft_end LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED)
+                      WHERE id = ANY (ARRAY(
+                                SELECT id FROM connections
+                                 WHERE app = $1 AND status = 'active' AND kind = 'oauth' AND soft_end <= $2
+                                   AND claimed_until <= $2
+                                   AND (trouble_next_attempt_at IS NULL OR trouble_next_attempt_at <= $2)
+                                   AND ($4::bigint IS NULL OR last_call_at >= $4)
+                                 ORDER BY soft_end LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED))
                       RETURNING id",
                     &[
                         &app.as_str(),
