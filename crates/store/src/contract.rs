@@ -45,6 +45,15 @@ pub enum StoreError {
     },
 }
 
+/// How far a database's schema is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The database's version; 0 where there is none yet.
+    pub found: i64,
+    /// The newest one that this program knows.
+    pub known: i64,
+}
+
 /// A connection with its token set, as read in one go. The token set is gone once it is disconnected.
 #[derive(Debug, Clone)]
 pub struct Held {

@@ -35,7 +35,7 @@ pub use self::open::OpenError;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
     CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
-    Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent, Usage,
 };
 use crate::vault::Vault;
 
@@ -57,6 +57,11 @@ impl PostgresStore {
             vault,
             me: uuid::Uuid::now_v7().to_string().into(),
         })
+    }
+
+    /// How far the schema of the database that a `postgres://` URL names is. Changes nothing.
+    pub async fn schema(url: &str) -> Result<Schema, OpenError> {
+        open::schema(url).await
     }
 }
 

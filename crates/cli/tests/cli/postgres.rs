@@ -18,6 +18,13 @@ fn services_on_one_database_serve_what_one_of_them_connected() {
     let postgres = format!("url = \"{}\"", server.url(&server.database()));
     fs::write(&file, config.replace(sqlite, &postgres)).unwrap();
 
+    let checked = world.home.run("migrate --check").ends_with(1);
+    assert!(checked.out.ends_with("schema version 0 of 1\n"), "{checked:?}");
+    for line in ["migrate", "migrate --check"] {
+        let done = world.home.run(line).ends_with(0);
+        assert!(done.out.ends_with("schema version 1 of 1\n"), "{done:?}");
+    }
+
     world.connect_acme();
     let key = world
         .home

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -12,6 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::address::Address;
 use super::db::describe;
 use super::tls::connector;
+use crate::contract::Schema;
 use crate::record::{opens_check, seal_check};
 use crate::vault::Vault;
 
@@ -129,11 +131,7 @@ fn named(path: Option<&PathBuf>) -> String {
 
 /// Opens the database that the URL names, and brings its schema up to date.
 pub(super) async fn open(url: &str, vault: &Vault) -> Result<Pool, OpenError> {
-    let address = Address::from_url(url).map_err(|what| OpenError::Url { what })?;
-    let tls = connector(address.protection, address.roots.as_deref()).map_err(|source| OpenError::Roots {
-        path: address.roots.clone(),
-        source,
-    })?;
+    let (address, tls) = read(url)?;
     prepare(&address, tls.clone(), vault).await?;
     let manager = Manager::from_config(
         address.config.clone(),
@@ -154,12 +152,39 @@ pub(super) async fn open(url: &str, vault: &Vault) -> Result<Pool, OpenError> {
         })
 }
 
+/// How far the schema of the database that the URL names is; changes nothing.
+pub(super) async fn schema(url: &str) -> Result<Schema, OpenError> {
+    let (address, tls) = read(url)?;
+    let (client, driver) = connect(&address, tls).await?;
+    let schema = refuse_what_is_not_ours(&address, &client).await;
+    drop(client);
+    let _ = driver.await;
+    schema
+}
+
+fn read(url: &str) -> Result<(Address, MakeRustlsConnect), OpenError> {
+    let address = Address::from_url(url).map_err(|what| OpenError::Url { what })?;
+    let tls = connector(address.protection, address.roots.as_deref()).map_err(|source| OpenError::Roots {
+        path: address.roots.clone(),
+        source,
+    })?;
+    Ok((address, tls))
+}
+
+/// A connection of its own, and what drives it: that ends with the client, or with an error that the client's next statement
+/// tells of.
+async fn connect(
+    address: &Address,
+    tls: MakeRustlsConnect,
+) -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>), OpenError> {
+    let connected = address.config.connect(tls).await;
+    let (client, connection) = connected.map_err(|error| explain(address, &error))?;
+    Ok((client, tokio::spawn(connection)))
+}
+
 /// What is checked and changed on a connection of its own, before the pool opens any.
 async fn prepare(address: &Address, tls: MakeRustlsConnect, vault: &Vault) -> Result<(), OpenError> {
-    let explain = |error| explain(address, &error);
-    let (mut client, connection) = address.config.connect(tls).await.map_err(explain)?;
-    // Ends with the client, or with an error that the client's next statement tells of.
-    let driver = tokio::spawn(connection);
+    let (mut client, driver) = connect(address, tls).await?;
     let checked = async {
         refuse_what_loses_commits(address, &client).await?;
         refuse_what_is_not_ours(address, &client).await?;
@@ -184,7 +209,7 @@ async fn refuse_what_loses_commits(address: &Address, client: &Client) -> Result
     Ok(())
 }
 
-async fn refuse_what_is_not_ours(address: &Address, client: &Client) -> Result<(), OpenError> {
+async fn refuse_what_is_not_ours(address: &Address, client: &Client) -> Result<Schema, OpenError> {
     let explain = |error| explain(address, &error);
     let known = migrations::migrations::runner()
         .get_migrations()
@@ -198,7 +223,7 @@ async fn refuse_what_is_not_ours(address: &Address, client: &Client) -> Result<(
     );
     let there = there.await.map_err(explain)?;
     match (there.get(0), there.get(1)) {
-        (false, false) => Ok(()),
+        (false, false) => Ok(Schema { found: 0, known }),
         (false, true) => Err(OpenError::NotOurs {
             database: address.shown(),
         }),
@@ -211,7 +236,7 @@ async fn refuse_what_is_not_ours(address: &Address, client: &Client) -> Result<(
             if found > known {
                 return Err(OpenError::NewerSchema { found, known });
             }
-            Ok(())
+            Ok(Schema { found, known })
         }
     }
 }

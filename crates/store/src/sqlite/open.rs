@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
 use super::record::Db;
 use super::threads::Threads;
+use crate::contract::Schema;
 use crate::record::{opens_check, seal_check};
 use crate::vault::Vault;
 
@@ -132,6 +133,28 @@ pub(super) fn open(path: &Path, vault: &Arc<Vault>, settings: Settings) -> Resul
     })
 }
 
+/// How far the schema of the database at `path` is; changes nothing. Blocks.
+pub(super) fn schema(path: &Path) -> Result<Schema, OpenError> {
+    if !path.exists() {
+        return Ok(Schema {
+            found: 0,
+            known: known(),
+        });
+    }
+    let sql = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| explain(path, &error))?;
+    refuse_what_is_not_ours(path, &sql)
+}
+
+fn known() -> i64 {
+    let runner = migrations::migrations::runner();
+    let versions = runner
+        .get_migrations()
+        .iter()
+        .map(|migration| i64::from(migration.version()));
+    versions.max().unwrap_or(0)
+}
+
 /// Makes the file where there is none, for its owner alone, and resolves links: the holders' folder must be the same for
 /// every process, whatever path it came by. SQLite gives its own files beside it the same mode.
 fn make_file(path: &Path) -> Result<PathBuf, OpenError> {
@@ -173,13 +196,8 @@ fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> 
     Ok(sql)
 }
 
-fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenError> {
-    let known = migrations::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(|migration| i64::from(migration.version()))
-        .max()
-        .unwrap_or(0);
+fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<Schema, OpenError> {
+    let known = known();
     let read = || -> rusqlite::Result<Option<i64>> {
         // One statement, one state: another process may be making the schema right now.
         let (ours, tables): (bool, i64) = sql.query_row(
@@ -201,7 +219,7 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenErro
             path: path.to_owned(),
         }),
         Some(found) if found > known => Err(OpenError::NewerSchema { found, known }),
-        Some(_) => Ok(()),
+        Some(found) => Ok(Schema { found, known }),
     }
 }
 
