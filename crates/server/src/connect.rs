@@ -32,7 +32,7 @@ use url::Url;
 use crate::access::sha256;
 use crate::connect::link::ReconnectLink;
 use crate::input::{PathApp, PathName, Query};
-use crate::pages::{self, ConnectPage, Message};
+use crate::pages::{self, Answers, ConnectPage, Message};
 use crate::service::{Inner, Shared};
 
 /// How long a customer may take at the provider's page.
@@ -176,7 +176,7 @@ fn state_hash(state: &str, cookie: &str) -> [u8; 32] {
 #[utoipa::path(
     get, path = "/connect/{session}", operation_id = "openConnectPage", tag = "pages", security(()),
     params(("session" = String, Path, description = "A connect session, or a reconnect link.")),
-    responses((status = 200, description = "The page.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String), Answers)
 )]
 pub(crate) async fn open(
     State(shared): State<Shared>,
@@ -191,7 +191,7 @@ pub(crate) async fn open(
 #[utoipa::path(
     post, path = "/connect/{session}", operation_id = "beginConsent", tag = "pages", security(()),
     params(("session" = String, Path, description = "A connect session, or a reconnect link.")),
-    responses((status = 303), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+    responses((status = 303), Answers)
 )]
 pub(crate) async fn begin(
     State(shared): State<Shared>,
@@ -205,8 +205,11 @@ pub(crate) async fn begin(
 /// The page of an app that anyone may install, for a marketplace's and other saved links.
 #[utoipa::path(
     get, path = "/install/{app}", operation_id = "openInstallPage", tag = "pages", security(()),
-    params(("app" = String, Path), ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back.")),
-    responses((status = 200, description = "The page.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+    params(
+        ("app" = String, Path),
+        ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back."),
+    ),
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String), Answers)
 )]
 pub(crate) async fn install(
     State(shared): State<Shared>,
@@ -228,8 +231,11 @@ pub(crate) async fn install(
 /// The form of the install page: on to the provider.
 #[utoipa::path(
     post, path = "/install/{app}", operation_id = "beginInstall", tag = "pages", security(()),
-    params(("app" = String, Path), ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back.")),
-    responses((status = 303), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+    params(
+        ("app" = String, Path),
+        ("returnUrl" = Option<String>, Query, description = "Where HubSpot's marketplace wants its visitor back."),
+    ),
+    responses((status = 303), Answers)
 )]
 pub(crate) async fn begin_install(
     State(shared): State<Shared>,
@@ -515,8 +521,15 @@ enum Outcome {
 /// Where the provider sends the browser back.
 #[utoipa::path(
     get, path = "/oauth/callback", operation_id = "returnFromConsent", tag = "pages", security(()),
-    params(("state" = Option<String>, Query), ("code" = Option<String>, Query), ("error" = Option<String>, Query), ("iss" = Option<String>, Query)),
-    responses((status = 200, description = "A page that says how it went.", content_type = "text/html", body = String), (status = 303, description = "Back to `return_url` with `connection`, `result` and `code`."), (status = 403, description = "A page that asks to begin again: another browser, or no cookie.", content_type = "text/html", body = String), (status = 404, description = "A page that says that the link does not work.", content_type = "text/html", body = String))
+    params(
+        ("state" = Option<String>, Query), ("code" = Option<String>, Query),
+        ("error" = Option<String>, Query), ("iss" = Option<String>, Query),
+    ),
+    responses(
+        (status = 200, description = "A page that says how it went.", content_type = "text/html", body = String),
+        (status = 303, description = "Back to `return_url` with `connection`, `result` and `code`."),
+        Answers
+    )
 )]
 pub(crate) async fn callback(
     State(shared): State<Shared>,

@@ -26,7 +26,7 @@ struct HelpPage {
     get, path = "/help/errors/{code}", operation_id = "explainCode", tag = "pages", security(()), params(("code" = String, Path)),
     responses(
         (status = 200, description = "The page.", content_type = "text/html", body = String),
-        (status = 404, body = ProblemView<'_>, content_type = "application/problem+json")
+        (status = "default", body = ProblemView<'_>, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn error(PathName(word): PathName) -> Response {
@@ -49,7 +49,7 @@ pub(crate) async fn error(PathName(word): PathName) -> Response {
     get, path = "/help/{class}", operation_id = "explainClass", tag = "pages", security(()), params(("class" = String, Path)),
     responses(
         (status = 200, description = "The page.", content_type = "text/html", body = String),
-        (status = 404, body = ProblemView<'_>, content_type = "application/problem+json")
+        (status = "default", body = ProblemView<'_>, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn class(PathName(word): PathName) -> Response {

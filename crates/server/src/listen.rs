@@ -3,12 +3,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use evergrant_config::TlsFiles;
 use futures_util::future::select_all;
 use hyper::body::Incoming;
+use hyper::rt::{Sleep, Timer};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -20,15 +23,19 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{Peer, Reach, Service};
+use crate::service::{KeyWasValid, Peer, Reach, Service};
 use crate::tls::{Certificates, TlsError};
 
 /// Connections at a time. The next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 /// How long a client may take for its TLS handshake, and for the first bytes by which HTTP/2 is told from HTTP/1.1.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the headers of a request may take, and how long a connection may be idle between two.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long the headers of a request may take, and how long a connection may be idle between two, while nobody in it has shown a
+/// valid API key: connections cost file descriptors, and anyone may open them.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// How much longer once somebody has, or where a trusted proxy keeps the connection: 75 s, longer than clients and proxies are
+/// used to keep idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
 const HEADERS_READ_MAX: usize = 256 * 1024;
 /// How many headers hyper reads before it refuses the request with a bare 431. The service's own limit is their size; real
@@ -155,6 +162,7 @@ impl Server {
             };
             while connections.try_join_next().is_some() {}
             let connection = Connection {
+                patience: Patience::new(self.service.trusts(peer.ip())),
                 service: self.service.clone(),
                 peer: Peer {
                     address: peer.ip(),
@@ -228,6 +236,7 @@ enum Protocol {
 }
 
 struct Connection {
+    patience: Patience,
     service: Service,
     peer: Peer,
     watcher: Watcher,
@@ -269,19 +278,27 @@ impl Connection {
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
         let Self {
+            patience,
             service,
             peer,
             watcher,
             stop: _,
         } = self;
+        let timer = patience.clone();
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let service = service.clone();
-            async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
+            let (service, patience) = (service.clone(), patience.clone());
+            async move {
+                let response = service.answer(request, peer).await;
+                if response.extensions().get::<KeyWasValid>().is_some() {
+                    patience.grow();
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(timer)
             .header_read_timeout(HEADERS_TIMEOUT)
             .max_headers(HEADERS_COUNT_MAX)
             .max_buf_size(HEADERS_READ_MAX);
@@ -301,6 +318,46 @@ impl Connection {
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error, "a connection ended early");
         }
+    }
+}
+
+/// Ends the wait for headers, which is all that HTTP/1.1 times, by who is known to be at the other side.
+#[derive(Clone)]
+struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    fn new(is_patient: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(is_patient)))
+    }
+
+    fn grow(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn extend(&self, deadline: Instant) -> Instant {
+        if self.0.load(Ordering::Relaxed) {
+            deadline + PATIENCE
+        } else {
+            deadline
+        }
+    }
+}
+
+impl Timer for Patience {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep_until(self.extend(deadline))
+    }
+
+    fn now(&self) -> Instant {
+        TokioTimer::new().now()
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        TokioTimer::new().reset(sleep, self.extend(deadline));
     }
 }
 

@@ -5,6 +5,9 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use evergrant_domain::App;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use utoipa::IntoResponses;
+
+use crate::problem::ProblemView;
 
 const STYLE: &str = include_str!("../assets/style.css");
 
@@ -20,6 +23,24 @@ pub(crate) struct ConnectPage {
     pub(crate) support_url: Option<String>,
     /// Where its one form goes.
     pub(crate) action: String,
+}
+
+/// What any page of the connect flow may answer instead, for the description of the API.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a description is never made")]
+pub(crate) enum Answers {
+    /// A page that asks to begin again: another browser, or no cookie.
+    #[response(status = 403, content_type = "text/html")]
+    BeginAgain(String),
+    /// A page that says that the link does not work.
+    #[response(status = 404, content_type = "text/html")]
+    DeadLink(String),
+    /// A page that asks to try again.
+    #[response(status = 503, content_type = "text/html")]
+    Busy(String),
+    /// A problem document: the path cannot be one of ours.
+    #[response(status = "default", content_type = "application/problem+json")]
+    Problem(ProblemView<'static>),
 }
 
 /// One thing to say to a customer. Boxed, because most results hold none.

@@ -65,6 +65,10 @@ pub enum Reach {
     Network,
 }
 
+/// Lies beside the answer to a call whose API key was valid, whatever came of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyWasValid;
+
 /// The service: cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Service {
@@ -184,6 +188,20 @@ impl Service {
         } else {
             None
         };
+        let is_known = caller.is_some();
+        let mut response = self.hand_over(request, caller).await;
+        if is_known {
+            response.extensions_mut().insert(KeyWasValid);
+        }
+        response
+    }
+
+    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let path = request.uri().path();
         if let Some(caller) = &caller {
             if is_gateway(path) {
                 return crate::api::gateway::call(&self.inner, caller, request).await;
@@ -263,6 +281,12 @@ impl Service {
                 .public_url()
                 .host_str()
                 .is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether this is the address of a proxy that speaks for many.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        let trusted = &self.inner.settings.trusted_proxies;
+        trusted.iter().any(|network| network.contains(address))
     }
 
     /// From here on it is not ready for more.

@@ -15,6 +15,7 @@ use crate::{local, log};
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     let _log = log::start(Some("info"))?;
+    raise_open_files_limit();
     let config = local::configuration(globals)?;
     let asked_to_stop = signals::stop()?;
     let hangups = Hangups::listen()?;
@@ -67,6 +68,26 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     );
     Ok(())
 }
+
+/// A call takes two files, its caller's connection and the provider's. What systems begin with, 1,024 mostly, is there for programs
+/// that cannot take more; this one may as well take what it is allowed.
+#[cfg(unix)]
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    // Where this is refused, the system's own limit stays.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: allowed,
+            maximum: allowed,
+        },
+    );
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+fn raise_open_files_limit() {}
 
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
@@ -157,4 +178,20 @@ fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
         .map(|((name, _), _)| name);
     let store = (before.store != after.store).then_some("[store]");
     changed.chain(store).collect()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+
+    #[test]
+    fn it_takes_as_many_files_as_it_is_allowed() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = Some(512);
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("fewer are allowed");
+        raise_open_files_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
 }

@@ -118,6 +118,33 @@ async fn a_connection_that_never_says_what_it_speaks_does_not_stop_others() {
     house.send(bare("GET", "/healthz")).await.expect(200);
 }
 
+/// How long the connection lives after one answer and half of another request.
+async fn patience(house: &House, key: &str, rest: &[u8]) -> Duration {
+    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let request = format!("GET /v1/apps HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'}') {
+        stream.read_buf(&mut answer).await.unwrap();
+    }
+    stream.write_all(rest).await.unwrap();
+    tokio::time::pause();
+    let begin = tokio::time::Instant::now();
+    stream.read_to_end(&mut answer).await.unwrap();
+    tokio::time::resume();
+    begin.elapsed()
+}
+
+#[tokio::test]
+async fn who_has_shown_no_valid_key_may_hold_a_connection_for_seconds_only() {
+    let house = House::build().await;
+    let (brief, patient) = (Duration::from_secs(20), Duration::from_secs(70));
+    for rest in [&b""[..], b"GET / HT"] {
+        assert!(patience(&house, "evg_made-up", rest).await < brief);
+        assert!(patience(&house, &house.admin, rest).await > patient);
+    }
+}
+
 #[tokio::test]
 async fn requests_that_could_be_read_in_two_ways_are_refused() {
     let house = House::build().await;
