@@ -1,4 +1,5 @@
-//! What the whole-system tests call the service with: HubSpot's official clients for Node and Python, and a browser.
+//! What the whole-system tests call the service with: HubSpot's official clients for Node and Python, and a browser; and the
+//! PostgreSQL that they keep connections in.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use crate::shell::{self, is_there, program};
 
 /// Installs what is missing, and says by which variables the tests find it.
 pub(crate) fn prepare() -> Result<[(&'static str, OsString); 3]> {
+    postgresql()?;
     let variables = [
         ("EVERGRANT_TEST_NODE_MODULES", node_modules()?.into()),
         ("EVERGRANT_TEST_PYTHON", python()?.into()),
@@ -68,6 +70,16 @@ fn chromium() -> Result<OsString> {
         install_packages(&["chromium"])?;
     }
     Ok(DEBIANS.into())
+}
+
+/// Debian's, where `test-postgres` looks for it.
+fn postgresql() -> Result<()> {
+    const DEBIANS: &str = "/usr/lib/postgresql";
+    if Path::new(DEBIANS).is_dir() {
+        Ok(())
+    } else {
+        install_packages(&["postgresql"])
+    }
 }
 
 /// Installs into `folder` what `files` say, unless it was done before with the same files.

@@ -22,6 +22,8 @@ const LAYERS: [&[&str]; 7] = [
 /// Knows nothing of the product, or both would be wrong alike. Any test may use it; besides, the commands that start it.
 const SIMULATOR: &str = "hubspot-sim";
 const STARTS_THE_SIMULATOR: &str = "evergrant-cli";
+/// Starts servers that tests need, and is no part of the product.
+const FOR_TESTS: &str = "test-postgres";
 /// Only the service and the command line have a configuration file.
 const CONFIG: &str = "evergrant-config";
 const READS_CONFIG: [&str; 2] = ["evergrant-server", "evergrant-cli"];
@@ -211,6 +213,9 @@ fn judge(Arrow { from, to, for_tests }: &Arrow) -> Result<(), &'static str> {
             Err("the simulator is for tests")
         };
     }
+    if to == FOR_TESTS && !for_tests {
+        return Err("it is for tests");
+    }
     if to == CONFIG && !READS_CONFIG.contains(&from.as_str()) {
         return Err("only the service and the command line have a configuration file");
     }
@@ -261,6 +266,12 @@ mod tests {
         check_arrow("evergrant-keeper", "hubspot-sim", false, false);
         check_arrow("evergrant-keeper", "hubspot-sim", true, true);
         check_arrow("evergrant-cli", "hubspot-sim", false, true);
+    }
+
+    #[test]
+    fn servers_for_tests_are_for_tests() {
+        check_arrow("evergrant-store", "test-postgres", true, true);
+        check_arrow("evergrant-store", "test-postgres", false, false);
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub(crate) enum Local {
     Init(Init),
     /// Run the service
     Serve,
+    /// Bring the store's schema up to date, which `serve` does, too
+    Migrate(Migrate),
     /// Say what an error answer means and what to do
     #[command(display_order = 90)]
     Explain(Explain),
@@ -122,6 +124,14 @@ pub(crate) struct Init {
     /// Where to write; the folder is made if there is none
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(crate) dir: PathBuf,
+}
+
+/// `evergrant migrate`
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Change nothing; end with 1 if there is something to do
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// `evergrant apps`

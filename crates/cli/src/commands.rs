@@ -7,6 +7,7 @@ pub(crate) mod connections;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod keys;
+pub(crate) mod migrate;
 pub(crate) mod serve;
 pub(crate) mod sim;
 pub(crate) mod token;

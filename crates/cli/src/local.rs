@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use evergrant::{BuildError, Evergrant, VaultKey};
-use evergrant_config::Config;
+use evergrant_config::{Config, Store};
 use evergrant_server::{Service, ServiceSettings};
-use evergrant_store::OpenError;
+use evergrant_store::{OpenError, postgres};
 
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
@@ -31,13 +31,17 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
     })?;
     let key = VaultKey::from_base64(key.expose())
         .map_err(|error| Failure::usage(format!("{}: {error}", key.source())))?;
-    let store = config
-        .store
-        .path
-        .to_str()
-        .ok_or_else(|| Failure::usage("the path of the store is not UTF-8"))?;
+    let store = match &config.store {
+        Store::Sqlite { path } => {
+            let path = path
+                .to_str()
+                .ok_or_else(|| Failure::usage("the path of the store is not UTF-8"))?;
+            format!("sqlite://{path}")
+        }
+        Store::Postgres { url } => url.expose().to_owned(),
+    };
     let engine = Evergrant::builder()
-        .store(format!("sqlite://{store}"))
+        .store(store)
         .vault_key(key)
         .apps(config.apps.clone())
         .public_url(config.server.public_url.clone())
@@ -66,7 +70,9 @@ impl From<BuildError> for Failure {
                 OpenError::Unavailable { .. } => Exit::Unavailable,
                 OpenError::OldSqlite { .. } => Exit::Failed,
             },
-            BuildError::NoStore
+            BuildError::OpenPostgres(postgres::OpenError::Unavailable { .. }) => Exit::Unavailable,
+            BuildError::OpenPostgres(_)
+            | BuildError::NoStore
             | BuildError::UnknownStore { .. }
             | BuildError::NoVaultKey
             | BuildError::KeyFile { .. }

@@ -56,6 +56,7 @@ async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
             Local::Demo(demo) => demo::run(demo, output).await,
             Local::Init(init) => commands::init::run(init, output).await,
             Local::Serve => commands::serve::run(&globals).await,
+            Local::Migrate(migrate) => commands::migrate::run(&migrate, &globals, output).await,
             Local::Explain(explain) => commands::explain::run(&explain, output),
             Local::Sim(sim) => commands::sim::run(sim, output).await,
         },

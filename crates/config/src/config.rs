@@ -69,11 +69,68 @@ pub struct TlsFiles {
 }
 
 /// Where connections are kept.
-#[derive(Debug, Clone)]
-pub struct Store {
-    /// The SQLite file. It need not exist yet.
-    pub path: PathBuf,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// In an SQLite file. It need not exist yet.
+    Sqlite {
+        /// Which.
+        path: PathBuf,
+    },
+    /// In a PostgreSQL database, which must exist.
+    Postgres {
+        /// Which.
+        url: DatabaseUrl,
+    },
 }
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite { path } => path.display().fmt(f),
+            Self::Postgres { url } => url.fmt(f),
+        }
+    }
+}
+
+/// The URL of a database as it was written, with the password that may be in it. Whoever opens the store reads the rest.
+#[derive(Clone)]
+pub struct DatabaseUrl(SecretString);
+
+impl DatabaseUrl {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(SecretString::from(text.to_owned()))
+    }
+
+    /// The whole URL, for whoever opens the store.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// Shows hosts and database, and neither user nor password nor parameters, where there can be another password.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.expose();
+        let server = url.split_once('?').map_or(url, |(server, _)| server);
+        let (_, server) = server.split_once("://").unwrap_or_default();
+        let hosts = server.rsplit_once('@').map_or(server, |(_, hosts)| hosts);
+        write!(f, "postgres://{hosts}")
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl PartialEq for DatabaseUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for DatabaseUrl {}
 
 /// What the tokens are sealed with.
 #[derive(Debug, Clone)]

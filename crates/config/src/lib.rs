@@ -21,7 +21,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use config::{Config, Coordination, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
+pub use config::{
+    Config, Coordination, DatabaseUrl, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText,
+};
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
-use crate::config::{Coordination, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
+use crate::config::{Coordination, DatabaseUrl, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
 use crate::network::Network;
 use crate::section::{At, Section};
 use crate::{Config, apps, secret_file};
@@ -182,30 +182,47 @@ fn tls_files(section: &mut Section<'_>) -> Option<At<Option<TlsFiles>>> {
 
 fn store(section: &mut Section<'_>) -> Store {
     let reading = section.reading;
-    let path = section.text("url").and_then(|text| {
+    let store = section.text("url").and_then(|text| {
         let place = text.place.clone();
-        reading.parsed(text, |url| {
-            sqlite_path(url).map(|path| reading.path(&place, path))
+        reading.parsed(text, |url| match kind_of_store(url)? {
+            Kind::Sqlite(path) => Ok::<_, String>(Store::Sqlite {
+                path: reading.path(&place, path),
+            }),
+            Kind::Postgres => Ok(Store::Postgres {
+                url: DatabaseUrl::new(url),
+            }),
         })
     });
-    Store {
-        path: path.map_or_else(|| reading.beside_file("evergrant.db".as_ref()), |path| path.value),
-    }
+    store.map_or_else(
+        || Store::Sqlite {
+            path: reading.beside_file("evergrant.db".as_ref()),
+        },
+        |store| store.value,
+    )
 }
 
-/// `sqlite://evergrant.db` is beside the file, `sqlite:///var/lib/evergrant.db` is where it says.
-fn sqlite_path(url: &str) -> Result<&str, String> {
+enum Kind<'a> {
+    Sqlite(&'a str),
+    Postgres,
+}
+
+/// `sqlite://evergrant.db` is beside the file, `sqlite:///var/lib/evergrant.db` is where it says. No message quotes the URL:
+/// it may hold a password.
+fn kind_of_store(url: &str) -> Result<Kind<'_>, String> {
     match url.split_once("://") {
         Some(("sqlite", "")) => Err("names no file: write \"sqlite://evergrant.db\"".to_owned()),
         Some(("sqlite", path)) if path.contains(['?', '#']) => {
             Err("takes no parameters: write \"sqlite://\" and a path".to_owned())
         }
-        Some(("sqlite", path)) => Ok(path),
-        // Not quoted: such a URL may hold a password.
-        Some(("postgres" | "postgresql", _)) => Err(
-            "needs PostgreSQL, which this version does not speak: write \"sqlite://evergrant.db\"".to_owned(),
+        Some(("sqlite", path)) => Ok(Kind::Sqlite(path)),
+        Some(("postgres" | "postgresql", "")) => {
+            Err("names no database: write \"postgres://user:password@host/database\"".to_owned())
+        }
+        Some(("postgres" | "postgresql", _)) => Ok(Kind::Postgres),
+        _ => Err(
+            "must be \"sqlite://\" and a path, like \"sqlite://evergrant.db\", or \"postgres://user:password@host/database\""
+                .to_owned(),
         ),
-        _ => Err("must be \"sqlite://\" and a path, like \"sqlite://evergrant.db\"".to_owned()),
     }
 }
 

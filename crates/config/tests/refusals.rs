@@ -290,12 +290,12 @@ fn a_store_that_this_version_does_not_speak_is_refused_without_showing_its_passw
         );
     };
     store(
-        "postgres://evergrant:canary@db/evergrant",
-        "needs PostgreSQL, which this version does not speak: write \"sqlite://evergrant.db\"",
+        "postgres://",
+        "names no database: write \"postgres://user:password@host/database\"",
     );
     store(
         "mysql://canary@db",
-        "must be \"sqlite://\" and a path, like \"sqlite://evergrant.db\"",
+        "must be \"sqlite://\" and a path, like \"sqlite://evergrant.db\", or \"postgres://user:password@host/database\"",
     );
     store("sqlite://", "names no file: write \"sqlite://evergrant.db\"");
     store(

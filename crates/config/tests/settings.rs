@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evergrant_config::{Config, LogCalls, TlsFiles, load, template};
+use evergrant_config::{Config, LogCalls, Store, TlsFiles, load, template};
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ fn an_empty_file_means_the_defaults_beside_it() {
     assert_eq!(config.server.drain_timeout, Duration::from_secs(25));
     assert_eq!(config.server.tls, None);
     assert!(config.server.trusted_proxies.is_empty());
-    assert_eq!(config.store.path, folder.path().join("evergrant.db"));
+    assert_eq!(config.store, sqlite(folder.path().join("evergrant.db")));
     assert_eq!(config.vault.key_file, folder.path().join("evergrant.key"));
     assert!(
         config.vault.key.is_none(),
@@ -266,16 +266,44 @@ fn an_app_can_live_in_the_environment_alone() {
     assert_eq!((app.name.as_str(), app.client_id.as_str()), ("crm", "id"));
 }
 
+fn sqlite(path: impl Into<PathBuf>) -> Store {
+    Store::Sqlite { path: path.into() }
+}
+
+#[test]
+fn a_database_is_named_by_its_url_whose_password_is_not_shown() {
+    let check = |url: &str, shown: &str| {
+        let folder = folder(&format!("[store]\nurl = \"{url}\"\n"));
+        let in_file = load_in(folder.path(), &[]);
+        let elsewhere = load_in(folder.path(), &[("EVERGRANT_STORE__URL", url)]);
+        for config in [in_file, elsewhere] {
+            assert_eq!(config.store.to_string(), shown);
+            let debug = format!("{config:?}");
+            assert!(!debug.contains("canary"), "{debug}");
+            let Store::Postgres { url: read } = config.store else {
+                panic!("it names a PostgreSQL");
+            };
+            assert_eq!(read.expose(), url);
+        }
+    };
+    check("postgres://e:canary@db/e", "postgres://db/e");
+    check("postgresql://db/e", "postgres://db/e");
+    check(
+        "postgres://e:c/a@canary@a:1,b:2/e?password=canary",
+        "postgres://a:1,b:2/e",
+    );
+}
+
 #[test]
 fn paths_in_the_file_are_beside_it_and_others_where_the_process_is() {
     let file = "[store]\nurl = \"sqlite://data/e.db\"\n[vault]\nkey_file = \"my.key\"\n";
     let folder = folder(file);
     let config = load_in(folder.path(), &[]);
-    assert_eq!(config.store.path, folder.path().join("data/e.db"));
+    assert_eq!(config.store, sqlite(folder.path().join("data/e.db")));
     assert_eq!(config.vault.key_file, folder.path().join("my.key"));
     let check = |url: &str, path: &str| {
         let config = load_in(folder.path(), &[("EVERGRANT_STORE__URL", url)]);
-        assert_eq!(config.store.path, PathBuf::from(path));
+        assert_eq!(config.store, sqlite(path));
     };
     check("sqlite://here.db", "here.db");
     check("sqlite:///var/lib/e.db", "/var/lib/e.db");
@@ -351,7 +379,7 @@ fn without_a_file_defaults_and_environment_do() {
     ];
     let config = load(None, variables).expect("a sound configuration");
     assert_eq!(config.path, None);
-    assert_eq!(config.store.path, PathBuf::from("evergrant.db"));
+    assert_eq!(config.store, sqlite("evergrant.db"));
     assert_eq!(config.log.calls, LogCalls::Off);
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use evergrant_gateway::{Gateway, GatewayLimits};
 use evergrant_keeper::{Keeper, KeeperParts, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{SqliteStore, Vault, VaultKey};
+use evergrant_store::{Store, Vault, VaultKey};
 use url::Url;
 
 use crate::app::App;
@@ -59,14 +59,16 @@ impl Default for Builder {
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Builder")
-            .field("store", &self.store)
+            // What follows may hold a password.
+            .field("store", &self.store.as_deref().and_then(scheme))
             .field("apps", &self.apps)
             .finish_non_exhaustive()
     }
 }
 
 impl Builder {
-    /// Where connections are kept: `sqlite://` and a path, or a bare path. The file is created where there is none.
+    /// Where connections are kept: `sqlite://` and a path, or a bare path, or `postgres://user:password@host/database`. A
+    /// file is created where there is none; a database must exist. Each kind is a feature of this crate.
     #[must_use]
     pub fn store(mut self, store: impl Into<String>) -> Self {
         self.store = Some(store.into());
@@ -125,7 +127,9 @@ impl Builder {
     /// Opens the store and starts the engine. Needs a Tokio runtime, on which its background work runs.
     pub async fn build(self) -> Result<Evergrant, BuildError> {
         let store = self.store.ok_or(BuildError::NoStore)?;
-        let path = sqlite_path(&store)?;
+        if store.is_empty() || store == "sqlite://" {
+            return Err(BuildError::NoStore);
+        }
         let key = match self.key.ok_or(BuildError::NoVaultKey)? {
             Key::Given(key) => key,
             Key::File(path) => read_key(&path)?,
@@ -143,12 +147,10 @@ impl Builder {
             apps.push(app);
         }
         let vault = Arc::new(Vault::new(key));
-        let store = SqliteStore::open(&path, vault.clone())
-            .await
-            .map_err(|source| BuildError::Open { path, source })?;
+        let store = open_store(&store, vault.clone()).await?;
         let keeper = Keeper::new(KeeperParts {
             apps,
-            store: Arc::new(store),
+            store,
             vault,
             endpoint: TokenEndpoint::new(TlsRoots::Native),
             clock: Arc::new(SystemClock),
@@ -164,20 +166,28 @@ fn default_public_url() -> Url {
     Url::parse("http://localhost:8484").expect("a literal URL")
 }
 
-fn sqlite_path(store: &str) -> Result<PathBuf, BuildError> {
-    let path = match store.split_once("://") {
-        None => store,
-        Some(("sqlite", path)) => path,
-        Some((scheme, _)) => {
-            return Err(BuildError::UnknownStore {
-                scheme: scheme.to_owned(),
-            });
+/// What stands before `://`.
+fn scheme(store: &str) -> Option<&str> {
+    store.split_once("://").map(|(scheme, _)| scheme)
+}
+
+async fn open_store(store: &str, vault: Arc<Vault>) -> Result<Arc<dyn Store>, BuildError> {
+    match scheme(store).unwrap_or("sqlite") {
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            let path = PathBuf::from(store.strip_prefix("sqlite://").unwrap_or(store));
+            let opened = evergrant_store::SqliteStore::open(&path, vault).await;
+            Ok(Arc::new(
+                opened.map_err(|source| BuildError::Open { path, source })?,
+            ))
         }
-    };
-    if path.is_empty() {
-        Err(BuildError::NoStore)
-    } else {
-        Ok(PathBuf::from(path))
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Arc::new(
+            evergrant_store::PostgresStore::open(store, vault).await?,
+        )),
+        scheme => Err(BuildError::UnknownStore {
+            scheme: scheme.to_owned(),
+        }),
     }
 }
 
@@ -222,22 +232,36 @@ fn refuse_what_others_can_read(_path: &Path) -> Result<(), BuildError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_store_is_a_path_or_a_sqlite_url() {
-        let check = |store: &str, path: &str| {
-            assert_eq!(
-                sqlite_path(store).expect("a store that is known"),
-                PathBuf::from(path),
-                "{store}"
-            );
-        };
-        check("evergrant.db", "evergrant.db");
-        check("sqlite://evergrant.db", "evergrant.db");
-        check("sqlite:///var/lib/evergrant.db", "/var/lib/evergrant.db");
-        assert!(matches!(
-            sqlite_path("mysql://host/db"),
-            Err(BuildError::UnknownStore { .. })
-        ));
-        assert!(matches!(sqlite_path("sqlite://"), Err(BuildError::NoStore)));
+    fn named(store: &str) -> Builder {
+        Builder::default().store(store).vault_key(VaultKey::generate())
+    }
+
+    #[tokio::test]
+    async fn a_store_is_a_path_or_a_url_of_a_known_kind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        for store in [file("a.db"), format!("sqlite://{}", file("b.db"))] {
+            named(&store).build().await.expect("a store that is known");
+        }
+        let error = named("mysql://canary@host/db")
+            .build()
+            .await
+            .expect_err("unknown");
+        assert!(matches!(&error, BuildError::UnknownStore { scheme } if scheme == "mysql"));
+        assert!(!error.to_string().contains("canary"), "{error}");
+        for nothing in ["", "sqlite://"] {
+            let error = named(nothing).build().await.expect_err("nothing is named");
+            assert!(matches!(error, BuildError::NoStore), "{error}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_database_that_cannot_be_opened_is_an_error_without_its_password() {
+        let url = "postgres://evergrant:canary@127.0.0.1:1/evergrant";
+        assert!(!format!("{:?}", named(url)).contains("canary"));
+        let error = named(url).build().await.expect_err("nobody listens there");
+        assert!(matches!(error, BuildError::OpenPostgres(_)), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use evergrant_domain::{AppName, ReconnectReason, Timestamp};
 use evergrant_gateway::{Refusal, RefusalKind};
 use evergrant_keeper::KeepError;
-use evergrant_store::{OpenError, VaultError};
+use evergrant_store::VaultError;
 
 /// Why the engine was not built. Nothing runs.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,10 @@ pub enum BuildError {
     #[error("no store is named: say where connections are kept, as in .store(\"sqlite://evergrant.db\")")]
     NoStore,
     /// The store is of a kind that this build does not know.
-    #[error("a store of kind {scheme} is not known; use sqlite://PATH")]
+    #[error(
+        "a store of kind {scheme} is not known to this build; it knows {}",
+        known_stores()
+    )]
     UnknownStore {
         /// What stood before `://`.
         scheme: String,
@@ -47,14 +50,19 @@ pub enum BuildError {
         /// Why.
         source: VaultError,
     },
-    /// The store cannot be opened.
+    /// The SQLite file cannot be opened.
+    #[cfg(feature = "sqlite")]
     #[error("the store {} cannot be opened: {source}", path.display())]
     Open {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: OpenError,
+        source: evergrant_store::OpenError,
     },
+    /// The PostgreSQL database cannot be opened.
+    #[cfg(feature = "postgres")]
+    #[error("the store cannot be opened: {0}")]
+    OpenPostgres(#[from] evergrant_store::postgres::OpenError),
     /// An app is not complete.
     #[error("app {app}: {what}")]
     App {
@@ -63,6 +71,14 @@ pub enum BuildError {
         /// What is wrong.
         what: String,
     },
+}
+
+fn known_stores() -> &'static str {
+    match (cfg!(feature = "sqlite"), cfg!(feature = "postgres")) {
+        (true, true) => "sqlite://PATH and postgres://HOST/DATABASE",
+        (true, false) => "sqlite://PATH",
+        (false, _) => "postgres://HOST/DATABASE",
+    }
 }
 
 /// Why there is no token, or no answer to a call. One variant per next step.

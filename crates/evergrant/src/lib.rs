@@ -26,7 +26,12 @@
 //! # }
 //! ```
 //!
+//! Where connections can be kept is chosen by features: `sqlite` (on by default) and `postgres`.
+//!
 //! Start reading at [`Builder::build`].
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+compile_error!("connections must be kept somewhere: turn on the feature `sqlite` or `postgres`");
 
 mod app;
 mod builder;

@@ -45,6 +45,15 @@ pub enum StoreError {
     },
 }
 
+/// How far a database's schema is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The database's version; 0 where there is none yet.
+    pub found: i64,
+    /// The newest one that this program knows.
+    pub known: i64,
+}
+
 /// A connection with its token set, as read in one go. The token set is gone once it is disconnected.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -107,6 +116,7 @@ pub struct Lease {
 }
 
 impl Lease {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
         Self {
             connection,
@@ -585,10 +595,11 @@ pub trait Store: Send + Sync + 'static {
     /// A connection's history, newest first.
     async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Where the change feed stands.
+    /// From where the change feed is read on to miss nothing that is committed later.
     async fn change_head(&self) -> Result<i64, StoreError>;
 
-    /// What changed after `after`, and where the feed stands now.
+    /// What changed after `after`, and from where to read on. Whatever is committed later comes after that; a change may be
+    /// told more than once.
     async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError>;
 
     /// What is known about an app.

@@ -37,7 +37,7 @@ use self::threads::Threads;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
     CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
-    Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent, Usage,
 };
 use crate::vault::Vault;
 
@@ -64,6 +64,18 @@ impl SqliteStore {
             boot,
         };
         Self::open_with(path, vault, settings).await
+    }
+
+    /// How far the schema of the database at `path` is. Changes nothing.
+    pub async fn schema(path: &Path) -> Result<Schema, OpenError> {
+        let owned = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || open::schema(&owned)).await;
+        read.unwrap_or_else(|error| {
+            Err(OpenError::Unavailable {
+                path: path.to_owned(),
+                what: error.to_string(),
+            })
+        })
     }
 
     async fn open_with(path: &Path, vault: Arc<Vault>, settings: Settings) -> Result<Self, OpenError> {

@@ -1,5 +1,6 @@
 //! A process that is killed in the middle of a redemption: the system frees its lease with it.
 
+#![cfg(feature = "sqlite")]
 #![expect(clippy::unwrap_used, reason = "a claim that cannot be made ends its test")]
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -62,7 +62,7 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
             "vault key",
             format!("{} (keep a copy apart from the store)", key_file.display()),
         ),
-        ("store", config.store.path.display().to_string()),
+        ("store", config.store.to_string()),
         (
             "redirect URI",
             format!("{redirect_uri} (register it at the provider)"),

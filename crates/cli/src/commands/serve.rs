@@ -162,22 +162,22 @@ async fn reload_when_asked(
 }
 
 /// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings
-/// and no secret.
+/// and no secret, so a store whose password changed is seen by comparing.
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
         [
             ("[server]", format!("{:?}", config.server)),
-            ("[store]", format!("{:?}", config.store)),
             ("[vault]", format!("{:?}", config.vault)),
             ("[coordination]", format!("{:?}", config.coordination)),
             ("[log]", format!("{:?}", config.log)),
         ]
     };
     let pairs = sections(before).into_iter().zip(sections(after));
-    pairs
+    let changed = pairs
         .filter(|(before, after)| before != after)
-        .map(|((name, _), _)| name)
-        .collect()
+        .map(|((name, _), _)| name);
+    let store = (before.store != after.store).then_some("[store]");
+    changed.chain(store).collect()
 }
 
 #[cfg(all(test, unix))]

@@ -8,6 +8,7 @@
 mod demo;
 mod first_steps;
 mod outcomes;
+mod postgres;
 mod service;
 mod usage;
 mod web;

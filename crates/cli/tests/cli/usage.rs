@@ -103,6 +103,7 @@ fn help_and_version_end_with_0() {
         "demo",
         "init",
         "serve",
+        "migrate",
         "apps",
         "connect",
         "connections",

@@ -43,7 +43,15 @@ async fn five_hundred_callers_at_one_expired_token_make_one_redemption() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_processes_with_a_hundred_callers_each_make_one_redemption() {
-    let world = World::with(hubspot_sim::Rotation::Always).await;
+    four_processes_make_one_redemption(World::with(hubspot_sim::Rotation::Always).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_processes_on_one_postgresql_make_one_redemption() {
+    four_processes_make_one_redemption(World::on_postgres(hubspot_sim::Rotation::Always).await).await;
+}
+
+async fn four_processes_make_one_redemption(world: World) {
     let mut keepers = Vec::new();
     for _ in 0..4 {
         keepers.push(world.keeper().await);

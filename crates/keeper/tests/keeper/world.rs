@@ -12,7 +12,7 @@ use evergrant_domain::{
 };
 use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{SqliteStore, Store, Vault, VaultKey};
+use evergrant_store::{PostgresStore, SqliteStore, Store, Vault, VaultKey};
 use hubspot_sim::{SimConfig, Simulator};
 use url::Url;
 
@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) hubspot: Simulator,
     pub(crate) clock: Arc<MovedClock>,
     folder: tempfile::TempDir,
+    /// The database's URL, where the store is not in the folder.
+    postgres: Option<String>,
     key: String,
 }
 
@@ -63,7 +65,17 @@ impl World {
             hubspot: Simulator::start(config).await.unwrap(),
             clock: Arc::default(),
             folder: tempfile::tempdir().unwrap(),
+            postgres: None,
             key: VaultKey::generate().to_base64().to_string(),
+        }
+    }
+
+    /// With a store in a PostgreSQL database of its own.
+    pub(crate) async fn on_postgres(rotation: hubspot_sim::Rotation) -> Self {
+        let server = test_postgres::Server::shared();
+        Self {
+            postgres: Some(server.url(&server.database())),
+            ..Self::with(rotation).await
         }
     }
 
@@ -88,7 +100,12 @@ impl World {
     }
 
     pub(crate) async fn store(&self) -> (Arc<dyn Store>, Arc<Vault>) {
-        open(&self.database(), &self.key).await
+        let Some(url) = &self.postgres else {
+            return open(&self.database(), &self.key).await;
+        };
+        let vault = Arc::new(Vault::new(VaultKey::from_base64(&self.key).unwrap()));
+        let store = PostgresStore::open(url, vault.clone()).await.unwrap();
+        (Arc::new(store), vault)
     }
 
     /// A keeper with a store of its own, as another process would have. Its background work does not run.

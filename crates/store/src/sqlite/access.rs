@@ -1,14 +1,13 @@
 //! API keys, connect sessions, and authorization requests on their way.
 
-use evergrant_domain::access::{Limits, Role};
-use evergrant_domain::{AppName, CodeVerifier, ConnectionId, Customer, Timestamp};
-use rusqlite::{Row, params};
+use evergrant_domain::{AppName, ConnectionId, Customer, Timestamp};
+use rusqlite::params;
 
-use super::record::{
-    Db, Stored, list, names, optional, optional_time, parsed, strange, texts, time, unreadable, word,
-};
+use super::record::Db;
 use crate::contract::{ApiKey, Authorization, ConnectSession, SessionOutcome};
-use crate::vault::Place;
+use crate::record::{
+    SealedVerifier, Stored, list, outcome_columns, read_authorization, read_key, read_session,
+};
 
 impl Db {
     pub(super) fn create_key(&self, key: &ApiKey, hash: [u8; 32]) -> Stored<()> {
@@ -120,11 +119,7 @@ impl Db {
     }
 
     pub(super) fn begin_authorization(&self, authorization: &Authorization) -> Stored<()> {
-        let record = hex(&authorization.state_hash);
-        let verifier = authorization
-            .code_verifier
-            .as_ref()
-            .map(|verifier| self.vault.seal(verifier_place(&record), verifier.expose()));
+        let SealedVerifier(verifier) = SealedVerifier::new(&self.vault, authorization);
         self.sql
             .prepare_cached(
                 "INSERT INTO authorizations (state_hash, cookie_hash, session, app, customer, connection, scopes,
@@ -155,94 +150,7 @@ impl Db {
         let Some(row) = rows.next()? else {
             return Ok(None);
         };
-        let spent = self.read_authorization(row, state_hash)?;
+        let spent = read_authorization(&self.vault, row)?;
         Ok(Some(spent).filter(|spent| now < spent.expires_at))
     }
-
-    fn read_authorization(&self, row: &Row<'_>, state_hash: [u8; 32]) -> Stored<Authorization> {
-        let record = hex(&state_hash);
-        let place = verifier_place(&record);
-        let code_verifier = row
-            .get::<_, Option<Vec<u8>>>("code_verifier")?
-            .map(|sealed| self.vault.open(place, &sealed).map_err(|_| unreadable(place)))
-            .transpose()?;
-        Ok(Authorization {
-            state_hash,
-            cookie_hash: row.get("cookie_hash")?,
-            session: row.get("session")?,
-            app: parsed(row, "app")?,
-            customer: parsed(row, "customer")?,
-            connection: optional(row, "connection")?,
-            scopes: texts(row, "scopes")?,
-            return_url: row.get("return_url")?,
-            code_verifier: code_verifier.map(|text| CodeVerifier::new(text.as_str())),
-            expires_at: time(row, "expires_at")?,
-        })
-    }
-}
-
-fn read_key(row: &Row<'_>) -> Stored<ApiKey> {
-    Ok(ApiKey {
-        id: row.get("id")?,
-        name: row.get("name")?,
-        role: word(row, "role", Role::from_word)?,
-        limits: Limits {
-            apps: names(row, "apps")?,
-            customers: names(row, "customers")?,
-            connections: names(row, "connections")?,
-        },
-        lane: row.get("lane")?,
-        max_wait: row.get("max_wait")?,
-        created_at: time(row, "created_at")?,
-        expires_at: optional_time(row, "expires_at")?,
-        revoked_at: optional_time(row, "revoked_at")?,
-    })
-}
-
-fn read_session(row: &Row<'_>) -> Stored<ConnectSession> {
-    Ok(ConnectSession {
-        id: row.get("id")?,
-        app: parsed(row, "app")?,
-        customer: parsed(row, "customer")?,
-        connection: optional(row, "connection")?,
-        scopes: texts(row, "scopes")?,
-        return_url: row.get("return_url")?,
-        expires_at: time(row, "expires_at")?,
-        outcome: match row.get::<_, String>("outcome")?.as_str() {
-            "pending" => SessionOutcome::Pending,
-            "connected" => SessionOutcome::Connected(parsed(row, "outcome_connection")?),
-            "failed" => SessionOutcome::Failed {
-                code: row.get("outcome_code")?,
-                detail: row.get("outcome_detail")?,
-            },
-            _ => return Err(strange("outcome")),
-        },
-    })
-}
-
-type OutcomeColumns<'a> = (&'static str, Option<&'a str>, Option<&'a str>, Option<&'a str>);
-
-fn outcome_columns(outcome: &SessionOutcome) -> OutcomeColumns<'_> {
-    match outcome {
-        SessionOutcome::Pending => ("pending", None, None, None),
-        SessionOutcome::Connected(id) => ("connected", Some(id.as_str()), None, None),
-        SessionOutcome::Failed { code, detail } => ("failed", None, Some(code), Some(detail)),
-    }
-}
-
-fn verifier_place(record: &str) -> Place<'_> {
-    Place {
-        table: "authorizations",
-        record,
-        field: "code_verifier",
-        version: 0,
-    }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -3,29 +3,15 @@
 use evergrant_domain::{AppName, Timestamp};
 use rusqlite::params;
 
-use super::record::{Db, Stored, optional_time};
+use super::record::Db;
 use crate::contract::{AppState, CredentialsRejected};
+use crate::record::{Stored, read_app_state};
 
 impl Db {
     pub(super) fn app_state(&self, app: &AppName) -> Stored<AppState> {
         let mut statement = self.sql.prepare_cached("SELECT * FROM apps WHERE name = ?1")?;
         let mut rows = statement.query([app.as_str()])?;
-        let Some(row) = rows.next()? else {
-            return Ok(AppState::default());
-        };
-        let rejected = match optional_time(row, "rejected_since")? {
-            Some(since) => Some(CredentialsRejected {
-                code: row.get("rejected_code")?,
-                since,
-                credentials_fingerprint: row.get("rejected_fingerprint")?,
-            }),
-            None => None,
-        };
-        Ok(AppState {
-            rejected,
-            single_use_since: optional_time(row, "single_use_since")?,
-            secret_that_worked: row.get("secret_that_worked")?,
-        })
+        Ok(rows.next()?.map(read_app_state).transpose()?.unwrap_or_default())
     }
 
     /// A second refusal of the same credentials changes nothing; other credentials begin anew.

@@ -7,8 +7,11 @@ use evergrant_domain::{
 };
 use rusqlite::{named_params, params};
 
-use super::record::{Db, SELECT_CONNECTION, Stored, label_list, list, parsed, read_connection};
+use super::record::Db;
 use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
+use crate::record::{
+    Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, read_connection,
+};
 
 impl Db {
     pub(super) fn create(&self, new: &NewConnection, now: Timestamp) -> Stored<Connected> {
@@ -302,10 +305,10 @@ impl Db {
         )?;
         let mut rows = statement.query(params![
             app.as_str(),
-            self.refresh_token_fingerprint(token.expose()),
+            fingerprint(&self.vault, token),
             id.as_str(),
         ])?;
-        let by = rows.next()?.map(|row| parsed(row, "id")).transpose()?;
+        let by = rows.next()?.map(|row| row.parsed("id")).transpose()?;
         Ok(by.map(|by| Connected::GrantTaken { by }))
     }
 

@@ -13,23 +13,17 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
 use super::record::Db;
 use super::threads::Threads;
-use crate::vault::{Place, Vault};
+use crate::contract::Schema;
+use crate::record::{opens_check, seal_check};
+use crate::vault::Vault;
 
 mod migrations {
-    refinery::embed_migrations!("migrations");
+    refinery::embed_migrations!("migrations-sqlite");
 }
 
 /// Older ones can corrupt a database in WAL mode (the WAL-reset bug).
 const OLDEST_SQLITE: i32 = 3_051_003;
 const READERS: usize = 3;
-/// What the vault check seals. Its words do not matter, only that they open.
-const CHECK: &str = "evergrant";
-const CHECK_PLACE: Place<'static> = Place {
-    table: "vault_check",
-    record: "1",
-    field: "sealed",
-    version: 0,
-};
 
 /// Why a database was not opened. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +133,28 @@ pub(super) fn open(path: &Path, vault: &Arc<Vault>, settings: Settings) -> Resul
     })
 }
 
+/// How far the schema of the database at `path` is; changes nothing. Blocks.
+pub(super) fn schema(path: &Path) -> Result<Schema, OpenError> {
+    if !path.exists() {
+        return Ok(Schema {
+            found: 0,
+            known: known(),
+        });
+    }
+    let sql = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| explain(path, &error))?;
+    refuse_what_is_not_ours(path, &sql)
+}
+
+fn known() -> i64 {
+    let runner = migrations::migrations::runner();
+    let versions = runner
+        .get_migrations()
+        .iter()
+        .map(|migration| i64::from(migration.version()));
+    versions.max().unwrap_or(0)
+}
+
 /// Makes the file where there is none, for its owner alone, and resolves links: the holders' folder must be the same for
 /// every process, whatever path it came by. SQLite gives its own files beside it the same mode.
 fn make_file(path: &Path) -> Result<PathBuf, OpenError> {
@@ -180,13 +196,8 @@ fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> 
     Ok(sql)
 }
 
-fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenError> {
-    let known = migrations::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(|migration| i64::from(migration.version()))
-        .max()
-        .unwrap_or(0);
+fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<Schema, OpenError> {
+    let known = known();
     let read = || -> rusqlite::Result<Option<i64>> {
         // One statement, one state: another process may be making the schema right now.
         let (ours, tables): (bool, i64) = sql.query_row(
@@ -208,7 +219,7 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<(), OpenErro
             path: path.to_owned(),
         }),
         Some(found) if found > known => Err(OpenError::NewerSchema { found, known }),
-        Some(_) => Ok(()),
+        Some(found) => Ok(Schema { found, known }),
     }
 }
 
@@ -282,14 +293,15 @@ fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenErr
         // Two processes with two keys may come first together: one of them reads what the other one wrote.
         sql.execute(
             "INSERT INTO vault_check (only_row, sealed) VALUES (1, ?1) ON CONFLICT DO NOTHING",
-            [vault.seal(CHECK_PLACE, CHECK)],
+            [seal_check(vault)],
         )
         .map_err(|error| explain(path, &error))?;
         sealed = read()?;
     }
-    match vault.open(CHECK_PLACE, &sealed.unwrap_or_default()) {
-        Ok(opened) if *opened == CHECK => Ok(()),
-        _ => Err(OpenError::WrongKey),
+    if opens_check(vault, &sealed.unwrap_or_default()) {
+        Ok(())
+    } else {
+        Err(OpenError::WrongKey)
     }
 }
 

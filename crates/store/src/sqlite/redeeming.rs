@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use evergrant_domain::connection::{Account, Landing, RefreshTrouble};
+use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{ConnectionId, ConnectionStatus, Fence, ReconnectReason, Timestamp, Version};
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::holder::LeaseRow;
-use super::record::{Db, Stored, list};
+use super::record::Db;
 use crate::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, Presented, Refreshed, RevocationState};
+use crate::record::{LandsAs, Stored, list};
 
 impl Db {
     pub(super) fn take_lease(
@@ -88,29 +89,8 @@ impl Db {
         let tokens = &refreshed.tokens;
         let version = lease.version().next();
         let sealed = self.seal(id, version, tokens);
-        let landing = found.status.after_token_set_landed();
-        let revived = landing == Landing::ActiveUnproven;
         let attempts = self.attempts(id, lease.version())?;
-        let unproven = tokens.unproven || revived || attempts > 1;
-        // Rule 14: a set of another account is kept, since it may be the only one there is, and never serves.
-        let (status, reason) = match (&refreshed.mismatch, landing, &found.status) {
-            (Some(_), ..) => ("reconnect_required", Some(ReconnectReason::AccountMismatch)),
-            (None, Landing::Active | Landing::ActiveUnproven, _) => ("active", None),
-            (
-                None,
-                Landing::StaysAsItIs | Landing::Refused,
-                ConnectionStatus::ReconnectRequired { reason, .. },
-            ) => ("reconnect_required", Some(*reason)),
-            // The statement below finds no row of such a status.
-            (None, Landing::StaysAsItIs | Landing::Refused, status) => (status.as_str(), None),
-        };
-        let since = match &found.status {
-            ConnectionStatus::ReconnectRequired {
-                since,
-                reason: before,
-            } if Some(*before) == reason => *since,
-            _ => now,
-        };
+        let lands = LandsAs::new(&found.status, refreshed, attempts, now);
         // Rule 15: the lease is freed only where it is still this one.
         let stored = self
             .sql
@@ -141,10 +121,10 @@ impl Db {
                 ":soft_end": tokens.ends.soft.millis(),
                 ":hard_end": tokens.ends.hard.millis(),
                 ":expires_at": tokens.ends.expires.millis(),
-                ":unproven": unproven,
-                ":status": status,
-                ":reason": reason.map(ReconnectReason::as_str),
-                ":since": reason.map(|_| since.millis()),
+                ":unproven": lands.unproven,
+                ":status": lands.status,
+                ":reason": lands.reason.map(ReconnectReason::as_str),
+                ":since": lands.since.map(Timestamp::millis),
                 ":now": now.millis(),
             })?;
         if stored == 0 {
@@ -312,7 +292,7 @@ impl Db {
         Ok(claimed > 0)
     }
 
-    fn attempts(&self, id: &ConnectionId, version: Version) -> Stored<i64> {
+    fn attempts(&self, id: &ConnectionId, version: Version) -> Stored<u32> {
         let count = self.value(
             "SELECT count(*) FROM attempts WHERE connection = ?1 AND version = ?2",
             params![id.as_str(), version.number()],

@@ -567,7 +567,7 @@ async fn no_secret_is_found_in_any_file() {
                     shapes.push(STANDARD_NO_PAD.encode(text).into_bytes());
                     shapes.push(URL_SAFE_NO_PAD.encode(text).into_bytes());
                 }
-                let hex = crate::sqlite::access::hex(canary.as_bytes());
+                let hex = crate::record::hex(canary.as_bytes());
                 shapes.push(hex.to_uppercase().into_bytes());
                 shapes.push(hex.into_bytes());
                 assert!(

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet, Version};
-use rusqlite::{Row, named_params, params};
+use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet};
+use rusqlite::{named_params, params};
 
-use super::record::{Db, Stored, parsed, time, unreadable};
-use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoreError, StoredEvent, Usage};
-use crate::vault::Place;
+use super::record::Db;
+use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Usage};
+use crate::record::{
+    Columns as _, Stored, fingerprint, read_change, read_event, read_revocation, read_revocation_state,
+    seal_for_revocation,
+};
 
 /// How many changes one read of the feed brings at most.
 const CHANGES_READ: u32 = 10_000;
@@ -26,9 +29,7 @@ impl Db {
             [connection.as_str()],
         )?;
         let version = version.unwrap_or(0);
-        let sealed = self
-            .vault
-            .seal(queue_place(connection, version), refresh_token.expose());
+        let sealed = seal_for_revocation(&self.vault, connection, version, refresh_token);
         self.sql
             .prepare_cached(
                 "INSERT INTO revocations
@@ -41,7 +42,7 @@ impl Db {
                 app.as_str(),
                 version,
                 sealed,
-                self.refresh_token_fingerprint(refresh_token.expose()),
+                fingerprint(&self.vault, refresh_token),
                 now.millis(),
             ])?;
         Ok(())
@@ -55,10 +56,7 @@ impl Db {
                     "DELETE FROM revocations
                       WHERE app = ?1 AND refresh_token_fingerprint = ?2 AND state = 'pending'",
                 )?
-                .execute(params![
-                    app.as_str(),
-                    self.refresh_token_fingerprint(token.expose())
-                ])?;
+                .execute(params![app.as_str(), fingerprint(&self.vault, token)])?;
         }
         Ok(())
     }
@@ -78,30 +76,13 @@ impl Db {
         let mut rows = statement.query(params![now.millis(), now.after(push).millis(), limit])?;
         let mut claimed = Vec::new();
         while let Some(row) = rows.next()? {
-            match self.read_revocation(row) {
+            match read_revocation(&self.vault, row) {
                 Ok(revocation) => claimed.push(revocation),
                 // One record that was tampered with must not hold up the queue.
                 Err(error) => tracing::error!(%error, "a queued revocation cannot be read"),
             }
         }
         Ok(claimed)
-    }
-
-    fn read_revocation(&self, row: &Row<'_>) -> Stored<Revocation> {
-        let connection: ConnectionId = parsed(row, "connection")?;
-        let place = queue_place(&connection, row.get("version")?);
-        let token = self
-            .vault
-            .open(place, &row.get::<_, Vec<u8>>("refresh_token")?)
-            .map_err(|_| unreadable(place))?;
-        Ok(Revocation {
-            id: row.get("id")?,
-            app: parsed(row, "app")?,
-            refresh_token: RefreshToken::new(token.as_str()),
-            // The contract counts those that lie behind.
-            attempts: row.get::<_, u32>("attempts")?.saturating_sub(1),
-            connection,
-        })
     }
 
     pub(super) fn finish_revocation(&self, id: i64, state: RevocationState, now: Timestamp) -> Stored<()> {
@@ -133,17 +114,7 @@ impl Db {
             "SELECT revocation FROM connections WHERE id = ?1 AND revocation IS NOT NULL",
             [id.as_str()],
         )?;
-        [
-            RevocationState::Pending,
-            RevocationState::Done,
-            RevocationState::Unsupported,
-            RevocationState::Shared,
-        ]
-        .into_iter()
-        .find(|state| Some(state.as_str()) == word.as_deref())
-        .ok_or_else(|| StoreError::Corrupt {
-            what: "a disconnected connection without a state of its revocation".into(),
-        })
+        read_revocation_state(word.as_deref())
     }
 
     pub(super) fn claim_due(&self, query: &DueQuery) -> Stored<Vec<ConnectionId>> {
@@ -171,7 +142,7 @@ impl Db {
                 ":limit": left,
             })?;
             while let Some(row) = rows.next()? {
-                claimed.push(parsed(row, "id")?);
+                claimed.push(row.parsed("id")?);
             }
         }
         Ok(claimed)
@@ -211,15 +182,7 @@ impl Db {
         let mut rows = statement.query(params![id.as_str(), limit])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            found.push(StoredEvent {
-                id: row.get("id")?,
-                at: time(row, "at")?,
-                connection: parsed(row, "connection")?,
-                kind: row.get("kind")?,
-                detail: row.get("detail")?,
-                version: Version::new(row.get("version")?),
-                provider_correlation_id: row.get("provider_correlation_id")?,
-            });
+            found.push(read_event(row)?);
         }
         Ok(found)
     }
@@ -258,25 +221,5 @@ impl Db {
             self.sql.prepare_cached(sql)?.execute([before.millis()])?;
         }
         Ok(())
-    }
-}
-
-fn read_change(row: &Row<'_>) -> Stored<Change> {
-    Ok(match row.get::<_, String>("kind")?.as_str() {
-        "connection" => Change::Connection {
-            id: parsed(row, "connection")?,
-            version: Version::new(row.get("version")?),
-        },
-        "app" => Change::App(parsed(row, "app")?),
-        _ => Change::Keys,
-    })
-}
-
-fn queue_place(connection: &ConnectionId, version: i64) -> Place<'_> {
-    Place {
-        table: "revocations",
-        record: connection.as_str(),
-        field: "refresh_token",
-        version,
     }
 }

@@ -1,7 +1,7 @@
 //! What every store keeps, whichever database it stands on. PROTOCOL.md's rules that live in the store are named where
 //! they are proven.
 //!
-//! A claim is a function over a [`fixture::Fixture`]; `claims!` at the foot of this file turns each into a test of each store.
+//! A claim is a function over a [`fixture::Fixture`]; `every_claim!` at the foot of this file turns each into a test of each store.
 
 #![expect(clippy::unwrap_used, reason = "a claim that cannot be made ends its test")]
 
@@ -10,6 +10,9 @@ mod connections;
 mod fixture;
 mod landing;
 mod leases;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
 
@@ -27,67 +30,77 @@ macro_rules! claims {
     };
 }
 
-claims! { on_sqlite = crate::sqlite::SqliteFile:
-    leases {
-        one_of_two_processes_gets_the_lease
-        a_takeover_adds_its_attempt_and_keeps_the_first_ones_time
-        stepping_back_takes_back_ones_own_attempt_and_no_other
-        an_attempt_of_unknown_outcome_is_seen_by_the_next_holder
-        an_intent_counts_only_for_its_version
-        fences_only_grow
-        a_lease_is_given_for_the_stored_version_of_an_active_connection_only
-        a_jump_of_the_wall_clock_moves_no_lease
-        a_lease_lasts_as_long_as_it_was_taken_for
-        a_lease_ends_with_the_version_it_was_taken_for
-        giving_up_frees_ones_own_lease_and_no_other
-        trouble_is_kept_only_where_the_version_stands
-        a_cooldown_allows_one_redemption_and_grows
-        a_forced_refresh_is_claimed_once_in_its_time
-    }
-    landing {
-        a_refreshed_set_is_stored_whole_and_settles_everything
-        an_answer_for_another_version_changes_nothing
-        a_late_answer_whose_version_stands_is_stored_unproven_beside_the_newer_lease
-        an_answer_of_the_old_grant_does_not_survive_a_reconnect
-        a_late_answer_revives_what_was_condemned_for_want_of_it
-        an_answer_for_another_account_is_stored_and_never_serves
-        an_answer_for_a_disconnected_connection_goes_into_the_revocation_queue
-        an_answer_does_not_revoke_a_grant_that_was_to_stay_alive
-        an_account_is_pinned_where_none_was_and_nobody_else_has_it
-        a_verdict_holds_only_for_the_version_it_was_made_on
-        a_verdict_holds_only_under_its_own_lease
-        a_verdict_holds_only_for_an_active_connection
-    }
-    connections {
-        what_is_created_is_read_back_whole
-        two_live_connections_never_share_an_account
-        two_live_connections_of_an_app_never_share_a_refresh_token
-        an_id_is_taken_once
-        a_static_connection_has_an_access_token_and_nothing_else
-        a_reconnect_voids_what_belonged_to_the_old_grant
-        a_reconnect_keeps_the_rules_of_one_account_and_one_grant
-        a_patch_changes_what_it_names_and_keeps_the_account_rule
-        disconnecting_erases_the_tokens_and_queues_the_refresh_token
-        disconnecting_twice_is_disconnecting_once
-        a_grant_that_others_use_is_not_revoked_unless_asked_for
-        a_grant_that_serves_again_is_not_revoked
-        a_purge_erases_the_disconnected_with_their_history_only
-        lists_run_by_creation_and_keep_filters_and_limits
-        every_change_of_state_is_in_the_history
-    }
-    upkeep {
-        a_due_connection_is_claimed_once
-        only_what_is_due_is_claimed
-        a_revocation_is_claimed_once_and_erased_when_done
-        use_is_merged_and_the_later_time_wins
-        the_change_feed_tells_every_process_what_changed
-        a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
-        a_refusal_of_an_app_keeps_its_first_time_until_accepted
-        one_process_is_the_first_to_see_an_app_rotate
-    }
-    access {
-        a_key_is_found_by_its_hash_until_and_after_it_is_revoked
-        a_session_that_connected_stays_connected
-        a_state_is_spent_once
-    }
+/// Every claim, for one store.
+macro_rules! every_claim {
+    ($store:ident = $fixture:ty) => {
+        claims! { $store = $fixture:
+            leases {
+                one_of_two_processes_gets_the_lease
+                a_takeover_adds_its_attempt_and_keeps_the_first_ones_time
+                stepping_back_takes_back_ones_own_attempt_and_no_other
+                an_attempt_of_unknown_outcome_is_seen_by_the_next_holder
+                an_intent_counts_only_for_its_version
+                fences_only_grow
+                a_lease_is_given_for_the_stored_version_of_an_active_connection_only
+                a_jump_of_the_wall_clock_moves_no_lease
+                a_lease_lasts_as_long_as_it_was_taken_for
+                a_lease_ends_with_the_version_it_was_taken_for
+                giving_up_frees_ones_own_lease_and_no_other
+                trouble_is_kept_only_where_the_version_stands
+                a_cooldown_allows_one_redemption_and_grows
+                a_forced_refresh_is_claimed_once_in_its_time
+            }
+            landing {
+                a_refreshed_set_is_stored_whole_and_settles_everything
+                an_answer_for_another_version_changes_nothing
+                a_late_answer_whose_version_stands_is_stored_unproven_beside_the_newer_lease
+                an_answer_of_the_old_grant_does_not_survive_a_reconnect
+                a_late_answer_revives_what_was_condemned_for_want_of_it
+                an_answer_for_another_account_is_stored_and_never_serves
+                an_answer_for_a_disconnected_connection_goes_into_the_revocation_queue
+                an_answer_does_not_revoke_a_grant_that_was_to_stay_alive
+                an_account_is_pinned_where_none_was_and_nobody_else_has_it
+                a_verdict_holds_only_for_the_version_it_was_made_on
+                a_verdict_holds_only_under_its_own_lease
+                a_verdict_holds_only_for_an_active_connection
+            }
+            connections {
+                what_is_created_is_read_back_whole
+                two_live_connections_never_share_an_account
+                two_live_connections_of_an_app_never_share_a_refresh_token
+                an_id_is_taken_once
+                a_static_connection_has_an_access_token_and_nothing_else
+                a_reconnect_voids_what_belonged_to_the_old_grant
+                a_reconnect_keeps_the_rules_of_one_account_and_one_grant
+                a_patch_changes_what_it_names_and_keeps_the_account_rule
+                disconnecting_erases_the_tokens_and_queues_the_refresh_token
+                disconnecting_twice_is_disconnecting_once
+                a_grant_that_others_use_is_not_revoked_unless_asked_for
+                a_grant_that_serves_again_is_not_revoked
+                a_purge_erases_the_disconnected_with_their_history_only
+                lists_run_by_creation_and_keep_filters_and_limits
+                every_change_of_state_is_in_the_history
+            }
+            upkeep {
+                a_due_connection_is_claimed_once
+                only_what_is_due_is_claimed
+                a_revocation_is_claimed_once_and_erased_when_done
+                use_is_merged_and_the_later_time_wins
+                the_change_feed_tells_every_process_what_changed
+                a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
+                a_refusal_of_an_app_keeps_its_first_time_until_accepted
+                one_process_is_the_first_to_see_an_app_rotate
+            }
+            access {
+                a_key_is_found_by_its_hash_until_and_after_it_is_revoked
+                a_session_that_connected_stays_connected
+                a_state_is_spent_once
+            }
+        }
+    };
 }
+
+#[cfg(feature = "sqlite")]
+every_claim!(on_sqlite = crate::sqlite::SqliteFile);
+#[cfg(feature = "postgres")]
+every_claim!(on_postgres = crate::postgres::PostgresDatabase);

@@ -1,0 +1,347 @@
+//! The store in a PostgreSQL database, for any number of processes on any number of machines.
+//!
+//! Every write is one transaction at READ COMMITTED that locks its connection's row first: what it reads afterwards stands
+//! until it commits, so "one statement" in PROTOCOL.md reads "one transaction under the row's lock" here, and transactions on
+//! different connections do not wait for each other. What nobody can lock, a row that is not there yet, the unique indexes
+//! judge; whoever came second begins anew and sees the first.
+//!
+//! Start reading at `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `db` for
+//! what a failure means and when a transaction is repeated, at `open` for what is refused.
+
+mod access;
+mod address;
+mod apps;
+mod connections;
+mod db;
+mod open;
+mod redeeming;
+mod tls;
+mod upkeep;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use evergrant_domain::connection::{Account, RefreshTrouble};
+use evergrant_domain::event::Event;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
+};
+
+use self::db::{Db, Tries};
+pub use self::open::OpenError;
+use crate::contract::{
+    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
+    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+};
+use crate::vault::Vault;
+
+/// The store in a PostgreSQL database.
+pub struct PostgresStore {
+    pool: Pool,
+    vault: Arc<Vault>,
+    /// The name under which this instance holds leases, for people who look into the table.
+    me: Arc<str>,
+}
+
+impl PostgresStore {
+    /// Opens the database that a `postgres://` URL names, and brings its schema up to date. Which protection the connection
+    /// gets is said by `sslmode`; where the URL says nothing, a server elsewhere must prove itself (`verify-full`).
+    pub async fn open(url: &str, vault: Arc<Vault>) -> Result<Self, OpenError> {
+        let pool = open::open(url, &vault).await?;
+        Ok(Self {
+            pool,
+            vault,
+            me: uuid::Uuid::now_v7().to_string().into(),
+        })
+    }
+
+    /// How far the schema of the database that a `postgres://` URL names is. Changes nothing.
+    pub async fn schema(url: &str) -> Result<Schema, OpenError> {
+        open::schema(url).await
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostgresStore(..)")
+    }
+}
+
+/// What a session is taken for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To read: each statement stands alone.
+    Read,
+    /// To write: in a transaction, which is repeated as a whole where another one got in its way.
+    Write,
+}
+
+/// Does its work in a session, again and again as far as [`Tries`] allows. A macro, because a closure that returns a future
+/// cannot yet say that this future is `Send`.
+macro_rules! in_session {
+    ($store:expr, $purpose:expr, $db:ident => $work:expr) => {{
+        let mut tries = Tries::new(&$store.pool);
+        loop {
+            let tried = async {
+                let session = Db::take(&$store.pool, &$store.vault, &$store.me).await?;
+                if $purpose == Purpose::Write {
+                    session.begin().await?;
+                }
+                let $db = &session;
+                let done = $work.await;
+                if $purpose == Purpose::Write {
+                    match &done {
+                        Ok(_) => session.commit().await?,
+                        Err(_) => session.rollback().await,
+                    }
+                }
+                done
+            };
+            match tried.await {
+                Ok(done) => break Ok(done),
+                Err(failure) => tries.another(failure).await?,
+            }
+        }
+    }};
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn create(&self, new: NewConnection, now: Timestamp) -> Result<Connected, StoreError> {
+        in_session!(self, Purpose::Write, db => db.create(&new, now))
+    }
+
+    async fn reconnect(
+        &self,
+        id: &ConnectionId,
+        account: Option<Account>,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        in_session!(self, Purpose::Write, db => db.reconnect(id, account.as_ref(), &tokens, &event, now))
+    }
+
+    async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.held(id))
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.connection(id))
+    }
+
+    async fn find(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+    ) -> Result<Option<Connection>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.find(app, customer, account))
+    }
+
+    async fn list(&self, filter: ConnectionFilter) -> Result<Vec<Connection>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.list(&filter))
+    }
+
+    async fn patch(
+        &self,
+        id: &ConnectionId,
+        customer: Option<Customer>,
+        labels: Option<Vec<(String, String)>>,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        in_session!(self, Purpose::Write, db => db.patch(id, customer.as_ref(), labels.as_deref(), now))
+    }
+
+    async fn take_lease(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseAnswer, StoreError> {
+        in_session!(self, Purpose::Write, db => db.take_lease(id, version, lasts, now))
+    }
+
+    async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Read, db => db.lease_lasts(lease, at_least))
+    }
+
+    async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError> {
+        in_session!(self, Purpose::Write, db => db.land(lease, &refreshed, now))
+    }
+
+    async fn give_up(
+        &self,
+        lease: &Lease,
+        presented: Presented,
+        trouble: Option<RefreshTrouble>,
+        event: Option<Event>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.give_up(lease, presented, trouble.as_ref(), event.as_ref(), now))
+    }
+
+    async fn condemn(
+        &self,
+        lease: &Lease,
+        reason: ReconnectReason,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Write, db => db.condemn(lease, reason, &event, now))
+    }
+
+    async fn begin_cooldown(
+        &self,
+        id: &ConnectionId,
+        version: Version,
+        now: Timestamp,
+    ) -> Result<CooldownAnswer, StoreError> {
+        in_session!(self, Purpose::Write, db => db.begin_cooldown(id, version, now))
+    }
+
+    async fn claim_forced_refresh(
+        &self,
+        id: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Write, db => db.claim_forced_refresh(id, every, now))
+    }
+
+    async fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+        superseded_by: Option<ConnectionId>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<(Connection, RevocationState)>, StoreError> {
+        in_session!(self, Purpose::Write, db => db.disconnect(id, revoke, superseded_by.as_ref(), &event, now))
+    }
+
+    async fn purge(&self, id: &ConnectionId) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.purge(id))
+    }
+
+    async fn claim_revocations(
+        &self,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Revocation>, StoreError> {
+        in_session!(self, Purpose::Write, db => db.claim_revocations(limit, push, now))
+    }
+
+    async fn queue_revocation(
+        &self,
+        connection: &ConnectionId,
+        app: &AppName,
+        refresh_token: RefreshToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.queue_revocation(connection, app, &refresh_token, now))
+    }
+
+    async fn finish_revocation(
+        &self,
+        id: i64,
+        state: RevocationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.finish_revocation(id, state, now))
+    }
+
+    async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError> {
+        in_session!(self, Purpose::Write, db => db.claim_due(&query))
+    }
+
+    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.note_usage(&usage))
+    }
+
+    async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.record_event(id, &event, now))
+    }
+
+    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.events(id, limit))
+    }
+
+    async fn change_head(&self) -> Result<i64, StoreError> {
+        in_session!(self, Purpose::Read, db => db.change_head())
+    }
+
+    async fn changes(&self, after: i64) -> Result<(Vec<Change>, i64), StoreError> {
+        in_session!(self, Purpose::Read, db => db.changes(after))
+    }
+
+    async fn app_state(&self, app: &AppName) -> Result<AppState, StoreError> {
+        in_session!(self, Purpose::Read, db => db.app_state(app))
+    }
+
+    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.reject_app(app, &rejected))
+    }
+
+    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.accept_app(app, &secret_fingerprint))
+    }
+
+    async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Write, db => db.switch_to_single_use(app, now))
+    }
+
+    async fn create_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.create_key(&key, hash))
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.keys())
+    }
+
+    async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.key_by_hash(hash))
+    }
+
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Write, db => db.revoke_key(id, now))
+    }
+
+    async fn create_session(&self, session: ConnectSession) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.create_session(&session))
+    }
+
+    async fn session(&self, id: &str) -> Result<Option<ConnectSession>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.session(id))
+    }
+
+    async fn finish_session(&self, id: &str, outcome: SessionOutcome) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.finish_session(id, &outcome))
+    }
+
+    async fn begin_authorization(&self, authorization: Authorization) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.begin_authorization(&authorization))
+    }
+
+    async fn spend_state(
+        &self,
+        state_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Authorization>, StoreError> {
+        in_session!(self, Purpose::Write, db => db.spend_state(state_hash, now))
+    }
+
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Write, db => db.sweep(before))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Read, db => db.rows("SELECT 1", &[])).map(drop)
+    }
+}

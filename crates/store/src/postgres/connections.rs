@@ -1,0 +1,383 @@
+//! Connections made, restored, changed, disconnected and listed.
+
+use evergrant_domain::connection::Account;
+use evergrant_domain::event::Event;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, ConnectionStatus, Customer, Timestamp, TokenSet, Version,
+};
+
+use super::db::{Db, Failure, Tried, storable};
+use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
+use crate::record::{
+    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, read_connection,
+};
+
+impl Db {
+    pub(super) async fn create(&self, new: &NewConnection, now: Timestamp) -> Tried<Connected> {
+        if self.connection(&new.id).await?.is_some() {
+            return Ok(Connected::IdTaken);
+        }
+        let account = new.account.as_ref();
+        if let Some(taken) = self
+            .taken(&new.id, &new.app, &new.customer, account, &new.tokens)
+            .await?
+        {
+            return Ok(taken);
+        }
+        if let Some(account) = account {
+            self.lock_account(account).await?;
+        }
+        let sealed = self.seal(&new.id, Version::FIRST, &new.tokens);
+        self.execute(
+            "INSERT INTO connections (
+                 id, app, customer, kind, account_id, account_domain, account_user, status, version, fence,
+                 access_token, refresh_token, refresh_token_fingerprint, token_type, scopes, issued_at,
+                 soft_end, hard_end, expires_at, unproven, labels, created_at, connected_at, updated_at)
+             VALUES (
+                 $1, $2, $3, $4, $5, $6, $7, 'active', $8, 0,
+                 $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $20, $20)",
+            &[
+                &new.id.as_str(),
+                &new.app.as_str(),
+                &new.customer.as_str(),
+                &new.kind.as_str(),
+                &account.map(|account| account.id.as_str()),
+                &account
+                    .and_then(|account| account.domain.as_deref())
+                    .map(storable),
+                &account.and_then(|account| account.user.as_deref()).map(storable),
+                &Version::FIRST.number(),
+                &sealed.access_token,
+                &sealed.refresh_token,
+                &sealed.fingerprint,
+                &storable(&new.tokens.token_type),
+                &list(new.tokens.scopes.iter().map(String::as_str)),
+                &new.tokens.issued_at.millis(),
+                &new.tokens.ends.soft.millis(),
+                &new.tokens.ends.hard.millis(),
+                &new.tokens.ends.expires.millis(),
+                &new.tokens.unproven,
+                &label_list(&new.labels),
+                &now.millis(),
+            ],
+        )
+        .await?;
+        self.spare_from_revocation(&new.app, &new.tokens).await?;
+        self.record_change(&new.id, &new.event, now).await?;
+        Ok(Connected::Stored(self.written(&new.id).await?))
+    }
+
+    /// Unconditional: version and fence grow, so whoever still redeems the old grant finds another version, and lease,
+    /// intent, trouble and cooldown of the old grant are void.
+    pub(super) async fn reconnect(
+        &self,
+        id: &ConnectionId,
+        account: Option<&Account>,
+        tokens: &TokenSet,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<Connected> {
+        self.lock(id).await?;
+        let Some(old) = self.connection(id).await? else {
+            return Ok(Connected::Missing);
+        };
+        let account = account.or(old.account.as_ref());
+        if let Some(taken) = self.taken(id, &old.app, &old.customer, account, tokens).await? {
+            return Ok(taken);
+        }
+        if let Some(account) = account {
+            self.lock_account(account).await?;
+        }
+        let version = old.version.next();
+        let sealed = self.seal(id, version, tokens);
+        self.execute(
+            "UPDATE connections
+                SET account_id = $2, account_domain = $3, account_user = $4,
+                    status = 'active', status_reason = NULL, status_since = NULL, superseded_by = NULL,
+                    revocation = NULL, version = $5, fence = fence + 1,
+                    access_token = $6, refresh_token = $7, refresh_token_fingerprint = $8, token_type = $9, scopes = $10,
+                    issued_at = $11, soft_end = $12, hard_end = $13, expires_at = $14,
+                    unproven = $15, connected_at = $16, updated_at = $16,
+                    lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL,
+                    trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                    trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL,
+                    forced_at = NULL, claimed_until = 0
+              WHERE id = $1",
+            &[
+                &id.as_str(),
+                &account.map(|account| account.id.as_str()),
+                &account.and_then(|account| account.domain.as_deref()).map(storable),
+                &account.and_then(|account| account.user.as_deref()).map(storable),
+                &version.number(),
+                &sealed.access_token,
+                &sealed.refresh_token,
+                &sealed.fingerprint,
+                &storable(&tokens.token_type),
+                &list(tokens.scopes.iter().map(String::as_str)),
+                &tokens.issued_at.millis(),
+                &tokens.ends.soft.millis(),
+                &tokens.ends.hard.millis(),
+                &tokens.ends.expires.millis(),
+                &tokens.unproven,
+                &now.millis(),
+            ],
+        )
+        .await?;
+        self.forget_attempts(id).await?;
+        self.spare_from_revocation(&old.app, tokens).await?;
+        self.record_change(id, event, now).await?;
+        Ok(Connected::Stored(self.written(id).await?))
+    }
+
+    pub(super) async fn patch(
+        &self,
+        id: &ConnectionId,
+        customer: Option<&Customer>,
+        labels: Option<&[(String, String)]>,
+        now: Timestamp,
+    ) -> Tried<Connected> {
+        self.lock(id).await?;
+        let Some(old) = self.connection(id).await? else {
+            return Ok(Connected::Missing);
+        };
+        if old.status.as_str() != "disconnected"
+            && let (Some(customer), Some(account)) = (customer, &old.account)
+            && let Some(by) = self.live(&old.app, customer, account.id.as_str(), id).await?
+        {
+            return Ok(Connected::AccountTaken { by });
+        }
+        self.execute(
+            "UPDATE connections
+                SET customer = coalesce($2, customer), labels = coalesce($3, labels), updated_at = $4
+              WHERE id = $1",
+            &[
+                &id.as_str(),
+                &customer.map(Customer::as_str),
+                &labels.map(label_list),
+                &now.millis(),
+            ],
+        )
+        .await?;
+        // Other processes judge what a key may see by the customer that they remember.
+        self.feed_connection(id).await?;
+        Ok(Connected::Stored(self.written(id).await?))
+    }
+
+    /// The owner's word is final: version and fence grow, so that no answer on its way finds the row as it left it.
+    pub(super) async fn disconnect(
+        &self,
+        id: &ConnectionId,
+        revoke: Revoke,
+        superseded_by: Option<&ConnectionId>,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<Option<(Connection, RevocationState)>> {
+        self.lock(id).await?;
+        let Some(connection) = self.connection(id).await? else {
+            return Ok(None);
+        };
+        if let ConnectionStatus::Disconnected { .. } = connection.status {
+            let state = self.revocation_state(id).await?;
+            return Ok(Some((connection, state)));
+        }
+        let shared = revoke == Revoke::Auto && self.shares_its_account(&connection).await?;
+        let refresh_token = match self.held(id).await {
+            Ok(held) => held
+                .and_then(|held| held.tokens)
+                .and_then(|tokens| tokens.refresh_token),
+            // What does not open cannot be revoked, and must not keep its owner from leaving.
+            Err(Failure::Final(error @ StoreError::Unreadable { .. })) => {
+                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
+                None
+            }
+            Err(failure) => return Err(failure),
+        };
+        let state = match refresh_token {
+            Some(_) if shared => RevocationState::Shared,
+            Some(token) if revoke != Revoke::Never => {
+                self.queue_revocation(id, &connection.app, &token, now).await?;
+                RevocationState::Pending
+            }
+            _ => RevocationState::Unsupported,
+        };
+        self.execute(
+            "UPDATE connections
+                SET status = 'disconnected', status_reason = NULL, status_since = $2, superseded_by = $3,
+                    revocation = $4, version = version + 1, fence = fence + 1,
+                    access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL,
+                    lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL,
+                    trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                    trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL, updated_at = $2
+              WHERE id = $1",
+            &[
+                &id.as_str(),
+                &now.millis(),
+                &superseded_by.map(ConnectionId::as_str),
+                &state.as_str(),
+            ],
+        )
+        .await?;
+        self.forget_attempts(id).await?;
+        self.record_change(id, event, now).await?;
+        Ok(self.connection(id).await?.map(|connection| (connection, state)))
+    }
+
+    pub(super) async fn purge(&self, id: &ConnectionId) -> Tried<()> {
+        self.feed_connection(id).await?;
+        // Its history goes with it: the references say ON DELETE CASCADE.
+        self.execute(
+            "DELETE FROM connections WHERE id = $1 AND status = 'disconnected'",
+            &[&id.as_str()],
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn find(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+    ) -> Tried<Option<Connection>> {
+        let row = self
+            .row(
+                &format!(
+                    "{SELECT_CONNECTION}
+                      WHERE c.app = $1 AND c.customer = $2 AND c.account_id = $3 AND c.status <> 'disconnected'"
+                ),
+                &[&app.as_str(), &customer.as_str(), &account],
+            )
+            .await?;
+        Ok(row.map(|row| read_connection(&row)).transpose()?)
+    }
+
+    pub(super) async fn list(&self, filter: &ConnectionFilter) -> Tried<Vec<Connection>> {
+        // An empty kind asks for nothing: NULL, which each condition lets through.
+        fn asked<'a>(items: impl IntoIterator<Item = &'a str>) -> Option<Vec<&'a str>> {
+            Some(items.into_iter().collect()).filter(|items: &Vec<_>| !items.is_empty())
+        }
+        let limits = &filter.limits;
+        let rows = self
+            .rows(
+                &format!(
+                    r#"{SELECT_CONNECTION}
+                      WHERE ($1::text[] IS NULL OR c.app = ANY ($1))
+                        AND ($2::text[] IS NULL OR c.customer = ANY ($2))
+                        AND ($3::text[] IS NULL OR c.account_id = ANY ($3))
+                        AND ($4::text[] IS NULL OR c.status = ANY ($4))
+                        AND ($5::text[] IS NULL OR c.app = ANY ($5))
+                        AND ($6::text[] IS NULL OR c.customer = ANY ($6))
+                        AND ($7::text[] IS NULL OR c.id = ANY ($7))
+                        AND ($8::text IS NULL OR EXISTS (
+                              SELECT 1 FROM unnest(ARRAY[c.id, c.customer, c.account_id, c.account_domain]) AS seen
+                               WHERE strpos(lower(seen COLLATE "C"), lower($8::text COLLATE "C")) > 0))
+                        AND ($9::bigint IS NULL OR (c.created_at, c.id) > ($9, $10::text))
+                      ORDER BY c.created_at, c.id
+                      LIMIT $11"#
+                ),
+                &[
+                    &asked(filter.apps.iter().map(AppName::as_str)),
+                    &asked(filter.customers.iter().map(Customer::as_str)),
+                    &asked(filter.accounts.iter().map(String::as_str)),
+                    &asked(filter.statuses.iter().map(String::as_str)),
+                    &asked(limits.apps.iter().map(AppName::as_str)),
+                    &asked(limits.customers.iter().map(Customer::as_str)),
+                    &asked(limits.connections.iter().map(ConnectionId::as_str)),
+                    &filter.q.as_deref().map(storable),
+                    &filter.after.as_ref().map(|(at, _)| at.millis()),
+                    &filter.after.as_ref().map(|(_, id)| id.as_str()),
+                    &i64::from(filter.limit),
+                ],
+            )
+            .await?;
+        Ok(rows.iter().map(read_connection).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether another live connection stands in the way. The unique indexes say the same again, also between two that come
+    /// at once; this says which one.
+    async fn taken(
+        &self,
+        id: &ConnectionId,
+        app: &AppName,
+        customer: &Customer,
+        account: Option<&Account>,
+        tokens: &TokenSet,
+    ) -> Tried<Option<Connected>> {
+        if let Some(account) = account
+            && let Some(by) = self.live(app, customer, account.id.as_str(), id).await?
+        {
+            return Ok(Some(Connected::AccountTaken { by }));
+        }
+        let Some(token) = &tokens.refresh_token else {
+            return Ok(None);
+        };
+        let row = self
+            .row(
+                "SELECT id FROM connections WHERE app = $1 AND refresh_token_fingerprint = $2 AND id <> $3",
+                &[&app.as_str(), &fingerprint(&self.vault, token), &id.as_str()],
+            )
+            .await?;
+        let by = row.map(|row| row.parsed("id")).transpose()?;
+        Ok(by.map(|by| Connected::GrantTaken { by }))
+    }
+
+    /// The live connection of an app, customer and account that is not this one.
+    async fn live(
+        &self,
+        app: &AppName,
+        customer: &Customer,
+        account: &str,
+        other_than: &ConnectionId,
+    ) -> Tried<Option<ConnectionId>> {
+        let found = self.find(app, customer, account).await?;
+        Ok(found
+            .map(|connection| connection.id)
+            .filter(|id| id != other_than))
+    }
+
+    async fn shares_its_account(&self, connection: &Connection) -> Tried<bool> {
+        let Some(account) = &connection.account else {
+            return Ok(false);
+        };
+        self.lock_account(account).await?;
+        let other = self
+            .row(
+                "SELECT 1 FROM connections
+                  WHERE app = $1 AND account_id = $2 AND status <> 'disconnected' AND id <> $3 LIMIT 1",
+                &[
+                    &connection.app.as_str(),
+                    &account.id.as_str(),
+                    &connection.id.as_str(),
+                ],
+            )
+            .await?;
+        Ok(other.is_some())
+    }
+
+    /// Until this transaction ends, no other connection enters or leaves this account: of two that leave together, exactly
+    /// one is the last, and its grant is revoked. Taken after the connection's own row, always.
+    pub(super) async fn lock_account(&self, account: &Account) -> Tried<()> {
+        self.row(
+            "SELECT pg_advisory_xact_lock(17751, hashtext($1))",
+            &[&account.id.as_str()],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The attempts at an older version's refresh token count for nothing any more.
+    pub(super) async fn forget_attempts(&self, id: &ConnectionId) -> Tried<()> {
+        self.execute(
+            "DELETE FROM attempts
+              WHERE connection = $1 AND version < (SELECT version FROM connections WHERE id = $1)",
+            &[&id.as_str()],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Seals a token set for the version that it is stored with.
+    pub(super) fn seal(&self, id: &ConnectionId, version: Version, tokens: &TokenSet) -> SealedTokens {
+        SealedTokens::new(&self.vault, id, version, tokens)
+    }
+}

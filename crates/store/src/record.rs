@@ -1,0 +1,223 @@
+//! Rows as records and records as rows: what every database shares.
+//!
+//! The columns have the same names everywhere, and what is sealed is sealed for the same place, so a row can move from one
+//! database to another. Start at [`read_connection`] and [`SealedTokens`].
+
+mod access;
+mod columns;
+mod landing;
+mod upkeep;
+
+use std::time::Duration;
+
+use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
+use evergrant_domain::redemption::Intent;
+use evergrant_domain::refresh_policy::Ends;
+use evergrant_domain::rejection::Cooldown;
+use evergrant_domain::{
+    AccessToken, Connection, ConnectionId, ConnectionStatus, Kind, ReconnectReason, RefreshToken, TokenSet,
+    Version,
+};
+
+#[cfg(test)]
+pub(crate) use self::access::hex;
+pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorization, read_key, read_session};
+pub(crate) use self::columns::{Columns, label_list, list, strange};
+pub(crate) use self::landing::LandsAs;
+pub(crate) use self::upkeep::{
+    read_app_state, read_change, read_event, read_revocation, read_revocation_state, seal_for_revocation,
+};
+use crate::contract::{Held, StoreError};
+use crate::vault::{Place, Vault};
+
+pub(crate) type Stored<T> = Result<T, StoreError>;
+
+/// Every column of a connection, with what its attempts sum up to.
+pub(crate) const SELECT_CONNECTION: &str = "
+    SELECT c.*,
+           (SELECT count(*) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS attempts,
+           (SELECT min(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS first_attempt_at
+      FROM connections c";
+
+/// What the vault check seals. Its words do not matter, only that they open.
+const CHECK: &str = "evergrant";
+const CHECK_PLACE: Place<'static> = Place {
+    table: "vault_check",
+    record: "1",
+    field: "sealed",
+    version: 0,
+};
+
+/// What proves the vault key. The first key to open a database is its key: another one would seal new tokens beside old
+/// ones that it cannot open.
+pub(crate) fn seal_check(vault: &Vault) -> Vec<u8> {
+    vault.seal(CHECK_PLACE, CHECK)
+}
+
+/// Whether the database was sealed with this key.
+pub(crate) fn opens_check(vault: &Vault, sealed: &[u8]) -> bool {
+    vault
+        .open(CHECK_PLACE, sealed)
+        .is_ok_and(|opened| *opened == CHECK)
+}
+
+/// A token set as its columns hold it.
+pub(crate) struct SealedTokens {
+    pub(crate) access_token: Vec<u8>,
+    pub(crate) refresh_token: Option<Vec<u8>>,
+    pub(crate) fingerprint: Option<String>,
+}
+
+impl SealedTokens {
+    /// Seals a token set for the version that it is stored with.
+    pub(crate) fn new(vault: &Vault, id: &ConnectionId, version: Version, tokens: &TokenSet) -> Self {
+        let refresh_token = tokens.refresh_token.as_ref();
+        Self {
+            access_token: vault.seal(
+                token_place(id, "access_token", version),
+                tokens.access_token.expose(),
+            ),
+            refresh_token: refresh_token
+                .map(|token| vault.seal(token_place(id, "refresh_token", version), token.expose())),
+            fingerprint: refresh_token.map(|token| fingerprint(vault, token)),
+        }
+    }
+}
+
+/// By this two rows are known to hold one grant, and the token by nothing.
+pub(crate) fn fingerprint(vault: &Vault, token: &RefreshToken) -> String {
+    vault.fingerprint("refresh_token", token.expose())
+}
+
+fn token_place<'a>(id: &'a ConnectionId, field: &'static str, version: Version) -> Place<'a> {
+    Place {
+        table: "connections",
+        record: id.as_str(),
+        field,
+        version: version.number(),
+    }
+}
+
+fn unreadable(place: Place<'_>) -> StoreError {
+    StoreError::Unreadable {
+        record: format!("{} {}", place.table, place.record),
+        field: place.field,
+    }
+}
+
+/// The record with its token set.
+pub(crate) fn read_held(vault: &Vault, row: &impl Columns) -> Stored<Held> {
+    let connection = read_connection(row)?;
+    let open = |field| -> Stored<_> {
+        let Some(sealed) = row.maybe_bytes(field)? else {
+            return Ok(None);
+        };
+        let place = token_place(&connection.id, field, connection.version);
+        vault
+            .open(place, &sealed)
+            .map(Some)
+            .map_err(|_| unreadable(place))
+    };
+    // `as_str` makes an exact copy that moves into the secret; the opened buffer is wiped.
+    let refresh_token = open("refresh_token")?.map(|text| RefreshToken::new(text.as_str()));
+    let tokens = open("access_token")?.map(|text| TokenSet {
+        access_token: AccessToken::new(text.as_str()),
+        refresh_token,
+        token_type: connection.token_type.clone(),
+        scopes: connection.scopes.clone(),
+        issued_at: connection.issued_at,
+        ends: connection.ends,
+        unproven: connection.unproven,
+    });
+    Ok(Held {
+        tokens,
+        cooldown: read_cooldown(row)?,
+        connection,
+    })
+}
+
+/// The record alone.
+pub(crate) fn read_connection(row: &impl Columns) -> Stored<Connection> {
+    let id: ConnectionId = row.parsed("id")?;
+    let version = Version::new(row.number("version")?);
+    let attempts = row.count("attempts")?;
+    let since = || row.time("status_since");
+    let status = match row.text("status")?.as_str() {
+        "active" => ConnectionStatus::Active,
+        "reconnect_required" => ConnectionStatus::ReconnectRequired {
+            reason: row.word("status_reason", ReconnectReason::from_word)?,
+            since: since()?,
+        },
+        "disconnected" => ConnectionStatus::Disconnected {
+            since: since()?,
+            superseded_by: row.maybe_parsed("superseded_by")?,
+        },
+        _ => return Err(strange("status")),
+    };
+    let account = match row.maybe_parsed("account_id")? {
+        Some(id) => Some(Account {
+            id,
+            domain: row.maybe_text("account_domain")?,
+            user: row.maybe_text("account_user")?,
+        }),
+        None => None,
+    };
+    let trouble = match row.maybe_time("trouble_failed_at")? {
+        Some(failed_at) => Some(RefreshTrouble {
+            failed_at,
+            code: row.text("trouble_code")?,
+            failures: row.count("trouble_failures")?,
+            next_attempt_at: row.time("trouble_next_attempt_at")?,
+        }),
+        None => None,
+    };
+    let intent = row.maybe_time("first_attempt_at")?.map(|first_at| Intent {
+        version,
+        first_at,
+        attempts,
+    });
+    Ok(Connection {
+        app: row.parsed("app")?,
+        customer: row.parsed("customer")?,
+        kind: row.word("kind", Kind::from_word)?,
+        account,
+        status,
+        version,
+        scopes: row.texts("scopes")?,
+        token_type: row.text("token_type")?,
+        issued_at: row.time("issued_at")?,
+        ends: Ends {
+            soft: row.time("soft_end")?,
+            hard: row.time("hard_end")?,
+            expires: row.time("expires_at")?,
+        },
+        unproven: row.flag("unproven")?,
+        labels: row.pairs("labels")?,
+        created_at: row.time("created_at")?,
+        connected_at: row.time("connected_at")?,
+        updated_at: row.time("updated_at")?,
+        last: LastSeen {
+            call_at: row.maybe_time("last_call_at")?,
+            success_at: row.maybe_time("last_success_at")?,
+            refresh_at: row.maybe_time("last_refresh_at")?,
+            unauthorized_at: row.maybe_time("last_unauthorized_at")?,
+            forbidden_at: row.maybe_time("last_forbidden_at")?,
+            rate_limited_at: row.maybe_time("last_rate_limited_at")?,
+        },
+        trouble,
+        intent,
+        refresh_in_progress_until: row.maybe_time("lease_shown_until")?,
+        id,
+    })
+}
+
+fn read_cooldown(row: &impl Columns) -> Stored<Option<Cooldown>> {
+    let Some(began_at) = row.maybe_time("cooldown_began_at")? else {
+        return Ok(None);
+    };
+    let millis = u64::try_from(row.number("cooldown_ms")?).map_err(|_| strange("cooldown_ms"))?;
+    Ok(Some(Cooldown {
+        began_at,
+        lasts: Duration::from_millis(millis),
+    }))
+}

@@ -1,0 +1,165 @@
+//! A database of a test's own, and what is put into it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::connection::Account;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::refresh_policy::Ends;
+use evergrant_domain::{
+    AccessToken, AccountId, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version,
+};
+use evergrant_store::contract::{Connected, Lease, LeaseAnswer, NewConnection, Refreshed};
+use evergrant_store::postgres::OpenError;
+use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
+use test_postgres::Server;
+
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(0);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Database<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) name: String,
+    pub(crate) vault: Arc<Vault>,
+}
+
+impl Database<'static> {
+    pub(crate) fn new() -> Self {
+        Self::on(Server::shared())
+    }
+}
+
+impl<'a> Database<'a> {
+    pub(crate) fn on(server: &'a Server) -> Self {
+        Self {
+            server,
+            name: server.database(),
+            vault: Arc::new(Vault::new(VaultKey::generate())),
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url(&self.name)
+    }
+
+    pub(crate) async fn try_open(&self, url: &str) -> Result<PostgresStore, OpenError> {
+        PostgresStore::open(url, Arc::clone(&self.vault)).await
+    }
+
+    pub(crate) async fn open(&self) -> PostgresStore {
+        self.try_open(&self.url()).await.unwrap()
+    }
+
+    /// A store whose locks and statements end after this many milliseconds.
+    pub(crate) async fn open_impatient(&self, millis: u32) -> PostgresStore {
+        let options = format!("options=-c%20lock_timeout%3D{millis}ms%20-c%20statement_timeout%3D{millis}ms");
+        self.try_open(&format!("{}?{options}", self.url())).await.unwrap()
+    }
+
+    /// The database as another program sees it.
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        self.server.sql(&self.name, statements)
+    }
+
+    /// Lets two pieces of work on one connection meet: both have begun, and wait for its row, before either goes on.
+    pub(crate) async fn meet<A, B>(
+        &self,
+        name: &str,
+        one: impl Future<Output = A>,
+        other: impl Future<Output = B>,
+    ) -> (A, B) {
+        let (holder, watcher) = (self.session().await, self.session().await);
+        let lock = format!("BEGIN; SELECT * FROM connections WHERE id = '{name}' FOR UPDATE");
+        holder.batch_execute(&lock).await.unwrap();
+        let release = async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 2 {
+                tokio::task::yield_now().await;
+            }
+            holder.batch_execute("ROLLBACK").await.unwrap();
+        };
+        let (one, other, ()) = tokio::join!(one, other, release);
+        (one, other)
+    }
+
+    /// A session of another program, for transactions that stay open.
+    pub(crate) async fn session(&self) -> tokio_postgres::Client {
+        let connected = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await;
+        let (client, connection) = connected.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+}
+
+pub(crate) fn id(text: &str) -> ConnectionId {
+    text.parse().unwrap()
+}
+
+pub(crate) fn event() -> Event {
+    Event::new(EventKind::Connected, "because a test says so")
+}
+
+pub(crate) fn account(text: &str) -> Account {
+    Account {
+        id: AccountId::parse(text).unwrap(),
+        domain: None,
+        user: None,
+    }
+}
+
+pub(crate) fn tokens(name: &str) -> TokenSet {
+    TokenSet {
+        access_token: AccessToken::new(format!("canary-access-{name}")),
+        refresh_token: Some(RefreshToken::new(format!("canary-refresh-{name}"))),
+        token_type: "bearer".into(),
+        scopes: vec![],
+        issued_at: NOW,
+        ends: Ends {
+            soft: NOW,
+            hard: NOW,
+            expires: NOW,
+        },
+        unproven: false,
+    }
+}
+
+pub(crate) fn new(name: &str) -> NewConnection {
+    NewConnection {
+        id: id(name),
+        app: "crm".parse().unwrap(),
+        customer: name.parse().unwrap(),
+        kind: Kind::OAuth,
+        account: None,
+        tokens: tokens(name),
+        labels: vec![],
+        event: event(),
+    }
+}
+
+pub(crate) fn refreshed(name: &str) -> Refreshed {
+    Refreshed {
+        tokens: tokens(name),
+        mismatch: None,
+        account: None,
+        event: event(),
+    }
+}
+
+pub(crate) async fn create(store: &PostgresStore, new: NewConnection) {
+    let made = store.create(new, NOW).await.unwrap();
+    assert!(matches!(made, Connected::Stored(_)), "{made:?}");
+}
+
+pub(crate) async fn lease(store: &PostgresStore, name: &str) -> Lease {
+    let answer = store.take_lease(&id(name), Version::FIRST, LEASE, NOW).await;
+    match answer.unwrap() {
+        LeaseAnswer::Taken { lease, .. } => lease,
+        other => panic!("no lease: {other:?}"),
+    }
+}
+
+pub(crate) async fn version(store: &PostgresStore, name: &str) -> i64 {
+    let connection = store.connection(&id(name)).await.unwrap();
+    connection.expect("it was created").version.number()
+}

@@ -1,0 +1,245 @@
+//! Servers that stop, answers that get lost, statements that fail.
+
+use std::time::Duration;
+
+use evergrant_domain::Version;
+use evergrant_store::contract::{Landed, LeaseAnswer};
+use evergrant_store::{Store, StoreError};
+use futures_util::future::join_all;
+use test_postgres::Server;
+
+use crate::database::*;
+use crate::proxy::Proxy;
+
+fn outcome_is_unknown(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable { outcome_unknown, .. } => *outcome_unknown,
+        other => panic!("it may pass: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_restarted_is_found_again() {
+    let server = Server::new();
+    let database = Database::on(&server);
+    let store = database.open().await;
+    create(&store, new("c1")).await;
+    for round in 1..=2 {
+        server.stop();
+        server.start();
+        // With sessions in the pool that are dead and do not know it.
+        let lease = store.take_lease(&id("c1"), Version::new(round), LEASE, NOW).await;
+        let Ok(LeaseAnswer::Taken { lease, .. }) = lease else {
+            panic!("the server is there again: {lease:?}");
+        };
+        server.stop();
+        let error = store.land(&lease, refreshed("late"), NOW).await.unwrap_err();
+        assert!(!outcome_is_unknown(&error), "nothing was sent: {error}");
+        server.start();
+        let landed = store.land(&lease, refreshed("late"), NOW).await;
+        assert!(matches!(landed, Ok(Landed::Stored(_))), "{landed:?}");
+    }
+}
+
+// RELIABILITY.md, check 20, as far as the standby has every commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_is_found_by_itself() {
+    let primary = Server::new();
+    let database = Database::on(&primary);
+    let standby = primary.standby();
+    // The standby first: it is passed over for as long as it takes no writes.
+    let url = format!(
+        "postgres://evergrant@{},{}/{}",
+        standby.host(),
+        primary.host(),
+        database.name
+    );
+    let store = database.try_open(&url).await.unwrap();
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+    primary.crash();
+    let error = store.land(&lease, refreshed("two"), NOW).await.unwrap_err();
+    assert!(!outcome_is_unknown(&error), "nothing was sent: {error}");
+    standby.promote();
+    let landed = store.land(&lease, refreshed("two"), NOW).await;
+    assert!(matches!(landed, Ok(Landed::Stored(_))), "{landed:?}");
+    let head = store.change_head().await.unwrap();
+    assert_eq!(store.changes(0).await.unwrap().1, head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_survives_a_crash_and_what_was_not_is_undone() {
+    let server = Server::new();
+    let database = Database::on(&server);
+    let store = database.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+    // The landing waits for a row, in the middle of its transaction, as the server goes.
+    let other = database.session().await;
+    other
+        .batch_execute("BEGIN; SELECT * FROM connections FOR UPDATE")
+        .await
+        .unwrap();
+    let landing = store.land(&lease, refreshed("two"), NOW);
+    tokio::pin!(landing);
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut landing).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    server.crash();
+    let error = landing.await.unwrap_err();
+    assert!(
+        !outcome_is_unknown(&error),
+        "it never came to its commit: {error}"
+    );
+    server.start();
+    assert_eq!(version(&store, "c1").await, 1);
+    assert!(store.lease_lasts(&lease, Duration::ZERO).await.unwrap());
+    let landed = store.land(&lease, refreshed("two"), NOW).await;
+    assert!(matches!(landed, Ok(Landed::Stored(_))), "{landed:?}");
+}
+
+// RELIABILITY.md, checks 15 and 16: the same error, and only a re-read tells.
+#[tokio::test]
+async fn a_lost_commit_and_a_lost_answer_are_told_as_an_unknown_outcome() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+
+    proxy.lose_a_commit();
+    let error = store.land(&lease, refreshed("two"), NOW).await.unwrap_err();
+    assert!(outcome_is_unknown(&error), "{error}");
+    assert_eq!(version(&store, "c1").await, 1, "it did not reach the server");
+
+    proxy.lose_the_answer_to_a_commit();
+    let error = store.land(&lease, refreshed("two"), NOW).await.unwrap_err();
+    assert!(outcome_is_unknown(&error), "{error}");
+    assert_eq!(version(&store, "c1").await, 2, "the server did it");
+
+    let again = store.land(&lease, refreshed("two"), NOW).await;
+    assert!(matches!(again, Ok(Landed::Moved(_))), "{again:?}");
+}
+
+// RELIABILITY.md, check 22: a half-open connection is one that nobody closes and nothing passes.
+#[tokio::test]
+async fn sessions_that_fell_silent_are_given_up_together() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    create(&store, new("c1")).await;
+    assert_eq!(join_all((0..5).map(|_| version(&store, "c1"))).await, [1; 5]);
+    proxy.silence_the_first(100);
+    // Nothing else happens, so the clock jumps to the end of the wait.
+    tokio::time::pause();
+    let error = store.held(&id("c1")).await.unwrap_err();
+    tokio::time::resume();
+    assert!(!outcome_is_unknown(&error), "{error}");
+    proxy.silence_the_first(6);
+    assert_eq!(
+        version(&store, "c1").await,
+        1,
+        "the first call after it is answered"
+    );
+}
+
+#[tokio::test]
+async fn a_transaction_that_others_got_in_the_way_of_is_repeated_a_few_times() {
+    let database = Database::new();
+    let store = database.open().await;
+    database.sql(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF nextval('tries') <= 2 OR NEW.id = 'never' THEN
+                 RAISE EXCEPTION 'canary' USING ERRCODE = 'serialization_failure';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER conflicts BEFORE INSERT ON connections FOR EACH ROW EXECUTE FUNCTION conflict()",
+    );
+    create(&store, new("third")).await;
+    let error = store.create(new("never"), NOW).await.unwrap_err();
+    assert!(!outcome_is_unknown(&error), "{error}");
+    assert!(!error.to_string().contains("canary"), "{error}");
+    assert_eq!(
+        database.sql("SELECT last_value FROM tries"),
+        "7",
+        "three tries and four"
+    );
+}
+
+#[tokio::test]
+async fn a_locked_row_holds_up_nobody_elses() {
+    let database = Database::new();
+    let store = database.open_impatient(50).await;
+    create(&store, new("c1")).await;
+    create(&store, new("c2")).await;
+    let frozen = database.session().await;
+    frozen
+        .batch_execute("BEGIN; SELECT * FROM connections WHERE id = 'c1' FOR UPDATE")
+        .await
+        .unwrap();
+    let answer = store.take_lease(&id("c1"), Version::FIRST, LEASE, NOW).await;
+    assert!(!outcome_is_unknown(&answer.unwrap_err()));
+    let free = lease(&store, "c2").await;
+    let landed = store.land(&free, refreshed("two"), NOW).await.unwrap();
+    assert!(matches!(landed, Landed::Stored(_)), "{landed:?}");
+    frozen.batch_execute("ROLLBACK").await.unwrap();
+    lease(&store, "c1").await;
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_no_transaction_behind() {
+    let database = Database::new();
+    let store = database.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+    let other = database.session().await;
+    other
+        .batch_execute("BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    // Stopped with the connection's row locked, waiting for its attempts.
+    let landing = store.land(&lease, refreshed("two"), NOW);
+    let stopped = tokio::time::timeout(Duration::from_millis(200), landing).await;
+    assert!(stopped.is_err(), "it waits: {stopped:?}");
+    other.batch_execute("COMMIT").await.unwrap();
+    let impatient = database.open_impatient(1000).await;
+    let landed = impatient.land(&lease, refreshed("three"), NOW).await;
+    assert!(matches!(landed, Ok(Landed::Stored(_))), "{landed:?}");
+    let busy =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    assert_eq!(database.sql(busy), "0");
+}
+
+// During a rolling upgrade a newer process changes tables under the statements that this one has prepared.
+#[tokio::test]
+async fn a_column_that_a_newer_version_adds_is_not_noticed() {
+    let database = Database::new();
+    let store = database.open().await;
+    create(&store, new("c1")).await;
+    // More sessions than there are tries, each with the statement prepared.
+    assert_eq!(join_all((0..12).map(|_| version(&store, "c1"))).await, [1; 12]);
+    database.sql("ALTER TABLE connections ADD COLUMN of_the_future TEXT");
+    assert_eq!(version(&store, "c1").await, 1);
+    lease(&store, "c1").await;
+}
+
+#[tokio::test]
+async fn a_providers_nul_does_not_cost_a_token_set() {
+    let database = Database::new();
+    let store = database.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1").await;
+    let mut refreshed = refreshed("two");
+    refreshed.tokens.token_type = "bear\0er".into();
+    refreshed.tokens.scopes = vec!["sc\0pe".into()];
+    refreshed.event.detail = "because\0".into();
+    refreshed.event.provider_correlation_id = Some("\0".into());
+    let landed = store.land(&lease, refreshed, NOW).await;
+    let Ok(Landed::Stored(held)) = landed else {
+        panic!("it must be stored: {landed:?}");
+    };
+    assert_eq!(held.connection.token_type, "bear\u{fffd}er");
+    assert_eq!(held.connection.scopes, ["sc\0pe"]);
+}
