@@ -439,7 +439,6 @@ async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -
     let provider = authorize_url(app, &state, &scopes, &optional, verifier.as_ref());
     let authorization = Authorization {
         state_hash: state_hash(&state, cookie),
-        cookie_hash: sha256(cookie.as_bytes()),
         session: wanted.session,
         app: app.name.clone(),
         customer: wanted.customer,

@@ -200,7 +200,6 @@ CREATE INDEX connect_sessions_by_end ON connect_sessions (expires_at);
 
 CREATE TABLE authorizations (
     state_hash    BYTEA PRIMARY KEY CHECK (octet_length(state_hash) = 32),
-    cookie_hash   BYTEA NOT NULL CHECK (octet_length(cookie_hash) = 32),
     session       TEXT,
     app           TEXT NOT NULL,
     customer      TEXT NOT NULL,

@@ -188,7 +188,6 @@ CREATE INDEX connect_sessions_by_end ON connect_sessions (expires_at);
 
 CREATE TABLE authorizations (
     state_hash    BLOB PRIMARY KEY CHECK (length(state_hash) = 32),
-    cookie_hash   BLOB NOT NULL CHECK (length(cookie_hash) = 32),
     session       TEXT,
     app           TEXT NOT NULL,
     customer      TEXT NOT NULL,

@@ -403,10 +403,8 @@ pub enum SessionOutcome {
 /// One authorization request on its way: what its `state` stands for. Single use.
 #[derive(Debug, Clone)]
 pub struct Authorization {
-    /// What it is looked up by: SHA-256 of the state and the cookie.
+    /// What it is looked up by: SHA-256 of the state and of the cookie that the browser must bring back with it.
     pub state_hash: [u8; 32],
-    /// SHA-256 of the cookie that the browser must bring back.
-    pub cookie_hash: [u8; 32],
     /// The session it belongs to; `None` for reconnect links and installs from a marketplace.
     pub session: Option<String>,
     /// The app to be connected.

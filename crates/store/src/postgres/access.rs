@@ -118,12 +118,11 @@ impl Db {
     pub(super) async fn begin_authorization(&self, authorization: &Authorization) -> Tried<()> {
         let SealedVerifier(verifier) = SealedVerifier::new(&self.vault, authorization);
         self.execute(
-            "INSERT INTO authorizations (state_hash, cookie_hash, session, app, customer, connection, scopes,
+            "INSERT INTO authorizations (state_hash, session, app, customer, connection, scopes,
                                          return_url, code_verifier, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 &&authorization.state_hash[..],
-                &&authorization.cookie_hash[..],
                 &authorization.session,
                 &authorization.app.as_str(),
                 &authorization.customer.as_str(),

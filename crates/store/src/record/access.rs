@@ -81,7 +81,6 @@ pub(crate) fn read_authorization(vault: &Vault, row: &impl Columns) -> Stored<Au
         .transpose()?;
     Ok(Authorization {
         state_hash,
-        cookie_hash: hash(row, "cookie_hash")?,
         session: row.maybe_text("session")?,
         app: row.parsed("app")?,
         customer: row.parsed("customer")?,

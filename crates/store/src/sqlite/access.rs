@@ -122,13 +122,12 @@ impl Db {
         let SealedVerifier(verifier) = SealedVerifier::new(&self.vault, authorization);
         self.sql
             .prepare_cached(
-                "INSERT INTO authorizations (state_hash, cookie_hash, session, app, customer, connection, scopes,
+                "INSERT INTO authorizations (state_hash, session, app, customer, connection, scopes,
                                              return_url, code_verifier, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 authorization.state_hash,
-                authorization.cookie_hash,
                 authorization.session,
                 authorization.app.as_str(),
                 authorization.customer.as_str(),

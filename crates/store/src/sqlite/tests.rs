@@ -538,7 +538,6 @@ async fn no_secret_is_found_in_any_file() {
         .unwrap();
     let authorization = Authorization {
         state_hash: [1; 32],
-        cookie_hash: [2; 32],
         session: None,
         app: "crm".parse().unwrap(),
         customer: "acme".parse().unwrap(),

@@ -82,7 +82,6 @@ pub(crate) async fn a_state_is_spent_once(fixture: &impl Fixture) {
     let (a, b) = (fixture.open().await, fixture.open().await);
     let authorization = |state| Authorization {
         state_hash: [state; 32],
-        cookie_hash: [9; 32],
         session: Some("s1".into()),
         app: app("crm"),
         customer: customer("acme"),
@@ -96,7 +95,6 @@ pub(crate) async fn a_state_is_spent_once(fixture: &impl Fixture) {
     let (one, other) = tokio::join!(a.spend_state([1; 32], at(1)), b.spend_state([1; 32], at(1)));
     let spent: Vec<_> = [one.unwrap(), other.unwrap()].into_iter().flatten().collect();
     assert_eq!(spent.len(), 1);
-    assert_eq!(spent[0].cookie_hash, [9; 32]);
     assert_eq!(spent[0].code_verifier.as_ref().unwrap().expose(), "verifier");
     assert!(a.spend_state([1; 32], at(1)).await.unwrap().is_none());
     a.begin_authorization(authorization(2)).await.unwrap();

@@ -22,7 +22,6 @@ async fn no_secret_is_found_in_a_dump() {
         .unwrap();
     let authorization = Authorization {
         state_hash: [1; 32],
-        cookie_hash: [2; 32],
         session: None,
         app: "crm".parse().unwrap(),
         customer: "acme".parse().unwrap(),
