@@ -97,10 +97,14 @@ pub(crate) fn form_fields(form: &[u8]) -> Vec<(String, String)> {
     url::form_urlencoded::parse(form).into_owned().collect()
 }
 
+const HEADERS_MAX: usize = 512;
+
 async fn converse(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| respond(request, shared.clone()));
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // A hundred, as the library has it, is less than what proxies add up to; HubSpot's own limit is not known.
+    builder.http1().max_headers(HEADERS_MAX);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(error, "simulated connection ended early");
     }
