@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::app::Rotation;
+use crate::connection::ReconnectReason;
 use crate::id::Version;
 use crate::refresh_policy::Jitter;
 use crate::time::Timestamp;
@@ -74,6 +75,39 @@ pub fn presenting(
         Presenting::Now
     } else {
         Presenting::Exhausted
+    }
+}
+
+/// Until when nobody may present the refresh token again, once the answer to an attempt of `version` that began at `now` is
+/// lost. `None` where it may be presented after the ordinary backoff.
+pub fn quiet_until(
+    earlier: Option<&Intent>,
+    version: Version,
+    rotation: Rotation,
+    can_introspect: bool,
+    hard_end: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let lost = Intent {
+        version,
+        first_at: earlier.map_or(now, |intent| intent.first_at),
+        attempts: earlier.map_or(0, |intent| intent.attempts).saturating_add(1),
+    };
+    match presenting(Some(&lost), rotation, can_introspect, hard_end, now) {
+        Presenting::NotBefore(at) => Some(at),
+        Presenting::Now | Presenting::AfterIntrospection | Presenting::Exhausted => None,
+    }
+}
+
+/// What the refusal of a refresh token says about its connection.
+///
+/// That of an unproven one, or of one that may have been accepted before, says that an answer was lost, not that the customer
+/// took the grant back. That a provider was never seen to rotate does not make it certain.
+pub fn reason_of_refusal(unproven: bool, earlier: Option<&Intent>) -> ReconnectReason {
+    if unproven || earlier.is_some_and(|intent| intent.attempts > 0) {
+        ReconnectReason::RedemptionOutcomeLost
+    } else {
+        ReconnectReason::GrantRefused
     }
 }
 
@@ -173,6 +207,46 @@ mod tests {
         check(1, Rotation::SingleUse, false, 60, Presenting::Now);
         check(2, Rotation::SingleUse, false, 60, Presenting::Exhausted);
         check(2, Rotation::SingleUse, false, 100_000, Presenting::Exhausted);
+    }
+
+    #[test]
+    fn after_a_lost_answer_a_single_use_token_rests_and_one_that_never_rotates_does_not() {
+        let check = |attempts: u32, rotation, hard_end: u64, expected: Option<u64>| {
+            let earlier = Intent {
+                version: Version::FIRST,
+                first_at: FIRST_AT,
+                attempts,
+            };
+            let earlier = (attempts > 0).then_some(&earlier);
+            let later = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
+            assert_eq!(
+                quiet_until(earlier, Version::FIRST, rotation, true, later(hard_end), FIRST_AT),
+                expected.map(later),
+                "{attempts} attempts, {rotation:?}, hard end after {hard_end} s"
+            );
+        };
+        check(0, Rotation::Never, 60, None);
+        check(0, Rotation::SingleUse, 0, Some(QUIET_TIME.as_secs()));
+        check(0, Rotation::SingleUse, 60, Some(60));
+        check(3, Rotation::SingleUse, 0, Some(QUIET_TIME.as_secs()));
+        check(0, Rotation::Grace(Duration::from_secs(30)), 60, None);
+    }
+
+    #[test]
+    fn a_refusal_is_the_customers_only_where_no_answer_can_have_been_lost() {
+        let intent = |attempts| Intent {
+            version: Version::FIRST,
+            first_at: FIRST_AT,
+            attempts,
+        };
+        let lost = ReconnectReason::RedemptionOutcomeLost;
+        assert_eq!(reason_of_refusal(false, None), ReconnectReason::GrantRefused);
+        assert_eq!(
+            reason_of_refusal(false, Some(&intent(0))),
+            ReconnectReason::GrantRefused
+        );
+        assert_eq!(reason_of_refusal(false, Some(&intent(1))), lost);
+        assert_eq!(reason_of_refusal(true, None), lost);
     }
 
     #[test]

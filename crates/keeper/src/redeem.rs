@@ -337,7 +337,16 @@ impl Keeper {
                     self.unfinished(holding, Presented::No, failure, why).await
                 }
                 TokenAnswer::Lost(mut failure) => {
-                    let quiet = quiet_time(&holding, rotation, tokens, self.inner.clock.now());
+                    let now = self.inner.clock.now();
+                    let quiet = redemption::quiet_until(
+                        holding.earlier.as_ref(),
+                        holding.lease.version(),
+                        rotation,
+                        holding.app.provider.introspect_url.is_some(),
+                        tokens.ends.hard,
+                        now,
+                    );
+                    let quiet = quiet.map(|until| until.since(now));
                     failure.retry_after = failure.retry_after.max(quiet);
                     self.unfinished(holding, Presented::Unknown, failure, why).await
                 }
@@ -346,7 +355,7 @@ impl Keeper {
                         .await
                 }
                 TokenAnswer::GrantRefused(failure) => {
-                    let reason = reason_of_refusal(tokens, holding.earlier.as_ref());
+                    let reason = redemption::reason_of_refusal(tokens.unproven, holding.earlier.as_ref());
                     self.condemn(&holding, reason, Some(failure)).await
                 }
                 // Rule 12: nobody is condemned for what is the endpoint's fault.
@@ -666,36 +675,6 @@ impl Keeper {
             Why::Due { .. } if self.due(held) != Due::Hard => Ok(token.clone()),
             Why::Due { .. } | Why::Rejected { .. } | Why::Asked { .. } => Err(error),
         }
-    }
-}
-
-/// How long nobody may present the refresh token again, now that this attempt's answer is lost: what callers are told.
-fn quiet_time(holding: &Holding, rotation: Rotation, tokens: &TokenSet, now: Timestamp) -> Option<Duration> {
-    let intent = match &holding.earlier {
-        Some(earlier) => Intent {
-            attempts: earlier.attempts.saturating_add(1),
-            ..earlier.clone()
-        },
-        None => Intent {
-            version: holding.lease.version(),
-            first_at: now,
-            attempts: 1,
-        },
-    };
-    let can_introspect = holding.app.provider.introspect_url.is_some();
-    match redemption::presenting(Some(&intent), rotation, can_introspect, tokens.ends.hard, now) {
-        Presenting::NotBefore(at) => Some(at.since(now)),
-        Presenting::Now | Presenting::AfterIntrospection | Presenting::Exhausted => None,
-    }
-}
-
-/// Rule 16, and the same for a refresh token that may have been accepted before: its refusal says that an answer was lost,
-/// not that the customer took the grant back. That a provider was never seen to rotate does not make it certain.
-fn reason_of_refusal(tokens: &TokenSet, earlier: Option<&Intent>) -> ReconnectReason {
-    if tokens.unproven || earlier.is_some_and(|intent| intent.attempts > 0) {
-        ReconnectReason::RedemptionOutcomeLost
-    } else {
-        ReconnectReason::GrantRefused
     }
 }
 
