@@ -173,7 +173,7 @@ mod tests {
         let at = Timestamp::from_millis(0);
         Arc::new(Current {
             connection: ConnectionId::parse("c1").expect("a literal id"),
-            app: Arc::new(crate::tests::app("http://127.0.0.1:1/")),
+            app: Arc::new(crate::app::app("http://127.0.0.1:1")),
             customer: Customer::parse("acme").expect("a literal customer"),
             kind: Kind::OAuth,
             access_token: AccessToken::new("canary-access-token"),

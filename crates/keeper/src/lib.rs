@@ -6,6 +6,9 @@
 //!
 //! Start reading at `keeper`, then `redeem`.
 
+#[cfg(test)]
+#[path = "../tests/keeper/app.rs"]
+mod app;
 mod apps;
 mod background;
 mod cache;
@@ -15,8 +18,6 @@ mod error;
 mod flight;
 mod keeper;
 mod redeem;
-#[cfg(test)]
-mod tests;
 mod throttle;
 
 pub use clock::{Clock, SystemClock};

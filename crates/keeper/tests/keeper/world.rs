@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::{
-    AccessToken, AccountId, App, AppName, ClientSecret, Connection, ConnectionId, Customer, KeepFresh,
-    Provider, RefreshPolicy, RefreshToken, Rotation, Timestamp,
+    AccessToken, AccountId, App, AppName, Connection, ConnectionId, Customer, RefreshToken, Timestamp,
 };
 use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
 use evergrant_store::{PostgresStore, SqliteStore, Store, Vault, VaultKey};
 use hubspot_sim::{SimConfig, Simulator};
-use url::Url;
+
+pub(crate) use crate::app::app;
 
 pub(crate) const HUB: u64 = 1001;
 pub(crate) const CLIENT: &str = "sim-client";
@@ -173,36 +172,6 @@ pub(crate) fn keeper(app: App, store: Arc<dyn Store>, vault: Arc<Vault>, clock: 
         clock,
         max_stale: Duration::from_secs(60),
     })
-}
-
-pub(crate) fn app(base: &str) -> App {
-    let url = |path: &str| Url::parse(&format!("{base}/{path}")).unwrap();
-    App {
-        name: AppName::parse("crm").unwrap(),
-        provider: Provider {
-            dialect: Dialect::HubSpot,
-            authorize_url: url("oauth/authorize"),
-            token_url: url("oauth/2026-09/token"),
-            introspect_url: Some(url("oauth/2026-09/token/introspect")),
-            revoke_url: Some(url("oauth/2026-09/token/revoke")),
-            api_base: url(""),
-            client_auth: ClientAuth::Post,
-            pkce: false,
-            rotation: Rotation::Never,
-            account_claim: "hub_id".into(),
-        },
-        client_id: CLIENT.into(),
-        client_secrets: vec![ClientSecret::new("sim-secret")],
-        redirect_uri: "http://localhost:8484/oauth/callback".into(),
-        scopes: vec!["oauth".into()],
-        optional_scopes: vec![],
-        refresh_policy: RefreshPolicy::Queue,
-        keep_fresh: KeepFresh::Off,
-        return_urls: vec![],
-        display_name: None,
-        support_url: None,
-        public_install: false,
-    }
 }
 
 /// What every run must hold, whatever happened in it: PROTOCOL's I1 and I2, from the provider's own ledger.

@@ -1,14 +1,14 @@
-//! What the tests in this crate share.
+//! A HubSpot app for tests, those within the crate included.
 
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::{App, AppName, ClientSecret, KeepFresh, Provider, RefreshPolicy, Rotation};
 use url::Url;
 
-/// A HubSpot app at `base`.
+/// The simulator's default app, at `base`.
 pub(crate) fn app(base: &str) -> App {
-    let url = |path: &str| Url::parse(&format!("{base}{path}")).expect("a literal URL");
+    let url = |path: &str| Url::parse(&format!("{base}/{path}")).expect("a literal");
     App {
-        name: AppName::parse("crm").expect("a literal name"),
+        name: AppName::parse("crm").expect("a literal"),
         provider: Provider {
             dialect: Dialect::HubSpot,
             authorize_url: url("oauth/authorize"),
