@@ -86,7 +86,8 @@ const ABSENCES: [Absence; 9] = [
         because: "what is committed is whole",
     },
     Absence {
-        text: "#[ignore",
+        // Written so that it is not found here.
+        text: concat!("#[", "ignore"),
         under: "crates/",
         except: &[],
         because: "a test that does not run proves nothing",
