@@ -51,7 +51,7 @@ use crate::problem::Code;
         crate::connect::begin,
         crate::connect::install,
         crate::connect::begin_install,
-        crate::connect::callback,
+        crate::connect::callback::callback,
         crate::help::class,
         crate::help::error,
         crate::health::healthz,

@@ -44,7 +44,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         )
         .route(
             "/oauth/callback",
-            get(connect::callback).head(connect::look_at_callback),
+            get(connect::callback::callback).head(connect::callback::look_at_callback),
         )
         .route("/help/errors/{code}", get(help::error))
         .route("/help/{class}", get(help::class))
