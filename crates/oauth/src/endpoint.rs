@@ -7,6 +7,7 @@ use std::time::Duration;
 use evergrant_domain::token_answer::{self, Failure, Introspected, RawAnswer, Revoked, TokenAnswer};
 use evergrant_domain::{App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 
+use crate::network::{Machine, Network};
 use crate::request::{Introspect, TokenRequest};
 use crate::sender::{self, Answer, Body, NoAnswer};
 use crate::tls::{Tls, TlsRoots};
@@ -43,15 +44,18 @@ pub enum ClientCheck {
 /// - not tried, as the provider has no such endpoint: `not_supported`.
 #[derive(Clone)]
 pub struct TokenEndpoint {
-    tls: Arc<Tls>,
+    network: Arc<dyn Network>,
 }
 
 impl TokenEndpoint {
     /// A sender that believes those for whom `roots` vouch.
     pub fn new(roots: TlsRoots) -> Self {
-        Self {
-            tls: Arc::new(Tls::new(roots)),
-        }
+        Self::over(Arc::new(Machine::new(Tls::new(roots))))
+    }
+
+    /// A sender whose connections come from elsewhere.
+    pub fn over(network: Arc<dyn Network>) -> Self {
+        Self { network }
     }
 
     /// Redeems a refresh token. The caller holds the lease and decides about another try.
@@ -73,7 +77,7 @@ impl TokenEndpoint {
         G: Future<Output = bool> + Send,
     {
         let request = TokenRequest::redemption(app, secret, refresh_token);
-        match sender::send(&self.tls, request, deadline, before_first_byte).await {
+        match sender::send(&*self.network, request, deadline, before_first_byte).await {
             Err(NoAnswer::SteppedBack) => Redeemed::SteppedBack,
             sent => Redeemed::Answered(token_answer(sent, app)),
         }
@@ -169,7 +173,7 @@ impl TokenEndpoint {
     }
 
     async fn send(&self, request: TokenRequest, deadline: Duration) -> Result<Answer, NoAnswer> {
-        sender::send(&self.tls, request, deadline, async || true).await
+        sender::send(&*self.network, request, deadline, async || true).await
     }
 }
 

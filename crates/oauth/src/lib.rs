@@ -10,6 +10,7 @@
 
 mod authorize;
 mod endpoint;
+mod network;
 mod request;
 mod retry_after;
 mod sender;
@@ -17,6 +18,7 @@ mod tls;
 
 pub use authorize::{authorize_url, new_code_verifier};
 pub use endpoint::{ClientCheck, Redeemed, TokenEndpoint};
+pub use network::{Network, Stream};
 pub use request::Introspect;
 pub use tls::TlsRoots;
 

@@ -4,7 +4,6 @@
 //! Connecting and sending are two steps of ours, so "not sent" is a fact and never a guess.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -15,15 +14,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use crate::network::{Network, Stream, TIMEOUT, UNUSABLE_URL};
 use crate::request::TokenRequest;
 use crate::retry_after::retry_after;
-use crate::tls::Tls;
 
 /// Why there is no answer, not even the head of one.
 #[derive(Clone, Copy)]
@@ -54,7 +51,7 @@ pub(crate) enum Body {
 
 /// Sends one request, once. `deadline` covers everything, connecting and `before_first_byte` included.
 pub(crate) async fn send<F, G>(
-    tls: &Tls,
+    network: &dyn Network,
     request: TokenRequest,
     deadline: Duration,
     before_first_byte: F,
@@ -67,7 +64,7 @@ where
     const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
     let deadline = Instant::now() + deadline.min(DEADLINE_MAX);
 
-    let mut stream = match timeout_at(deadline, connect(tls, request.url(), deadline)).await {
+    let mut stream = match timeout_at(deadline, network.connect(request.url(), deadline)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(word)) => return Err(NoAnswer::NotSent(word)),
         Err(_) => return Err(NoAnswer::NotSent(TIMEOUT)),
@@ -91,66 +88,7 @@ where
     exchange(stream, request, deadline).await.map_err(NoAnswer::Lost)
 }
 
-const TIMEOUT: &str = "timeout";
-const UNUSABLE_URL: &str = "unusable_url";
 const CONNECTION_LOST: &str = "connection_lost";
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Up to where the first byte of the request could leave. The error is the word for it.
-async fn connect(tls: &Tls, url: &Url, deadline: Instant) -> Result<Box<dyn Stream>, &'static str> {
-    let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
-        return Err(UNUSABLE_URL);
-    };
-    let mut addresses: Vec<SocketAddr> = match host {
-        Host::Domain(name) => tokio::net::lookup_host((name, port))
-            .await
-            .map_err(|_| "name_not_resolved")?
-            .collect(),
-        Host::Ipv4(ip) => vec![(ip, port).into()],
-        Host::Ipv6(ip) => vec![(ip, port).into()],
-    };
-    match url.scheme() {
-        "https" => {
-            let stream = connect_in_turn(&addresses, deadline).await?;
-            Ok(Box::new(tls.connect(host, stream).await?))
-        }
-        "http" => {
-            // The configuration refuses such URLs. Should one slip through, no secret leaves this machine in clear.
-            addresses.retain(|address| address.ip().is_loopback());
-            if addresses.is_empty() {
-                return Err("plain_http_refused");
-            }
-            Ok(Box::new(connect_in_turn(&addresses, deadline).await?))
-        }
-        _ => Err(UNUSABLE_URL),
-    }
-}
-
-/// The first address that takes us. Nothing was sent yet, so to try the next is no retry.
-///
-/// Each is given its share of the time that is left: one that swallows everything must not use it all up.
-async fn connect_in_turn(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, &'static str> {
-    let mut word = UNREACHABLE;
-    for (address, to_try) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now);
-        let share = left / u32::try_from(to_try).unwrap_or(u32::MAX);
-        match timeout_at(now + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // A request is one small packet; where this cannot be set, it only waits a little.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(_)) => word = UNREACHABLE,
-            Err(_) => word = TIMEOUT,
-        }
-    }
-    Err(word)
-}
-
-const UNREACHABLE: &str = "unreachable";
 
 /// Whether the peer still waits for our request. If it left meanwhile, or speaks unasked, it is better not to begin: now it
 /// is still certain that nothing was issued.
@@ -187,6 +125,7 @@ async fn exchange(
     });
     // Nothing is spawned: who drops the exchange closes the connection.
     tokio::select! {
+        biased;
         answer = &mut answer => answer,
         // What the connection handed over before it ended is still to be read.
         _ = connection => answer.await,
@@ -240,78 +179,4 @@ async fn read(response: http::Response<Incoming>) -> Body {
         body.extend_from_slice(&data);
     }
     Body::Whole(body)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use tokio::net::{TcpListener, TcpSocket};
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(9);
-
-    async fn listener() -> TcpListener {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
-    }
-
-    async fn closed() -> SocketAddr {
-        listener().await.local_addr().unwrap()
-    }
-
-    /// An address that answers nothing: its queue is full, so the kernel drops whoever knocks.
-    struct BlackHole {
-        address: SocketAddr,
-        _queue: (TcpListener, Vec<TcpStream>),
-    }
-
-    impl BlackHole {
-        async fn new() -> Self {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-            let listener = socket.listen(1).unwrap();
-            let address = listener.local_addr().unwrap();
-            let mut queued = Vec::new();
-            let patience = Duration::from_secs(1);
-            while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
-                queued.push(stream.unwrap());
-            }
-            Self {
-                address,
-                _queue: (listener, queued),
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_next_address_is_tried_where_one_refuses_or_swallows() {
-        let alive = listener().await;
-        let hole = BlackHole::new().await;
-        let addresses = [closed().await, hole.address, alive.local_addr().unwrap()];
-        let begun = Instant::now();
-        let stream = connect_in_turn(&addresses, begun + DEADLINE).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
-        // Half of what was left to two addresses.
-        assert!(
-            begun.elapsed() <= DEADLINE / 2 + Duration::from_millis(2),
-            "{:?}",
-            begun.elapsed()
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failure_to_connect_says_whether_it_was_refused_or_swallowed() {
-        let deadline = Instant::now() + DEADLINE;
-        assert_eq!(
-            connect_in_turn(&[closed().await], deadline).await.err(),
-            Some("unreachable")
-        );
-        let hole = BlackHole::new().await;
-        assert_eq!(
-            connect_in_turn(&[hole.address], deadline).await.err(),
-            Some("timeout")
-        );
-        assert_eq!(connect_in_turn(&[], deadline).await.err(), Some("unreachable"));
-    }
 }
