@@ -1,5 +1,5 @@
-//! What the whole-system tests call the service with: HubSpot's official clients for Node and Python, and a browser; and the
-//! PostgreSQL that they keep connections in.
+//! What the whole-system tests call the service with: HubSpot's official clients for Node and Python, and a browser; and what
+//! it needs there itself, PostgreSQL and Redis.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use crate::shell::{self, is_there, program};
 
 /// Installs what is missing, and says by which variables the tests find it.
 pub(crate) fn prepare() -> Result<[(&'static str, OsString); 3]> {
-    postgresql()?;
+    servers()?;
     let variables = [
         ("EVERGRANT_TEST_NODE_MODULES", node_modules()?.into()),
         ("EVERGRANT_TEST_PYTHON", python()?.into()),
@@ -72,14 +72,13 @@ fn chromium() -> Result<OsString> {
     Ok(DEBIANS.into())
 }
 
-/// Debian's, where `test-postgres` looks for it.
-fn postgresql() -> Result<()> {
-    const DEBIANS: &str = "/usr/lib/postgresql";
-    if Path::new(DEBIANS).is_dir() {
-        Ok(())
-    } else {
-        install_packages(&["postgresql"])
+/// Debian's, where `test-postgres` and `test-redis` look for them.
+pub(crate) fn servers() -> Result<()> {
+    const POSTGRESQL: &str = "/usr/lib/postgresql";
+    if !Path::new(POSTGRESQL).is_dir() {
+        install_packages(&["postgresql"])?;
     }
+    need("redis-server", &["redis-server"])
 }
 
 /// Installs into `folder` what `files` say, unless it was done before with the same files.

@@ -22,8 +22,8 @@ const LAYERS: [&[&str]; 7] = [
 /// Knows nothing of the product, or both would be wrong alike. Any test may use it; besides, the commands that start it.
 const SIMULATOR: &str = "hubspot-sim";
 const STARTS_THE_SIMULATOR: &str = "evergrant-cli";
-/// Starts servers that tests need, and is no part of the product.
-const FOR_TESTS: &str = "test-postgres";
+/// They start servers that tests need, and are no part of the product.
+const FOR_TESTS: [&str; 2] = ["test-postgres", "test-redis"];
 /// Only the service and the command line have a configuration file.
 const CONFIG: &str = "evergrant-config";
 const READS_CONFIG: [&str; 2] = ["evergrant-server", "evergrant-cli"];
@@ -214,7 +214,7 @@ fn judge(Arrow { from, to, for_tests }: &Arrow) -> Result<(), &'static str> {
             Err("the simulator is for tests")
         };
     }
-    if to == FOR_TESTS && !for_tests {
+    if FOR_TESTS.contains(&to.as_str()) && !for_tests {
         return Err("it is for tests");
     }
     if to == CONFIG && !READS_CONFIG.contains(&from.as_str()) {
@@ -273,6 +273,8 @@ mod tests {
     fn servers_for_tests_are_for_tests() {
         check_arrow("evergrant-store", "test-postgres", true, true);
         check_arrow("evergrant-store", "test-postgres", false, false);
+        check_arrow("evergrant-keeper", "test-redis", true, true);
+        check_arrow("evergrant-keeper", "test-redis", false, false);
     }
 
     #[test]
