@@ -95,6 +95,10 @@ impl Server {
 
     /// Runs one command, a word for each argument, and says what came back: a list has a line for each of its members, and
     /// what is missing is an empty one.
+    ///
+    /// # Panics
+    ///
+    /// Where the server is stopped, or refuses the command.
     pub fn run(&self, words: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .arg("-s")
