@@ -10,6 +10,7 @@
 pub mod access;
 pub mod api_answer;
 pub mod app;
+pub mod breaker;
 pub mod connection;
 pub mod event;
 pub mod explain;

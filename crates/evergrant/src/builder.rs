@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_gateway::{Gateway, GatewayLimits};
-use evergrant_keeper::{Keeper, KeeperParts, SystemClock};
+use evergrant_keeper::{Keeper, KeeperParts, Surroundings};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{Store, Vault, VaultKey};
+use evergrant_store::{ByLease, Store, Vault, VaultKey};
 use url::Url;
 
 use crate::app::App;
@@ -153,7 +153,9 @@ impl Builder {
             store,
             vault,
             endpoint: TokenEndpoint::new(TlsRoots::Native),
-            clock: Arc::new(SystemClock),
+            surroundings: Surroundings::default(),
+            coordination: Arc::new(ByLease),
+            lifeboat: None,
             max_stale: self.max_stale,
         });
         keeper.start();

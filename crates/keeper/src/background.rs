@@ -12,7 +12,7 @@ use evergrant_store::StoreError;
 use evergrant_store::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::keeper::{Keeper, jitter, millis};
+use crate::keeper::{Keeper, millis};
 
 const FEED_EVERY: Duration = Duration::from_millis(500);
 const DUE_EVERY: Duration = Duration::from_secs(1);
@@ -55,8 +55,7 @@ impl Keeper {
     /// Stops the background work and waits until every redemption in flight is saved. No new one begins.
     pub async fn shutdown(&self) {
         self.inner.stopping.cancel();
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        self.inner.tasks.finished().await;
         if let Err(error) = self.flush_usage().await {
             tracing::warn!(event = "store_error", %error, "what connections were used for could not be noted");
         }
@@ -103,6 +102,7 @@ impl Keeper {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
+ biased;
                     () = keeper.inner.stopping.cancelled() => return,
                     _ = ticks.tick() => {}
                 }
@@ -123,6 +123,7 @@ impl Keeper {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
+ biased;
                     () = keeper.inner.stopping.cancelled() => return,
                     _ = ticks.tick() => {}
                 }
@@ -194,7 +195,7 @@ impl Keeper {
             .min(DUE_SPREAD_MAX);
         for id in due {
             if self.is_worth_refreshing(&id).await? {
-                self.refresh_later(id, jitter().of(spread));
+                self.refresh_later(id, self.jitter().of(spread));
             }
         }
         Ok(())
@@ -204,9 +205,10 @@ impl Keeper {
         let keeper = self.clone();
         self.inner.tasks.spawn(async move {
             tokio::select! {
-                () = keeper.inner.stopping.cancelled() => {}
-                () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
-            }
+            biased;
+                           () = keeper.inner.stopping.cancelled() => {}
+                           () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
+                       }
         });
     }
 

@@ -16,7 +16,7 @@ use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revok
 use tokio::time::Instant;
 
 use crate::error::{ConnectError, KeepError};
-use crate::keeper::{Keeper, jitter};
+use crate::keeper::Keeper;
 
 /// How long a static token is taken to serve: nothing says when it ends.
 const FOR_EVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
@@ -115,7 +115,7 @@ impl Keeper {
             token_type: issued.token_type,
             scopes: issued.scopes.or(facts.scopes).unwrap_or(consent.scopes),
             issued_at: sent_at,
-            ends: app.refresh_policy.ends(sent_at, issued.lifetime, jitter()),
+            ends: app.refresh_policy.ends(sent_at, issued.lifetime, self.jitter()),
             unproven: false,
         };
         self.connect(&app, customer, consent.connection, account, tokens)
@@ -130,7 +130,7 @@ impl Keeper {
                 app: import.app.clone(),
             })?;
         let now = self.inner.clock.now();
-        let jitter = jitter();
+        let jitter = self.jitter();
         let mut account = import.account.map(|id| Account {
             id,
             domain: None,

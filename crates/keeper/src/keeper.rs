@@ -14,17 +14,18 @@ use evergrant_domain::token_set::Due;
 use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::Held;
-use evergrant_store::{Store, Vault};
+use evergrant_store::{Coordination, Store, Vault};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::background::merge;
 use crate::cache::{Cache, Current};
 use crate::clock::Clock;
 use crate::error::KeepError;
 use crate::flight::Flights;
+use crate::lifeboat::Lifeboat;
 use crate::redeem::Why;
+use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
 
 /// A forced refresh is made at most once in this time, whoever asks.
@@ -44,8 +45,12 @@ pub struct KeeperParts {
     pub vault: Arc<Vault>,
     /// The wire.
     pub endpoint: TokenEndpoint,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
+    /// Time, chance, and where work runs.
+    pub surroundings: Surroundings,
+    /// Who waits how for their turn.
+    pub coordination: Arc<dyn Coordination>,
+    /// Where answers are kept that the store does not take.
+    pub lifeboat: Option<Arc<dyn Lifeboat>>,
     /// How long cached tokens serve while the store does not answer.
     pub max_stale: Duration,
 }
@@ -63,6 +68,9 @@ pub(crate) struct Inner {
     pub(crate) vault: Arc<Vault>,
     pub(crate) endpoint: TokenEndpoint,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) chance: Arc<dyn Chance>,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) lifeboat: Option<Arc<dyn Lifeboat>>,
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
     pub(crate) usage: Mutex<HashMap<ConnectionId, LastSeen>>,
@@ -75,7 +83,7 @@ pub(crate) struct Inner {
     /// The token set whose refresh token was examined last, by connection: see [`Keeper::examine`].
     pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: Tasks,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -123,7 +131,7 @@ pub enum AfterRejection {
 impl Keeper {
     /// Puts a keeper together. Nothing runs by itself until [`Keeper::start`].
     pub fn new(parts: KeeperParts) -> Self {
-        let booted = millis(parts.clock.boot());
+        let booted = millis(parts.surroundings.clock.boot());
         let keeper = Self {
             inner: Arc::new(Inner {
                 apps: ArcSwap::default(),
@@ -131,7 +139,10 @@ impl Keeper {
                 store: parts.store,
                 vault: parts.vault,
                 endpoint: parts.endpoint,
-                clock: parts.clock,
+                clock: parts.surroundings.clock,
+                chance: parts.surroundings.chance,
+                coordination: parts.coordination,
+                lifeboat: parts.lifeboat,
                 cache: Cache::default(),
                 flights: Flights::default(),
                 usage: Mutex::default(),
@@ -141,7 +152,7 @@ impl Keeper {
                 canaries: Mutex::default(),
                 examined: Mutex::default(),
                 throttle: Throttle::default(),
-                tasks: TaskTracker::new(),
+                tasks: Tasks::new(parts.surroundings.runtime),
                 stopping: CancellationToken::new(),
             }),
         };
@@ -414,22 +425,17 @@ impl Keeper {
             <= millis(self.inner.max_stale)
     }
 
+    /// A number for spreading work.
+    pub(crate) fn jitter(&self) -> Jitter {
+        self.inner.chance.jitter()
+    }
+
     pub(crate) fn permits(&self, app: &AppName) -> Arc<tokio::sync::Semaphore> {
         let mut permits = self.inner.permits.lock();
         permits
             .entry(app.clone())
             .or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(EXCHANGES_PER_APP)))
             .clone()
-    }
-}
-
-/// A number for jitter, from the system's generator. Without randomness there is no jitter: everything still works, only less
-/// spread.
-pub(crate) fn jitter() -> Jitter {
-    let mut bytes = [0; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => Jitter::new(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)),
-        Err(_) => Jitter::NONE,
     }
 }
 

@@ -17,12 +17,17 @@ mod connect;
 mod error;
 mod flight;
 mod keeper;
+mod landing;
+mod lifeboat;
 mod redeem;
+mod surroundings;
 mod throttle;
 
 pub use clock::{Clock, SystemClock};
 pub use connect::{Consent, Import, ImportTokens};
 pub use error::{ConnectError, KeepError};
 pub use keeper::{AfterRejection, Keeper, KeeperParts, RefreshReport, Renewal};
+pub use lifeboat::Lifeboat;
+pub use surroundings::{Chance, Runtime, Surroundings, SystemChance, TokioRuntime, Work};
 
 pub use cache::Current;

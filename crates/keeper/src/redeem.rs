@@ -9,7 +9,7 @@ use std::time::Duration;
 use evergrant_domain::connection::RefreshTrouble;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::redemption::{self, DEADLINE, Intent, LEASE, Presenting, backoff};
-use evergrant_domain::token_answer::{Failure, Introspected, Issued, TokenAnswer};
+use evergrant_domain::token_answer::{Failure, Introspected, TokenAnswer};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::{
     App, Connection, ConnectionId, Kind, ReconnectReason, RefreshToken, Rotation, Timestamp, TokenSet,
@@ -17,14 +17,14 @@ use evergrant_domain::{
 };
 use evergrant_oauth::{Introspect, Redeemed};
 use evergrant_store::StoreError;
-use evergrant_store::contract::{CooldownAnswer, Held, Landed, Lease, LeaseAnswer, Presented, Refreshed};
+use evergrant_store::contract::{CooldownAnswer, Held, Lease, LeaseAnswer, LeaseOn, Presented};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::cache::{Current, Sight};
+use crate::cache::Current;
 use crate::error::KeepError;
 use crate::flight::Outcome;
-use crate::keeper::{Keeper, Renewal, jitter};
+use crate::keeper::{Keeper, Renewal};
 
 /// How long one flight goes on: another holder's lease, then an exchange of its own.
 const FLIGHT_LASTS: Duration = Duration::from_secs(LEASE.as_secs() + DEADLINE.as_secs());
@@ -32,10 +32,6 @@ const FLIGHT_LASTS: Duration = Duration::from_secs(LEASE.as_secs() + DEADLINE.as
 /// How long to wait before looking again at a connection whose lease another holder has.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
-
-/// Between two tries at storing an answer that is in hand.
-const STORE_AGAIN: Duration = Duration::from_millis(100);
-const STORE_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Why a redemption is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +80,7 @@ impl Why {
 }
 
 /// What one turn of a flight came to.
-enum Turn {
+pub(crate) enum Turn {
     /// It is over.
     Over(Outcome),
     /// The store has moved on, or somebody else holds the lease: read again.
@@ -92,14 +88,14 @@ enum Turn {
 }
 
 /// A right to redeem, and what was read under it.
-struct Holding {
-    app: Arc<App>,
-    lease: Lease,
-    held: Box<Held>,
+pub(crate) struct Holding {
+    pub(crate) app: Arc<App>,
+    pub(crate) lease: Lease,
+    pub(crate) held: Box<Held>,
     /// The attempts before this one.
-    earlier: Option<Intent>,
+    pub(crate) earlier: Option<Intent>,
     /// Boot time from which the lease counts: before it was asked for, so that it is never overrated.
-    taken_at: Duration,
+    pub(crate) taken_at: Duration,
 }
 
 impl Keeper {
@@ -118,7 +114,7 @@ impl Keeper {
             match self.turn(&held, token, why).await? {
                 Turn::Over(outcome) => return outcome,
                 Turn::LookAgain => {
-                    let wait = pause / 2 + jitter().of(pause / 2);
+                    let wait = pause / 2 + self.jitter().of(pause / 2);
                     tokio::time::sleep(wait).await;
                     pause = (pause * 2).min(LOOK_AGAIN_MAX);
                 }
@@ -178,7 +174,7 @@ impl Keeper {
         match self
             .inner
             .store
-            .take_lease(id, version, LEASE, self.inner.clock.now())
+            .take_lease(id, version, LEASE, LeaseOn::Active, self.inner.clock.now())
             .await?
         {
             LeaseAnswer::Missing => Ok(Turn::Over(Err(KeepError::Unknown))),
@@ -390,110 +386,6 @@ impl Keeper {
         ours && self.inner.clock.boot() + needed(Instant::now()) <= lasts_until
     }
 
-    /// Rule 14: stored first, in one statement, before anything that can fail; tried again until the store has answered.
-    async fn store_answer(
-        &self,
-        holding: &Holding,
-        old: &TokenSet,
-        issued: Issued,
-        sent_at: Timestamp,
-        rotation: Rotation,
-    ) -> Result<Turn, KeepError> {
-        let app = &holding.app;
-        let connection = &holding.held.connection;
-        let rotated = match (&issued.refresh_token, &old.refresh_token) {
-            (Some(new), Some(old)) => new.expose() != old.expose(),
-            _ => false,
-        };
-        let mismatch = match (&connection.account, &issued.account) {
-            (Some(pinned), Some(answered)) if pinned.id != *answered => Some(answered.as_str().to_owned()),
-            _ => None,
-        };
-        let account = match (&connection.account, issued.account) {
-            (None, Some(id)) => Some(evergrant_domain::connection::Account {
-                id,
-                domain: None,
-                user: None,
-            }),
-            _ => None,
-        };
-        let tokens = TokenSet {
-            access_token: issued.access_token,
-            refresh_token: issued.refresh_token.or_else(|| old.refresh_token.clone()),
-            token_type: issued.token_type,
-            scopes: issued.scopes.unwrap_or_else(|| old.scopes.clone()),
-            issued_at: sent_at,
-            ends: app.refresh_policy.ends(sent_at, issued.lifetime, jitter()),
-            unproven: false,
-        };
-        let refreshed = || Refreshed {
-            tokens: tokens.clone(),
-            event: match &mismatch {
-                None => Event::new(EventKind::Refreshed, "a new access token was issued and stored"),
-                Some(got) => Event::new(
-                    EventKind::AccountMismatch,
-                    format!(
-                        "the provider answered for account {got}, which is not the one that was connected"
-                    ),
-                ),
-            },
-            mismatch: mismatch.clone(),
-            account: account.clone(),
-        };
-        let mut pause = STORE_AGAIN;
-        let sight = self.inner.cache.sight(&connection.id);
-        let landed = loop {
-            match self
-                .inner
-                .store
-                .land(&holding.lease, refreshed(), self.inner.clock.now())
-                .await
-            {
-                Ok(landed) => break landed,
-                Err(error @ StoreError::Unavailable { .. }) => {
-                    // The provider may have killed the old refresh token: what is in hand is the only one there is.
-                    tracing::error!(
-                        event = "token_set_not_stored",
-                        connection_id = %connection.id,
-                        %error,
-                        "a new token set is in hand and the store does not take it; trying again until it does"
-                    );
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(STORE_AGAIN_MAX);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        // The alarm follows the storing: nothing may stand between an answer and its place in the store.
-        if rotated && rotation == Rotation::Never {
-            self.expect_rotation(app).await;
-        }
-        Ok(match landed {
-            Landed::Stored(held) => Turn::Over(self.landed(&held, sight)),
-            // A commit whose answer was lost had happened: what stands there is ours.
-            Landed::Moved(held) if is_same_set(&held, &tokens) => Turn::Over(self.landed(&held, sight)),
-            Landed::Moved(_) => Turn::LookAgain,
-            Landed::Disconnected => {
-                self.revoke_soon();
-                Turn::Over(Err(KeepError::Disconnected))
-            }
-        })
-    }
-
-    fn landed(&self, held: &Held, sight: Sight) -> Outcome {
-        let token = self.usable(held)?;
-        self.inner.cache.keep(&token, sight);
-        tracing::info!(
-            event = "refreshed",
-            connection_id = %held.connection.id,
-            app = %held.connection.app,
-            version = held.connection.version.number(),
-            seconds_remaining = token.seconds_remaining(self.inner.clock.now()),
-            "a new access token was issued and stored"
-        );
-        Ok(token)
-    }
-
     /// Rule 11: the verdict is one conditional statement. Where it does not hold any more, somebody else's result counts.
     async fn condemn(
         &self,
@@ -547,7 +439,7 @@ impl Keeper {
             .as_ref()
             .map_or(0, |trouble| trouble.failures)
             .saturating_add(1);
-        let pause = backoff(failures, failure.retry_after, jitter());
+        let pause = backoff(failures, failure.retry_after, self.jitter());
         tracing::warn!(
             event = "refresh_failed",
             connection_id = %connection.id,
@@ -638,7 +530,11 @@ impl Keeper {
         let now = self.inner.clock.now();
         if let LeaseAnswer::Taken {
             lease, held, earlier, ..
-        } = self.inner.store.take_lease(id, version, LEASE, now).await?
+        } = self
+            .inner
+            .store
+            .take_lease(id, version, LEASE, LeaseOn::Active, now)
+            .await?
         {
             let holding = Holding {
                 app,
@@ -676,10 +572,4 @@ impl Keeper {
             Why::Due { .. } | Why::Rejected { .. } | Why::Asked { .. } => Err(error),
         }
     }
-}
-
-fn is_same_set(held: &Held, tokens: &TokenSet) -> bool {
-    held.tokens.as_ref().is_some_and(|stored| {
-        stored.access_token.expose() == tokens.access_token.expose() && stored.issued_at == tokens.issued_at
-    })
 }

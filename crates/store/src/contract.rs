@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use evergrant_domain::access::{Limits, Role};
+use evergrant_domain::breaker::Breaker;
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::redemption::Intent;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{
-    AppName, CodeVerifier, Connection, ConnectionId, Customer, Fence, Kind, ReconnectReason, RefreshToken,
-    Timestamp, TokenSet, Version,
+    AppName, CodeVerifier, Connection, ConnectionId, ConnectionStatus, Customer, Fence, Kind,
+    ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 
 /// Why the store did not do what it was asked. Nothing was changed, except where it says otherwise.
@@ -107,7 +108,7 @@ pub enum Connected {
     Missing,
 }
 
-/// The right to redeem one version's refresh token. Only the store makes one.
+/// The right to redeem one version's refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     connection: ConnectionId,
@@ -116,8 +117,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
+    /// A right as it was taken. Whoever kept an answer across a restart names the lease that brought it; what counts is decided
+    /// by the statement that lands it, never by this value.
+    pub fn new(connection: ConnectionId, version: Version, fence: Fence) -> Self {
         Self {
             connection,
             version,
@@ -138,6 +140,28 @@ impl Lease {
     /// Its number.
     pub fn fence(&self) -> Fence {
         self.fence
+    }
+}
+
+/// Which connections a lease may be taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseOn {
+    /// One that is `active`.
+    Active,
+    /// Also one that needs reconnecting because an outcome was lost: a person asked for one more try.
+    LostOutcome,
+}
+
+impl LeaseOn {
+    /// Whether a connection of this status is meant.
+    pub fn allows(self, status: &ConnectionStatus) -> bool {
+        match status {
+            ConnectionStatus::Active => true,
+            ConnectionStatus::ReconnectRequired { reason, .. } => {
+                self == Self::LostOutcome && *reason == ReconnectReason::RedemptionOutcomeLost
+            }
+            ConnectionStatus::Disconnected { .. } => false,
+        }
     }
 }
 
@@ -323,10 +347,22 @@ pub enum Change {
 pub struct AppState {
     /// The provider refused this set of client credentials.
     pub rejected: Option<CredentialsRejected>,
+    /// The app's token endpoint fails, for no reason of a connection.
+    pub endpoint: Option<Breaker>,
     /// The provider was seen to rotate although it was not expected to.
     pub single_use_since: Option<Timestamp>,
     /// The fingerprint of the client secret that worked last.
     pub secret_that_worked: Option<String>,
+}
+
+/// What a store tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulse {
+    /// Its clock, where it is the common timeline of a fleet; `None` where the machine's own is.
+    pub now: Option<Timestamp>,
+    /// Another one after all that may have cost the store commits which it had confirmed: failover, a restored backup. What is
+    /// at hand is then compared with what the store holds.
+    pub epoch: String,
 }
 
 /// A refusal of an app's credentials. It counts only while the configured credentials are the refused ones.
@@ -492,8 +528,15 @@ pub trait Store: Send + Sync + 'static {
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
+        on: LeaseOn,
         now: Timestamp,
     ) -> Result<LeaseAnswer, StoreError>;
+
+    /// Lets `lease` last this long from now, where it is still held: `false` where it is not. Changes nothing else.
+    async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
+        let _ = (lease, lasts);
+        Ok(true)
+    }
 
     /// Whether `lease` is still held and lasts at least this long, by the store's clock.
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError>;
@@ -504,6 +547,24 @@ pub trait Store: Send + Sync + 'static {
     /// [`evergrant_domain::ConnectionStatus::after_token_set_landed`] says; the set is unproven where it says so, and after
     /// more than one attempt.
     async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError>;
+
+    /// Puts back a token set that the store has lost: it shows a version below one that this process holds (a failover to a
+    /// replica that lacks the last commits, a restored backup). PROTOCOL rule 18.
+    ///
+    /// `WHERE version = shown AND status <> 'disconnected'`; the version becomes `version`, the fence grows, lease, intent,
+    /// trouble and cooldown are void, the status is `active`. `None` where that does not hold any more: re-read.
+    async fn restore(
+        &self,
+        id: &ConnectionId,
+        shown: Version,
+        version: Version,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<Held>, StoreError> {
+        let _ = (id, shown, version, tokens, event, now);
+        Ok(None)
+    }
 
     /// Records a redemption that brought nothing and frees the lease where it is still this one. The trouble is kept only
     /// where the version still stands.
@@ -609,6 +670,51 @@ pub trait Store: Send + Sync + 'static {
     /// The provider accepted the credentials, with this secret.
     async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError>;
 
+    /// Whether this connection's redemption is the one that looks whether a refused app, or an endpoint at rest, does again:
+    /// one in `every` in the whole fleet, each time for another connection than the last where that can be.
+    async fn claim_probe(
+        &self,
+        app: &AppName,
+        connection: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let _ = (app, connection, every, now);
+        Ok(true)
+    }
+
+    /// The app's token endpoint did not do what it was asked, for no reason of a connection: counted over the whole fleet by
+    /// [`Breaker::next`].
+    async fn endpoint_failed(
+        &self,
+        app: &AppName,
+        code: String,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<Breaker, StoreError> {
+        let _ = app;
+        Ok(Breaker::next(None, code, retry_after, now))
+    }
+
+    /// The app's token endpoint works: nothing counts against it any more.
+    async fn endpoint_works(&self, app: &AppName) -> Result<(), StoreError> {
+        let _ = app;
+        Ok(())
+    }
+
+    /// Takes up to `wanted` exchanges with the app's token endpoint out of this second's `per_second`, for this process to use
+    /// before the second is over. The whole fleet shares them by the store's clock.
+    async fn claim_exchanges(
+        &self,
+        app: &AppName,
+        wanted: u32,
+        per_second: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let _ = (app, per_second, now);
+        Ok(wanted)
+    }
+
     /// The provider was seen to rotate. `true` for the first to say so.
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
 
@@ -645,6 +751,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets sessions, authorizations and feed entries that ended before `before`.
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// What the store tells of itself: its clock and its epoch.
+    async fn pulse(&self) -> Result<Pulse, StoreError> {
+        Ok(Pulse {
+            now: None,
+            epoch: String::new(),
+        })
+    }
+
+    /// Returns once the change feed may have something new: a hint to read it sooner, and no more. Never returns where nobody
+    /// hints.
+    async fn hint(&self) {
+        std::future::pending().await
+    }
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -5,6 +5,7 @@
 //! Start reading at [`contract`], then at `sqlite` or `postgres`; `record` is what both share.
 
 pub mod contract;
+pub mod coordination;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -14,6 +15,7 @@ pub mod sqlite;
 pub mod vault;
 
 pub use contract::{Store, StoreError};
+pub use coordination::{ByLease, Coordination};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(feature = "sqlite")]

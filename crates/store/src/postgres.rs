@@ -34,8 +34,9 @@ use self::db::{Db, Tries};
 pub use self::open::OpenError;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
-    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
+    Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent,
+    Usage,
 };
 use crate::vault::Vault;
 
@@ -162,9 +163,10 @@ impl Store for PostgresStore {
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
+        on: LeaseOn,
         now: Timestamp,
     ) -> Result<LeaseAnswer, StoreError> {
-        in_session!(self, Purpose::Write, db => db.take_lease(id, version, lasts, now))
+        in_session!(self, Purpose::Write, db => db.take_lease(id, version, lasts, on, now))
     }
 
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {

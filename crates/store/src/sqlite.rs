@@ -36,8 +36,9 @@ use self::record::Db;
 use self::threads::Threads;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
-    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, NewConnection, Presented, Refreshed,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent, Usage,
+    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
+    Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent,
+    Usage,
 };
 use crate::vault::Vault;
 
@@ -179,10 +180,11 @@ impl Store for SqliteStore {
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
+        on: LeaseOn,
         now: Timestamp,
     ) -> Result<LeaseAnswer, StoreError> {
         let id = id.clone();
-        self.write(move |db| db.take_lease(&id, version, lasts, now))
+        self.write(move |db| db.take_lease(&id, version, lasts, on, now))
             .await
     }
 

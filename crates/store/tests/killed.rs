@@ -12,7 +12,7 @@ use std::time::Duration;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{AccessToken, ConnectionId, Kind, Timestamp, TokenSet, Version};
-use evergrant_store::contract::{LeaseAnswer, NewConnection};
+use evergrant_store::contract::{LeaseAnswer, LeaseOn, NewConnection};
 use evergrant_store::{SqliteStore, Store, Vault, VaultKey};
 
 const DATABASE: &str = "KILLED_TEST_DATABASE";
@@ -27,7 +27,10 @@ async fn open(path: &Path, key: &str) -> SqliteStore {
 async fn take(store: &SqliteStore) -> LeaseAnswer {
     let id: ConnectionId = "c1".parse().unwrap();
     let lasts = Duration::from_secs(3600);
-    store.take_lease(&id, Version::FIRST, lasts, NOW).await.unwrap()
+    store
+        .take_lease(&id, Version::FIRST, lasts, LeaseOn::Active, NOW)
+        .await
+        .unwrap()
 }
 
 async fn create(store: &SqliteStore) {

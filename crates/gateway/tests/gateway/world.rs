@@ -11,9 +11,9 @@ use evergrant_domain::{
     RefreshPolicy, RefreshToken, Rotation,
 };
 use evergrant_gateway::{Answer, Gateway, GatewayLimits, Refusal, RefusalKind};
-use evergrant_keeper::{Clock as _, Import, ImportTokens, Keeper, KeeperParts, SystemClock};
+use evergrant_keeper::{Clock as _, Import, ImportTokens, Keeper, KeeperParts, Surroundings, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{SqliteStore, Vault, VaultKey};
+use evergrant_store::{ByLease, SqliteStore, Vault, VaultKey};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use hubspot_sim::{SimConfig, Simulator};
@@ -168,7 +168,9 @@ async fn keeper(folder: &TempDir, vault: &Arc<Vault>, app: &App) -> Keeper {
         store: Arc::new(store),
         vault: vault.clone(),
         endpoint: TokenEndpoint::new(TlsRoots::Only(vec![])),
-        clock: Arc::new(SystemClock),
+        surroundings: Surroundings::default(),
+        coordination: Arc::new(ByLease),
+        lifeboat: None,
         max_stale: Duration::from_secs(60),
     })
 }

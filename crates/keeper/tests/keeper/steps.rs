@@ -82,7 +82,14 @@ steps! {
     fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
     fn list(filter: ConnectionFilter) -> Vec<Connection>;
     fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
-    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, now: Timestamp) -> LeaseAnswer;
+    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, on: LeaseOn, now: Timestamp) -> LeaseAnswer;
+    fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
+    fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
+    fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
+    fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, now: Timestamp) -> evergrant_domain::breaker::Breaker;
+    fn endpoint_works(app: &AppName) -> ();
+    fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
+    fn pulse() -> Pulse;
     fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
     fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
     fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();

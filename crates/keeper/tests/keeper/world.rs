@@ -8,9 +8,9 @@ use std::time::Duration;
 use evergrant_domain::{
     AccessToken, AccountId, App, AppName, Connection, ConnectionId, Customer, RefreshToken, Timestamp,
 };
-use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, SystemClock};
+use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{PostgresStore, SqliteStore, Store, Vault, VaultKey};
+use evergrant_store::{ByLease, PostgresStore, SqliteStore, Store, Vault, VaultKey};
 use hubspot_sim::{SimConfig, Simulator};
 
 pub(crate) use crate::app::app;
@@ -169,7 +169,12 @@ pub(crate) fn keeper(app: App, store: Arc<dyn Store>, vault: Arc<Vault>, clock: 
         store,
         vault,
         endpoint: TokenEndpoint::new(TlsRoots::Native),
-        clock,
+        surroundings: Surroundings {
+            clock,
+            ..Surroundings::default()
+        },
+        coordination: Arc::new(ByLease),
+        lifeboat: None,
         max_stale: Duration::from_secs(60),
     })
 }

@@ -10,7 +10,9 @@ use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{ConnectionId, ConnectionStatus, Fence, ReconnectReason, Timestamp, Version};
 
 use super::db::{Db, Tried, storable};
-use crate::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, Presented, Refreshed, RevocationState};
+use crate::contract::{
+    CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
+};
 use crate::record::{Columns as _, LandsAs, list};
 
 impl Db {
@@ -19,6 +21,7 @@ impl Db {
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
+        on: LeaseOn,
         now: Timestamp,
     ) -> Tried<LeaseAnswer> {
         let locked = self
@@ -30,7 +33,7 @@ impl Db {
         let (Some(locked), Some(before)) = (locked, self.held(id).await?) else {
             return Ok(LeaseAnswer::Missing);
         };
-        if before.connection.version != version || before.connection.status != ConnectionStatus::Active {
+        if before.connection.version != version || !on.allows(&before.connection.status) {
             return Ok(LeaseAnswer::Moved(Box::new(before)));
         }
         // Time: this database's clock alone judges, as it is inside the statement; `now()` would be the transaction's start.

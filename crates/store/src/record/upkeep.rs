@@ -91,6 +91,7 @@ pub(crate) fn read_app_state(row: &impl Columns) -> Stored<AppState> {
         None => None,
     };
     Ok(AppState {
+        endpoint: None,
         rejected,
         single_use_since: row.maybe_time("single_use_since")?,
         secret_that_worked: row.maybe_text("secret_that_worked")?,

@@ -10,7 +10,9 @@ use rusqlite::{OptionalExtension, named_params, params};
 
 use super::holder::LeaseRow;
 use super::record::Db;
-use crate::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, Presented, Refreshed, RevocationState};
+use crate::contract::{
+    CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
+};
 use crate::record::{LandsAs, Stored, list};
 
 impl Db {
@@ -19,12 +21,13 @@ impl Db {
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
+        on: LeaseOn,
         now: Timestamp,
     ) -> Stored<LeaseAnswer> {
         let Some(before) = self.held(id)? else {
             return Ok(LeaseAnswer::Missing);
         };
-        if before.connection.version != version || before.connection.status != ConnectionStatus::Active {
+        if before.connection.version != version || !on.allows(&before.connection.status) {
             return Ok(LeaseAnswer::Moved(Box::new(before)));
         }
         let previous = self.lease_row(id)?;

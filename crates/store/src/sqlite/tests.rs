@@ -114,7 +114,7 @@ async fn create(store: &SqliteStore, name: &str) {
 
 async fn take(store: &SqliteStore, name: &str) -> LeaseAnswer {
     store
-        .take_lease(&id(name), Version::FIRST, LEASE, now())
+        .take_lease(&id(name), Version::FIRST, LEASE, LeaseOn::Active, now())
         .await
         .unwrap()
 }
@@ -472,7 +472,9 @@ async fn a_flipped_byte_spoils_its_own_record_only() {
                 if record == "connections 1" && *at == field);
             assert!(expected, "{field}, byte {byte}: {error}");
         }
-        let lease = store.take_lease(&id("1"), Version::FIRST, LEASE, now()).await;
+        let lease = store
+            .take_lease(&id("1"), Version::FIRST, LEASE, LeaseOn::Active, now())
+            .await;
         assert!(matches!(lease, Err(StoreError::Unreadable { .. })), "{lease:?}");
         assert!(store.held(&id("2")).await.unwrap().unwrap().tokens.is_some());
         assert!(

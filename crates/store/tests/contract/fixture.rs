@@ -10,7 +10,7 @@ use evergrant_domain::{
 };
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Connected, Held, Landed, Lease, LeaseAnswer, NewConnection, Refreshed, Revocation,
+    Connected, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Revocation,
 };
 
 /// One empty database.
@@ -147,7 +147,7 @@ pub(crate) async fn lease(store: &impl Store, name: &str, version: i64, lasts: D
 
 pub(crate) async fn take(store: &impl Store, name: &str, version: i64, lasts: Duration) -> LeaseAnswer {
     store
-        .take_lease(&id(name), Version::new(version), lasts, at(1))
+        .take_lease(&id(name), Version::new(version), lasts, LeaseOn::Active, at(1))
         .await
         .unwrap()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evergrant_domain::{ReconnectReason, Version};
 use evergrant_store::Store;
-use evergrant_store::contract::{CooldownAnswer, LeaseAnswer, Presented, Revoke};
+use evergrant_store::contract::{CooldownAnswer, LeaseAnswer, LeaseOn, Presented, Revoke};
 
 use crate::fixture::*;
 
@@ -28,7 +28,7 @@ pub(crate) async fn a_takeover_adds_its_attempt_and_keeps_the_first_ones_time(fi
     create(&a, new("c1")).await;
     lease(&a, "c1", 1, NO_TIME).await;
     let answer = b
-        .take_lease(&id("c1"), Version::FIRST, LEASE, at(50))
+        .take_lease(&id("c1"), Version::FIRST, LEASE, LeaseOn::Active, at(50))
         .await
         .unwrap();
     let LeaseAnswer::Taken {
@@ -169,7 +169,10 @@ pub(crate) async fn a_jump_of_the_wall_clock_moves_no_lease(fixture: &impl Fixtu
     create(&a, new("c1")).await;
     lease(&a, "c1", 1, LEASE).await;
     for now in [at(-1_000_000_000), at(0), at(1_000_000_000)] {
-        let answer = b.take_lease(&id("c1"), Version::FIRST, LEASE, now).await.unwrap();
+        let answer = b
+            .take_lease(&id("c1"), Version::FIRST, LEASE, LeaseOn::Active, now)
+            .await
+            .unwrap();
         assert!(matches!(answer, LeaseAnswer::Busy), "at {now}: {answer:?}");
     }
 }

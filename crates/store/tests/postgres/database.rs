@@ -9,7 +9,7 @@ use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{
     AccessToken, AccountId, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version,
 };
-use evergrant_store::contract::{Connected, Lease, LeaseAnswer, NewConnection, Refreshed};
+use evergrant_store::contract::{Connected, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed};
 use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
 use test_postgres::Server;
@@ -152,7 +152,9 @@ pub(crate) async fn create(store: &PostgresStore, new: NewConnection) {
 }
 
 pub(crate) async fn lease(store: &PostgresStore, name: &str) -> Lease {
-    let answer = store.take_lease(&id(name), Version::FIRST, LEASE, NOW).await;
+    let answer = store
+        .take_lease(&id(name), Version::FIRST, LEASE, LeaseOn::Active, NOW)
+        .await;
     match answer.unwrap() {
         LeaseAnswer::Taken { lease, .. } => lease,
         other => panic!("no lease: {other:?}"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::Version;
-use evergrant_store::contract::{Landed, LeaseAnswer};
+use evergrant_store::contract::{Landed, LeaseAnswer, LeaseOn};
 use evergrant_store::{Store, StoreError};
 use futures_util::future::join_all;
 use test_postgres::Server;
@@ -28,7 +28,9 @@ async fn a_server_that_was_restarted_is_found_again() {
         server.stop();
         server.start();
         // With sessions in the pool that are dead and do not know it.
-        let lease = store.take_lease(&id("c1"), Version::new(round), LEASE, NOW).await;
+        let lease = store
+            .take_lease(&id("c1"), Version::new(round), LEASE, LeaseOn::Active, NOW)
+            .await;
         let Ok(LeaseAnswer::Taken { lease, .. }) = lease else {
             panic!("the server is there again: {lease:?}");
         };
@@ -179,7 +181,9 @@ async fn a_locked_row_holds_up_nobody_elses() {
         .batch_execute("BEGIN; SELECT * FROM connections WHERE id = 'c1' FOR UPDATE")
         .await
         .unwrap();
-    let answer = store.take_lease(&id("c1"), Version::FIRST, LEASE, NOW).await;
+    let answer = store
+        .take_lease(&id("c1"), Version::FIRST, LEASE, LeaseOn::Active, NOW)
+        .await;
     assert!(!outcome_is_unknown(&answer.unwrap_err()));
     let free = lease(&store, "c2").await;
     let landed = store.land(&free, refreshed("two"), NOW).await.unwrap();
