@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::promises::Promises;
 use crate::shell::{self, cargo, program};
 
 const FILE_SIZE_MAX: u64 = 1_000_000;
@@ -99,9 +100,11 @@ const NOT_FOR_THE_DOMAIN: [&str; 3] = ["tokio", "tracing", "log"];
 
 pub(crate) fn check() -> Result<()> {
     let mut broken = Vec::new();
+    let mut promises = Promises::default();
     for path in files()? {
-        check_file(&path, &mut broken).with_context(|| format!("cannot read {path}"))?;
+        check_file(&path, &mut broken, &mut promises).with_context(|| format!("cannot read {path}"))?;
     }
+    broken.extend(promises.broken());
     let metadata =
         shell::output(cargo().args(["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
     check_arrows(&arrows(&serde_json::from_str(&metadata)?), &mut broken);
@@ -123,14 +126,19 @@ fn files() -> Result<Vec<String>> {
         .collect())
 }
 
-fn check_file(path: &str, broken: &mut Vec<String>) -> Result<()> {
+fn check_file(path: &str, broken: &mut Vec<String>, promises: &mut Promises) -> Result<()> {
     let file = shell::root().join(path);
     let size = file.metadata()?.len();
     if size > FILE_SIZE_MAX {
         broken.push(format!("{path}: {size} bytes, and {FILE_SIZE_MAX} is the most"));
     }
     match file.extension().and_then(|extension| extension.to_str()) {
-        Some("rs") => check_absences(path, &fs::read_to_string(file)?, broken),
+        Some("rs") => {
+            let text = fs::read_to_string(file)?;
+            check_absences(path, &text, broken);
+            promises.read(path, &text);
+        }
+        Some("md") => promises.read(path, &fs::read_to_string(file)?),
         Some("json") => {
             if let Err(error) = serde_json::from_slice::<Value>(&fs::read(file)?) {
                 broken.push(format!(

@@ -7,6 +7,7 @@
 mod clients;
 mod house;
 mod policy;
+mod promises;
 mod shell;
 
 use std::process::ExitCode;
