@@ -25,6 +25,8 @@ const SIMULATOR: &str = "hubspot-sim";
 const STARTS_THE_SIMULATOR: &str = "evergrant-cli";
 /// They start servers that tests need, and are no part of the product.
 const FOR_TESTS: [&str; 2] = ["test-postgres", "test-redis"];
+/// They try the product out, from inside or from outside. Nobody knows them.
+const TRIALS: [&str; 2] = ["evergrant-scale", "evergrant-simulation"];
 /// Only the service and the command line have a configuration file.
 const CONFIG: &str = "evergrant-config";
 const READS_CONFIG: [&str; 2] = ["evergrant-server", "evergrant-cli"];
@@ -215,6 +217,9 @@ fn judge(Arrow { from, to, for_tests }: &Arrow) -> Result<(), &'static str> {
     if from == "evergrant-domain" && !for_tests && NOT_FOR_THE_DOMAIN.contains(&to.as_str()) {
         return Err("the domain neither waits nor logs");
     }
+    if TRIALS.contains(&from.as_str()) {
+        return Ok(());
+    }
     if to == SIMULATOR {
         return if *for_tests || from == STARTS_THE_SIMULATOR {
             Ok(())
@@ -227,6 +232,9 @@ fn judge(Arrow { from, to, for_tests }: &Arrow) -> Result<(), &'static str> {
     }
     if to == CONFIG && !READS_CONFIG.contains(&from.as_str()) {
         return Err("only the service and the command line have a configuration file");
+    }
+    if TRIALS.contains(&to.as_str()) {
+        return Err("a trial is nobody's part");
     }
     match (layer(from), layer(to)) {
         (Some(from), Some(to)) if to < from => Ok(()),
@@ -283,6 +291,14 @@ mod tests {
         check_arrow("evergrant-store", "test-postgres", false, false);
         check_arrow("evergrant-keeper", "test-redis", true, true);
         check_arrow("evergrant-keeper", "test-redis", false, false);
+    }
+
+    #[test]
+    fn trials_know_everybody_and_nobody_knows_them() {
+        check_arrow("evergrant-simulation", "evergrant-keeper", false, true);
+        check_arrow("evergrant-scale", "hubspot-sim", false, true);
+        check_arrow("evergrant-scale", "test-postgres", false, true);
+        check_arrow("evergrant-keeper", "evergrant-simulation", true, false);
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //!
 //! What it does is the list [`STEPS`], in that order, stopping at the first that fails; each step can be run on its own by
 //! its name. Start reading there. `house` holds the rules of this repository that no compiler knows, `policy` those about
-//! dependencies, `clients` brings what the whole-system tests need, `shell` runs programs.
+//! dependencies, `clients` brings what the whole-system tests need, `trials` what takes longer than CI has time, `shell` runs
+//! programs.
 
 mod clients;
 mod house;
 mod policy;
 mod promises;
 mod shell;
+mod trials;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -63,6 +65,19 @@ const STEPS: [Step; 7] = [
     },
 ];
 
+/// What runs for longer than CI has time, with arguments of its own.
+struct Trial {
+    name: &'static str,
+    does: &'static str,
+    run: fn(&[String]) -> Result<()>,
+}
+
+const TRIALS: [Trial; 1] = [Trial {
+    name: "scale",
+    does: "measure 100,000 connections on one PostgreSQL and four processes",
+    run: trials::scale,
+}];
+
 const USAGE: &str = "\
 cargo xtask test      everything CI runs
 cargo xtask lint      format, house and clippy
@@ -70,7 +85,14 @@ cargo xtask STEP…     single steps:";
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
-    match steps_named(&names).and_then(|steps| run(&steps)) {
+    let trial = TRIALS
+        .iter()
+        .find(|trial| names.first().is_some_and(|name| name == trial.name));
+    let outcome = match trial {
+        Some(trial) => (trial.run)(&names[1..]),
+        None => steps_named(&names).and_then(|steps| run(&steps)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\n{error:#}");
@@ -95,7 +117,15 @@ fn steps_named(names: &[String]) -> Result<Vec<&'static Step>> {
             .map(|step| format!("\n  {:<10} {}", step.name, step.proves))
             .collect::<Vec<_>>();
         let problem = unknown.map_or_else(String::new, |name| format!("there is no step {name:?}\n\n"));
-        bail!("{problem}{USAGE}{}", steps.concat());
+        let trials = TRIALS
+            .iter()
+            .map(|trial| format!("\n  {:<10} {}", trial.name, trial.does))
+            .collect::<Vec<_>>();
+        bail!(
+            "{problem}{USAGE}{}\n\ncargo xtask TRIAL …   longer ones, with arguments (--help):{}",
+            steps.concat(),
+            trials.concat()
+        );
     }
     Ok(STEPS.iter().filter(|step| wanted.contains(&step.name)).collect())
 }
