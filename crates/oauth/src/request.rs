@@ -139,9 +139,9 @@ fn basic(client_id: &str, secret: &ClientSecret) -> HeaderValue {
     const SCHEME: &str = "Basic ";
     let room = encoded_max(client_id) + encoded_max(secret.expose()) + 1;
     let mut credentials = Zeroizing::new(String::with_capacity(room));
-    credentials.extend(form_urlencoded::byte_serialize(client_id.as_bytes()));
+    credentials.extend(encoded(client_id));
     credentials.push(':');
-    credentials.extend(form_urlencoded::byte_serialize(secret.expose().as_bytes()));
+    credentials.extend(encoded(secret.expose()));
 
     let mut header = Zeroizing::new(String::with_capacity(
         SCHEME.len() + credentials.len().div_ceil(3) * 4,
@@ -152,6 +152,12 @@ fn basic(client_id: &str, secret: &ClientSecret) -> HeaderValue {
         .expect("base64 consists of visible ASCII characters");
     header.set_sensitive(true);
     header
+}
+
+/// Form-encoded, but for a space as `%20`: those who decode forms read it as well as `+`, and those who decode URLs instead
+/// (Authlib does) know no `+`.
+fn encoded(value: &str) -> impl Iterator<Item = &str> {
+    form_urlencoded::byte_serialize(value.as_bytes()).map(|part| if part == "+" { "%20" } else { part })
 }
 
 /// Form encoding makes at most three bytes of one.
@@ -286,6 +292,13 @@ pub(crate) mod tests {
             basic("s6BhdRkqt3", &secret).to_str().unwrap(),
             "Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"
         );
+    }
+
+    #[test]
+    fn credentials_with_spaces_and_signs_are_read_alike_by_those_who_decode_forms_and_urls() {
+        let secret = ClientSecret::new("a b+c:d");
+        let expected = format!("Basic {}", STANDARD.encode("an%20id:a%20b%2Bc%3Ad"));
+        assert_eq!(basic("an id", &secret).to_str().unwrap(), expected);
     }
 
     #[test]
