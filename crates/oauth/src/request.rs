@@ -226,7 +226,7 @@ pub(crate) mod tests {
         let basic = build(&app);
         assert_eq!(basic.url().as_str(), url);
         assert_eq!(basic.form.as_str(), form);
-        let expected = STANDARD.encode(format!("client-1:{SECRET_ENCODED}"));
+        let expected = STANDARD.encode(format!("client-1:{}", SECRET_ENCODED.replace('+', "%20")));
         let authorization = basic.authorization.unwrap();
         assert_eq!(authorization.to_str().unwrap(), format!("Basic {expected}"));
         assert!(authorization.is_sensitive());
