@@ -763,7 +763,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns once the change feed may have something new: a hint to read it sooner, and no more. Never returns where nobody
     /// hints.
     async fn hint(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether the store answers.

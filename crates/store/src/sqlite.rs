@@ -3,18 +3,22 @@
 //! Every write is one `BEGIN IMMEDIATE … COMMIT`: SQLite lets one process write at a time, so what a transaction reads
 //! stands until it commits, and "one statement" in PROTOCOL.md reads "one transaction" here. Start reading at
 //! `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `threads` for how blocking
-//! work stays off the async runtime, at `open` for what is refused.
+//! work stays off the async runtime, at `transaction` for what shares a commit, at `open` for what is refused.
 
 mod access;
 mod apps;
 mod connections;
+mod epoch;
 mod holder;
 mod open;
 mod record;
 mod redeeming;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod transaction;
 mod upkeep;
 
 use std::fmt;
@@ -29,6 +33,7 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 
+use self::epoch::FileEpoch;
 use self::holder::{Alive, Boot};
 pub use self::open::OpenError;
 use self::open::{Opened, Settings};
@@ -37,8 +42,8 @@ use self::threads::Threads;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
     CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
-    Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent,
-    Usage,
+    Pulse, Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
+    StoredEvent, Usage,
 };
 use crate::vault::Vault;
 
@@ -47,10 +52,21 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The store in an SQLite file. Dropped, it finishes what was asked of it, closes the database and frees its leases.
 pub struct SqliteStore {
-    // In this order: the leases are free only once nothing can be written under them any more.
-    writer: Threads,
-    readers: Threads,
-    _alive: Alive,
+    runner: Runner,
+}
+
+/// Where the work is done.
+enum Runner {
+    /// In this order: the leases are free only once nothing can be written under them any more.
+    Threads {
+        writer: Threads,
+        readers: Threads,
+        epoch: Arc<FileEpoch>,
+        _alive: Alive,
+    },
+    /// Where it is asked for, at once.
+    #[cfg(feature = "simulation")]
+    Inline(simulated::Inline),
 }
 
 impl SqliteStore {
@@ -85,6 +101,7 @@ impl SqliteStore {
         let Opened {
             writer,
             readers,
+            epoch,
             alive,
         } = opened.unwrap_or_else(|error| {
             Err(OpenError::Unavailable {
@@ -93,9 +110,12 @@ impl SqliteStore {
             })
         })?;
         Ok(Self {
-            writer,
-            readers,
-            _alive: alive,
+            runner: Runner::Threads {
+                writer,
+                readers,
+                epoch: Arc::new(epoch),
+                _alive: alive,
+            },
         })
     }
 
@@ -103,14 +123,22 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.writer.run(work).await
+        match &self.runner {
+            Runner::Threads { writer, .. } => writer.run(work).await,
+            #[cfg(feature = "simulation")]
+            Runner::Inline(inline) => inline.write(work),
+        }
     }
 
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.readers.run(work).await
+        match &self.runner {
+            Runner::Threads { readers, .. } => readers.run(work).await,
+            #[cfg(feature = "simulation")]
+            Runner::Inline(inline) => inline.read(work),
+        }
     }
 }
 
@@ -384,6 +412,18 @@ impl Store for SqliteStore {
 
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
         self.write(move |db| db.sweep(before)).await
+    }
+
+    async fn pulse(&self) -> Result<Pulse, StoreError> {
+        match &self.runner {
+            Runner::Threads { epoch, .. } => {
+                let epoch = Arc::clone(epoch);
+                let epoch = self.read(move |db| epoch.now(db)).await?;
+                Ok(Pulse { now: None, epoch })
+            }
+            #[cfg(feature = "simulation")]
+            Runner::Inline(inline) => inline.pulse(),
+        }
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

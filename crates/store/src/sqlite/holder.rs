@@ -55,9 +55,9 @@ impl Drop for Alive {
 /// What is needed to take leases and to judge those of others.
 #[derive(Clone)]
 pub(super) struct Holders {
-    directory: Arc<Path>,
     me: Arc<str>,
     boot: Boot,
+    lives: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// A lease as its row tells it.
@@ -92,12 +92,14 @@ impl Holders {
                 break file;
             }
         };
-        let holders = Self {
-            directory: directory.into(),
-            me: me.into(),
-            boot,
-        };
+        let directory = directory.to_owned();
+        let holders = Self::new(me.into(), boot, Arc::new(move |holder| lives(&directory, holder)));
         Ok((holders, Alive { _lock: lock, path }))
+    }
+
+    /// An instance called `me`, where `lives` tells of any whether it does.
+    pub(super) fn new(me: Arc<str>, boot: Boot, lives: Arc<dyn Fn(&str) -> bool + Send + Sync>) -> Self {
+        Self { me, boot, lives }
     }
 
     /// The name under which this instance holds leases.
@@ -119,15 +121,15 @@ impl Holders {
     pub(super) fn holds(&self, lease: &LeaseRow) -> bool {
         lease.boot == *self.boot.id
             && self.in_millis(Duration::ZERO) < lease.until
-            && self.lives(&lease.holder)
+            && (self.lives)(&lease.holder)
     }
+}
 
-    fn lives(&self, holder: &str) -> bool {
-        match File::open(self.directory.join(holder)) {
-            Ok(file) => is_locked(&file),
-            // Where nobody can say, the holder has its time.
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        }
+fn lives(directory: &Path, holder: &str) -> bool {
+    match File::open(directory.join(holder)) {
+        Ok(file) => is_locked(&file),
+        // Where nobody can say, the holder has its time.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

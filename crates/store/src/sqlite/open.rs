@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
+use super::epoch::FileEpoch;
 use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
 use super::record::Db;
 use super::threads::Threads;
@@ -91,6 +92,7 @@ pub(super) struct Settings {
 pub(super) struct Opened {
     pub(super) writer: Threads,
     pub(super) readers: Threads,
+    pub(super) epoch: FileEpoch,
     pub(super) alive: Alive,
 }
 
@@ -129,6 +131,7 @@ pub(super) fn open(path: &Path, vault: &Arc<Vault>, settings: Settings) -> Resul
     Ok(Opened {
         readers: Threads::readers(readers).map_err(file_error)?,
         writer: Threads::writer(db(sql)).map_err(file_error)?,
+        epoch: FileEpoch::new(path.clone()),
         alive,
     })
 }
@@ -228,6 +231,11 @@ fn migrate(path: &Path, sql: &mut Connection, patience: Duration) -> Result<(), 
     let _turn = take_turn(path, patience)?;
     sql.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| explain(path, &error))?;
+    make_schema(path, sql)
+}
+
+/// Whoever calls this is the only one to do so now.
+pub(super) fn make_schema(path: &Path, sql: &mut Connection) -> Result<(), OpenError> {
     migrations::migrations::runner()
         .run(sql)
         .map_err(|error| match error.kind() {
@@ -280,7 +288,7 @@ fn take_turn(path: &Path, patience: Duration) -> Result<File, OpenError> {
 }
 
 /// The first key to open a database is its key. Another one would seal new tokens beside old ones that it cannot open.
-fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenError> {
+pub(super) fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenError> {
     let read = || {
         sql.query_row("SELECT sealed FROM vault_check", [], |row| {
             row.get::<_, Vec<u8>>(0)
@@ -305,7 +313,7 @@ fn prove_key(path: &Path, sql: &Connection, vault: &Vault) -> Result<(), OpenErr
     }
 }
 
-fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
+pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotADatabase {
             path: path.to_owned(),

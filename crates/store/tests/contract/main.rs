@@ -12,6 +12,8 @@ mod landing;
 mod leases;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "simulation")]
+mod simulated;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
@@ -102,5 +104,9 @@ macro_rules! every_claim {
 
 #[cfg(feature = "sqlite")]
 every_claim!(on_sqlite = crate::sqlite::SqliteFile);
+#[cfg(feature = "simulation")]
+every_claim!(on_a_simulated_sqlite = crate::simulated::LikeSqlite);
+#[cfg(feature = "simulation")]
+every_claim!(on_a_simulated_postgres = crate::simulated::LikePostgres);
 #[cfg(feature = "postgres")]
 every_claim!(on_postgres = crate::postgres::PostgresDatabase);
