@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use evergrant_domain::App;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::network::Network;
 
@@ -99,6 +99,23 @@ pub struct DatabaseUrl(SecretString);
 impl DatabaseUrl {
     pub(crate) fn new(text: &str) -> Self {
         Self(SecretString::from(text.to_owned()))
+    }
+
+    /// The same with a password that stood elsewhere, as the parameter that libpq's URLs have for it.
+    pub(crate) fn with_password(&self, password: &str) -> Result<Self, &'static str> {
+        let url = self.expose();
+        let (server, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let user = server.rsplit_once('@').map_or("", |(user, _)| user);
+        let (_, user) = user.split_once("://").unwrap_or_default();
+        let named = |parameter: &str| parameter.starts_with("password=");
+        if user.contains(':') || parameters.split('&').any(named) {
+            return Err("there is a password in url, too: keep one of them");
+        }
+        // A form's `+` for a space is none in such a URL.
+        let password = form_urlencoded::byte_serialize(password.as_bytes()).collect::<String>();
+        let password = password.replace('+', "%20");
+        let and = if url.contains('?') { '&' } else { '?' };
+        Ok(Self(SecretString::from(format!("{url}{and}password={password}"))))
     }
 
     /// The whole URL, for whoever opens the store.

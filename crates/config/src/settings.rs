@@ -182,7 +182,9 @@ fn tls_files(section: &mut Section<'_>) -> Option<At<Option<TlsFiles>>> {
 
 fn store(section: &mut Section<'_>) -> Store {
     let reading = section.reading;
-    let store = section.text("url").and_then(|text| {
+    let url = section.text("url");
+    let has_url = url.is_some();
+    let store = url.and_then(|text| {
         let place = text.place.clone();
         reading.parsed(text, |url| match kind_of_store(url)? {
             Kind::Sqlite(path) => Ok::<_, String>(Store::Sqlite {
@@ -193,6 +195,28 @@ fn store(section: &mut Section<'_>) -> Store {
             }),
         })
     });
+    let password_file = section.path("password_file");
+    let store = match (store, password_file) {
+        (Some(store), Some(file)) => {
+            let with_password = reading.parsed(file, |file| match &store.value {
+                Store::Postgres { url } => {
+                    let with_password = url.with_password(&secret_file::read_one(file)?)?;
+                    secret_file::refuse_open(file)?;
+                    Ok(Store::Postgres { url: with_password })
+                }
+                Store::Sqlite { .. } => Err(NO_PASSWORD.to_owned()),
+            });
+            with_password.or(Some(store))
+        }
+        (None, Some(file)) => {
+            // A url that was refused has been told about already.
+            if !has_url {
+                reading.refuse(&file.place, NO_PASSWORD);
+            }
+            None
+        }
+        (store, None) => store,
+    };
     store.map_or_else(
         || Store::Sqlite {
             path: reading.beside_file("evergrant.db".as_ref()),
@@ -200,6 +224,8 @@ fn store(section: &mut Section<'_>) -> Store {
         |store| store.value,
     )
 }
+
+const NO_PASSWORD: &str = "is for a url that begins with postgres://: SQLite asks for no password";
 
 enum Kind<'a> {
     Sqlite(&'a str),

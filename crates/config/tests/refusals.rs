@@ -305,6 +305,37 @@ fn a_store_that_this_version_does_not_speak_is_refused_without_showing_its_passw
 }
 
 #[test]
+fn a_password_file_is_refused_where_it_is_open_or_not_needed() {
+    let check = |url: &str, file: &str, expected: &str| {
+        check(
+            &format!("[store]\n{url}\npassword_file = \"{file}\"\n"),
+            &format!("evergrant.toml:3: store.password_file: {expected}"),
+        );
+    };
+    let database = "url = \"postgres://e@db/e\"";
+    check(
+        database,
+        "open.key",
+        "DIR/open.key is open to everyone (mode 0644): chmod 600 DIR/open.key",
+    );
+    check(database, "empty", "DIR/empty is empty");
+    let twice = "there is a password in url, too: keep one of them";
+    check("url = \"postgres://e:canary@db/e\"", "evergrant.key", twice);
+    check(
+        "url = \"postgres://e@db/e?sslmode=require&password=canary\"",
+        "evergrant.key",
+        twice,
+    );
+    let no_password = "is for a url that begins with postgres://: SQLite asks for no password";
+    check("url = \"sqlite://e.db\"", "evergrant.key", no_password);
+    check_with(
+        "[store]\npassword_file = \"evergrant.key\"\n",
+        &[],
+        &[&format!("evergrant.toml:2: store.password_file: {no_password}")],
+    );
+}
+
+#[test]
 fn what_comes_in_a_later_version_is_refused_as_that() {
     check(
         "[lifeboat]\ndir = \"lifeboat\"\n",

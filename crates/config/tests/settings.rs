@@ -295,6 +295,32 @@ fn a_database_is_named_by_its_url_whose_password_is_not_shown() {
 }
 
 #[test]
+fn the_password_of_a_database_may_stand_in_a_file_of_its_own() {
+    let check = |url: &str, with_password: &str| {
+        let folder = folder(&format!(
+            "[store]\nurl = \"{url}\"\npassword_file = \"db.password\"\n"
+        ));
+        let path = folder.path().join("db.password");
+        std::fs::write(&path, "can ary&+%\n").expect("a writable folder");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o440)).expect("own file");
+        let config = load_in(folder.path(), &[]);
+        assert!(!format!("{config:?}").contains("can ary"), "{config:?}");
+        let Store::Postgres { url: read } = config.store else {
+            panic!("it names a PostgreSQL");
+        };
+        assert_eq!(read.expose(), with_password);
+    };
+    check(
+        "postgres://e@db/e",
+        "postgres://e@db/e?password=can%20ary%26%2B%25",
+    );
+    check(
+        "postgres://e@a:1,b:2/e?sslmode=require",
+        "postgres://e@a:1,b:2/e?sslmode=require&password=can%20ary%26%2B%25",
+    );
+}
+
+#[test]
 fn paths_in_the_file_are_beside_it_and_others_where_the_process_is() {
     let file = "[store]\nurl = \"sqlite://data/e.db\"\n[vault]\nkey_file = \"my.key\"\n";
     let folder = folder(file);
