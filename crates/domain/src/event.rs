@@ -27,6 +27,8 @@ pub enum EventKind {
     AccountMismatch,
     /// A lease was taken over from a holder that is gone or too slow.
     LeaseTakenOver,
+    /// The store had lost a token set, and was given it back.
+    StoreRegressed,
     /// An access token was handed to a caller.
     TokenHandedOut,
     /// A revocation that was queued is done.
@@ -49,6 +51,7 @@ impl EventKind {
             Self::Disconnected => "disconnected",
             Self::AccountMismatch => "account_mismatch",
             Self::LeaseTakenOver => "lease_taken_over",
+            Self::StoreRegressed => "store_regressed",
             Self::TokenHandedOut => "token_handed_out",
             Self::Revoked => "revoked",
         }

@@ -1,6 +1,5 @@
-//! What runs by itself: the change feed, the scheduler, revocations, and what is written every now and then.
+//! What runs by itself beside the change feed: the scheduler, revocations, lifeboats, and what is written every now and then.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::connection::LastSeen;
@@ -9,16 +8,17 @@ use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Revoked};
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
-use evergrant_store::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
+use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::keeper::{Keeper, millis};
+use crate::keeper::Keeper;
 
-const FEED_EVERY: Duration = Duration::from_millis(500);
 const DUE_EVERY: Duration = Duration::from_secs(1);
 const USAGE_EVERY: Duration = Duration::from_secs(30);
 const REVOKE_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+const LAND_EVERY: Duration = Duration::from_secs(10);
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// How many due connections one look claims.
 const DUE_AT_ONCE: u32 = 256;
@@ -36,13 +36,19 @@ const REVOKE_PUSH: Duration = Duration::from_secs(60);
 
 /// How long finished connect sessions and feed entries are kept.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// A feed that was not read for so long may have been swept meanwhile: everything at hand is read again.
-const FEED_GAP: Duration = Duration::from_secs(3600);
 
 impl Keeper {
     /// Starts the background work: once, on the runtime that the keeper lives on.
     pub fn start(&self) {
         self.spawn_watching();
+        self.every(LAND_EVERY, |keeper| async move {
+            // What hindered it was said where it was found.
+            let _ = keeper.land_lifeboats(None).await;
+            Ok(())
+        });
+        self.every(COMPARE_EVERY, |keeper| async move {
+            keeper.compare_with_store().await
+        });
         self.every(DUE_EVERY, |keeper| async move { keeper.refresh_due().await });
         self.every(USAGE_EVERY, |keeper| async move { keeper.flush_usage().await });
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
@@ -102,7 +108,7 @@ impl Keeper {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
- biased;
+                    biased;
                     () = keeper.inner.stopping.cancelled() => return,
                     _ = ticks.tick() => {}
                 }
@@ -111,61 +117,6 @@ impl Keeper {
                 }
             }
         });
-    }
-
-    /// The truth about what other processes did. Begins where the feed stands when the keeper is made: nothing is at hand
-    /// then that could be out of date.
-    fn spawn_watching(&self) {
-        let keeper = self.clone();
-        self.inner.tasks.spawn(async move {
-            let mut read_to = None;
-            let mut ticks = interval(FEED_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
- biased;
-                    () = keeper.inner.stopping.cancelled() => return,
-                    _ = ticks.tick() => {}
-                }
-                match keeper.read_feed(read_to).await {
-                    Ok(head) => read_to = Some(head),
-                    Err(error) => {
-                        tracing::warn!(event = "store_error", %error, "the change feed could not be read; cached tokens serve for a while");
-                    }
-                }
-            }
-        });
-    }
-
-    async fn read_feed(&self, read_to: Option<i64>) -> Result<i64, StoreError> {
-        let began = self.inner.clock.boot();
-        let last = Duration::from_millis(self.inner.feed_read_at.load(Ordering::Relaxed));
-        let head = match read_to {
-            Some(read_to) if began.saturating_sub(last) < FEED_GAP => {
-                let (changes, head) = self.inner.store.changes(read_to).await?;
-                for change in changes {
-                    match change {
-                        Change::Connection { id, .. } => self.inner.cache.forget(&id),
-                        Change::Keys => self.next_keys_generation(),
-                        // What is known about an app is read with every redemption.
-                        Change::App(_) => {}
-                    }
-                }
-                head
-            }
-            _ => {
-                let head = self.inner.store.change_head().await?;
-                self.inner.cache.clear();
-                self.next_keys_generation();
-                head
-            }
-        };
-        self.inner.feed_read_at.store(millis(began), Ordering::Relaxed);
-        Ok(head)
-    }
-
-    fn next_keys_generation(&self) {
-        self.inner.keys_generation.fetch_add(1, Ordering::Release);
     }
 
     async fn refresh_due(&self) -> Result<(), StoreError> {
@@ -205,10 +156,10 @@ impl Keeper {
         let keeper = self.clone();
         self.inner.tasks.spawn(async move {
             tokio::select! {
-            biased;
-                           () = keeper.inner.stopping.cancelled() => {}
-                           () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
-                       }
+                biased;
+                () = keeper.inner.stopping.cancelled() => {}
+                () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
+            }
         });
     }
 

@@ -1,14 +1,18 @@
 //! The tokens at hand: what a call with a fresh token reads, without a store, a lock or a copy.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::refresh_policy::{Ends, satisfies_min_ttl};
-use evergrant_domain::{AccessToken, App, ConnectionId, Customer, Kind, Timestamp, Version};
+use evergrant_domain::{
+    AccessToken, App, ConnectionId, Customer, Kind, RefreshToken, Timestamp, TokenSet, Version,
+};
 use evergrant_store::contract::Held;
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::keeper::millis;
 
@@ -36,6 +40,7 @@ pub struct Current {
     /// When it ends.
     pub expires_at: Timestamp,
     pub(crate) ends: Ends,
+    pub(crate) rest: Rest,
     /// The ends by the machine's boot-time clock, which nobody sets.
     pub(crate) soft: Duration,
     pub(crate) hard: Duration,
@@ -43,7 +48,31 @@ pub struct Current {
     pub(crate) rest_until: AtomicU64,
 }
 
+/// What callers never see: with it, a store that has lost this token set is given it back. PROTOCOL rule 18.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) refresh_token: Option<RefreshToken>,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) unproven: bool,
+    /// Which life of this id, and which consent, it belongs to.
+    pub(crate) created_at: Timestamp,
+    pub(crate) connected_at: Timestamp,
+}
+
 impl Current {
+    /// The whole set, as it is stored.
+    pub(crate) fn token_set(&self) -> TokenSet {
+        TokenSet {
+            access_token: self.access_token.clone(),
+            refresh_token: self.rest.refresh_token.clone(),
+            token_type: self.token_type.clone(),
+            scopes: self.rest.scopes.clone(),
+            issued_at: self.issued_at,
+            ends: self.ends,
+            unproven: self.rest.unproven,
+        }
+    }
+
     /// Whole seconds it still lives; negative once it has ended.
     pub fn seconds_remaining(&self, now: Timestamp) -> i64 {
         self.expires_at.seconds_from(now)
@@ -80,6 +109,13 @@ impl Current {
             issued_at: tokens.issued_at,
             expires_at: tokens.ends.expires,
             ends: tokens.ends,
+            rest: Rest {
+                refresh_token: tokens.refresh_token.clone(),
+                scopes: tokens.scopes.clone(),
+                unproven: tokens.unproven,
+                created_at: held.connection.created_at,
+                connected_at: held.connection.connected_at,
+            },
             soft: by_boot(tokens.ends.soft),
             hard: by_boot(tokens.ends.hard),
             rest_until: AtomicU64::new(0),
@@ -89,14 +125,23 @@ impl Current {
 
 /// Connections in use, by id. Reads take no lock.
 ///
-/// What other processes did arrives through [`Cache::forget`]. Somebody who read the store just before, and keeps just after,
-/// would bring the old state back for good; so whoever keeps says which [`Sight`] it was read under.
+/// What other processes did arrives through [`Cache::doubt`]: what is doubted does not serve until the store was read again, and
+/// is remembered all the same, for the store may be the one that forgot. Somebody who read the store just before, and keeps just
+/// after, would bring the old state back for good; so whoever keeps says which [`Sight`] it was read under.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    tokens: papaya::HashMap<ConnectionId, Arc<Current>>,
-    /// How often connections were forgotten, counted in shards by their id.
-    forgotten: Box<[AtomicU64; SHARDS]>,
+    tokens: papaya::HashMap<ConnectionId, Entry>,
+    /// How often connections were doubted or forgotten, counted in shards by their id.
+    moved: Box<[AtomicU64; SHARDS]>,
     hasher: std::hash::RandomState,
+    /// Those whose record is to be read again although nobody asks for them.
+    to_compare: Mutex<BTreeSet<ConnectionId>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    token: Arc<Current>,
+    serves: bool,
 }
 
 const SHARDS: usize = 1024;
@@ -109,15 +154,26 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             tokens: papaya::HashMap::new(),
-            forgotten: Box::new([const { AtomicU64::new(0) }; SHARDS]),
+            moved: Box::new([const { AtomicU64::new(0) }; SHARDS]),
             hasher: std::hash::RandomState::new(),
+            to_compare: Mutex::default(),
         }
     }
 }
 
 impl Cache {
+    /// What may serve.
     pub(crate) fn find(&self, id: &ConnectionId) -> Option<Arc<Current>> {
-        self.tokens.pin().get(id).cloned()
+        self.tokens
+            .pin()
+            .get(id)
+            .filter(|entry| entry.serves)
+            .map(|entry| entry.token.clone())
+    }
+
+    /// The newest that this process has seen, whether it may serve or not.
+    pub(crate) fn newest(&self, id: &ConnectionId) -> Option<Arc<Current>> {
+        self.tokens.pin().get(id).map(|entry| entry.token.clone())
     }
 
     /// To be taken before the store is read.
@@ -125,41 +181,94 @@ impl Cache {
         Sight(self.shard(id).load(Ordering::SeqCst))
     }
 
-    /// Keeps the newer of what is there and what comes, unless the connection was forgotten since `sight`.
+    /// Keeps the newer of what is there and what comes; it serves unless the connection moved since `sight`.
     pub(crate) fn keep(&self, current: &Arc<Current>, sight: Sight) {
         let tokens = self.tokens.pin();
+        let comes = Entry {
+            token: current.clone(),
+            serves: true,
+        };
         tokens.update_or_insert_with(
             current.connection.clone(),
             |there| {
-                if there.version > current.version {
+                if there.token.version > current.version {
                     there.clone()
                 } else {
-                    current.clone()
+                    comes.clone()
                 }
             },
-            || current.clone(),
+            || comes.clone(),
         );
-        // After the insertion: whoever forgets counts first and removes then, so one of the two removes in any case.
+        // After the insertion: whoever doubts counts first and marks then, so one of the two marks in any case.
         if self.sight(&current.connection).0 != sight.0 {
-            tokens.remove(&current.connection);
+            self.mark(&current.connection);
         }
     }
 
+    /// Something about the connection changed, as of `version`: what is at hand does not serve before the store is read.
+    pub(crate) fn doubt(&self, id: &ConnectionId, version: Version) {
+        self.moved(id);
+        let tokens = self.tokens.pin();
+        // Somebody has stored a newer one: nobody needs ours any more.
+        match tokens.get(id) {
+            Some(entry) if entry.token.version < version => {
+                tokens.remove(id);
+            }
+            Some(_) => self.mark(id),
+            None => {}
+        }
+    }
+
+    /// Anything may have changed: nothing serves before the store is read, and everything is compared with it.
+    pub(crate) fn doubt_all(&self) {
+        for shard in self.moved.iter() {
+            shard.fetch_add(1, Ordering::SeqCst);
+        }
+        let tokens = self.tokens.pin();
+        let ids: Vec<ConnectionId> = tokens.keys().cloned().collect();
+        for id in &ids {
+            self.mark(id);
+        }
+        self.to_compare.lock().extend(ids);
+    }
+
+    /// Some of those that are to be compared with the store, in the order of their ids.
+    pub(crate) fn next_to_compare(&self, at_most: usize) -> Vec<ConnectionId> {
+        let mut ids = self.to_compare.lock();
+        let mut next = Vec::new();
+        while next.len() < at_most
+            && let Some(id) = ids.pop_first()
+        {
+            next.push(id);
+        }
+        next
+    }
+
+    /// They could not be compared; later.
+    pub(crate) fn compare_later(&self, ids: impl IntoIterator<Item = ConnectionId>) {
+        self.to_compare.lock().extend(ids);
+    }
+
+    /// What is at hand is of no use to anybody any more.
     pub(crate) fn forget(&self, id: &ConnectionId) {
-        self.shard(id).fetch_add(1, Ordering::SeqCst);
+        self.moved(id);
         self.tokens.pin().remove(id);
     }
 
-    pub(crate) fn clear(&self) {
-        for shard in self.forgotten.iter() {
-            shard.fetch_add(1, Ordering::SeqCst);
-        }
-        self.tokens.pin().clear();
+    fn mark(&self, id: &ConnectionId) {
+        self.tokens.pin().update(id.clone(), |entry| Entry {
+            serves: false,
+            ..entry.clone()
+        });
+    }
+
+    fn moved(&self, id: &ConnectionId) {
+        self.shard(id).fetch_add(1, Ordering::SeqCst);
     }
 
     fn shard(&self, id: &ConnectionId) -> &AtomicU64 {
         let hash = self.hasher.hash_one(id);
-        &self.forgotten[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+        &self.moved[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
     }
 }
 
@@ -183,6 +292,13 @@ mod tests {
             issued_at: at,
             expires_at: at,
             ends: RefreshPolicy::Queue.ends(at, Duration::from_secs(1800), Jitter::NONE),
+            rest: Rest {
+                refresh_token: Some(RefreshToken::new("canary-refresh-token")),
+                scopes: vec![],
+                unproven: false,
+                created_at: at,
+                connected_at: at,
+            },
             soft: Duration::ZERO,
             hard: Duration::ZERO,
             rest_until: AtomicU64::new(0),
@@ -201,16 +317,49 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
+    fn what_was_read_before_a_change_does_not_serve_after_it() {
         let cache = Cache::default();
         let token = current(1);
-        let sight = cache.sight(&token.connection);
-        cache.forget(&token.connection);
-        cache.keep(&token, sight);
-        assert!(cache.find(&token.connection).is_none());
-        let sight = cache.sight(&token.connection);
-        cache.clear();
-        cache.keep(&token, sight);
-        assert!(cache.find(&token.connection).is_none());
+        let id = token.connection.clone();
+        let keep_across = |change: &dyn Fn()| {
+            let sight = cache.sight(&id);
+            change();
+            cache.keep(&token, sight);
+            assert!(cache.find(&id).is_none());
+            cache.keep(&token, cache.sight(&id));
+            assert!(cache.find(&id).is_some());
+        };
+        keep_across(&|| cache.forget(&id));
+        keep_across(&|| cache.doubt(&id, Version::new(1)));
+        keep_across(&|| cache.doubt(&id, Version::new(2)));
+        keep_across(&|| cache.doubt_all());
+    }
+
+    #[test]
+    fn what_is_doubted_does_not_serve_and_is_remembered_unless_somebody_has_newer() {
+        let cache = Cache::default();
+        let token = current(2);
+        let id = token.connection.clone();
+        for (told, remembered) in [(1, true), (2, true), (3, false)] {
+            cache.keep(&token, cache.sight(&id));
+            cache.doubt(&id, Version::new(told));
+            assert!(cache.find(&id).is_none(), "told of {told}");
+            assert_eq!(cache.newest(&id).is_some(), remembered, "told of {told}");
+        }
+        cache.keep(&token, cache.sight(&id));
+        cache.doubt_all();
+        assert!(cache.find(&id).is_none());
+        assert_eq!(
+            cache.newest(&id).map(|token| token.version),
+            Some(Version::new(2))
+        );
+        assert_eq!(cache.next_to_compare(9), [id]);
+        assert!(cache.next_to_compare(9).is_empty());
+    }
+
+    #[test]
+    fn what_callers_never_see_does_not_show() {
+        let shown = format!("{:?}", current(1));
+        assert!(!shown.contains("canary"), "{shown}");
     }
 }

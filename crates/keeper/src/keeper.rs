@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::background::merge;
 use crate::cache::{Cache, Current};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timeline};
 use crate::error::KeepError;
 use crate::flight::Flights;
+use crate::landing::Afloat;
 use crate::lifeboat::Lifeboat;
 use crate::redeem::Why;
+use crate::rescue::Alarmed;
 use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
 
@@ -67,10 +69,18 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) vault: Arc<Vault>,
     pub(crate) endpoint: TokenEndpoint,
+    /// What time it is: the timeline, as everybody else sees it.
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timeline: Arc<Timeline>,
+    /// Whether the store was asked for the time.
+    pub(crate) on_time: AtomicBool,
+    /// When it was last said that the machine's clock is off, in boot time.
+    pub(crate) offset_said_at: Mutex<Option<Duration>>,
     pub(crate) chance: Arc<dyn Chance>,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) lifeboat: Option<Arc<dyn Lifeboat>>,
+    pub(crate) afloat: Afloat,
+    pub(crate) alarmed: Alarmed,
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
     pub(crate) usage: Mutex<HashMap<ConnectionId, LastSeen>>,
@@ -131,7 +141,8 @@ pub enum AfterRejection {
 impl Keeper {
     /// Puts a keeper together. Nothing runs by itself until [`Keeper::start`].
     pub fn new(parts: KeeperParts) -> Self {
-        let booted = millis(parts.surroundings.clock.boot());
+        let timeline = Arc::new(Timeline::new(parts.surroundings.clock));
+        let booted = millis(timeline.boot());
         let keeper = Self {
             inner: Arc::new(Inner {
                 apps: ArcSwap::default(),
@@ -139,10 +150,15 @@ impl Keeper {
                 store: parts.store,
                 vault: parts.vault,
                 endpoint: parts.endpoint,
-                clock: parts.surroundings.clock,
+                clock: timeline.clone(),
+                timeline,
+                on_time: AtomicBool::new(false),
+                offset_said_at: Mutex::default(),
                 chance: parts.surroundings.chance,
                 coordination: parts.coordination,
                 lifeboat: parts.lifeboat,
+                afloat: Afloat::default(),
+                alarmed: Alarmed::default(),
                 cache: Cache::default(),
                 flights: Flights::default(),
                 usage: Mutex::default(),
@@ -167,7 +183,7 @@ impl Keeper {
             .map(|app| (app.name.clone(), Arc::new(app)))
             .collect();
         self.inner.apps.store(Arc::new(apps));
-        self.inner.cache.clear();
+        self.inner.cache.doubt_all();
     }
 
     /// A configured app.
@@ -365,11 +381,6 @@ impl Keeper {
     /// What this process saw of a connection and has not written yet: later than what its record says.
     pub fn unflushed(&self, id: &ConnectionId) -> Option<LastSeen> {
         self.inner.usage.lock().get(id).cloned()
-    }
-
-    /// The record with its tokens, or that there is none.
-    pub(crate) async fn held(&self, id: &ConnectionId) -> Result<Held, KeepError> {
-        self.inner.store.held(id).await?.ok_or(KeepError::Unknown)
     }
 
     /// The token of a record that may serve, or why it may not.

@@ -15,11 +15,14 @@ mod cache;
 mod clock;
 mod connect;
 mod error;
+mod feed;
 mod flight;
 mod keeper;
 mod landing;
 mod lifeboat;
 mod redeem;
+mod regression;
+mod rescue;
 mod surroundings;
 mod throttle;
 
@@ -27,7 +30,7 @@ pub use clock::{Clock, SystemClock};
 pub use connect::{Consent, Import, ImportTokens};
 pub use error::{ConnectError, KeepError};
 pub use keeper::{AfterRejection, Keeper, KeeperParts, RefreshReport, Renewal};
-pub use lifeboat::Lifeboat;
+pub use lifeboat::{Lifeboat, LifeboatFolder, LifeboatRefused};
 pub use surroundings::{Chance, Runtime, Surroundings, SystemChance, TokioRuntime, Work};
 
 pub use cache::Current;

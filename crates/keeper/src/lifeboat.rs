@@ -1,8 +1,14 @@
 //! Where an answer goes that is in hand and that the store does not take: PROTOCOL rule 17.
 
+mod entry;
+mod folder;
+
 use std::io;
 
 use async_trait::async_trait;
+
+pub(crate) use entry::{Entry, Unreadable};
+pub use folder::{LifeboatFolder, LifeboatRefused};
 
 /// A place for a few small things that must outlive the process. It knows nothing of what it keeps: that is sealed.
 #[async_trait]

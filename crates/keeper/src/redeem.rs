@@ -225,6 +225,9 @@ impl Keeper {
         let Some(refresh_token) = tokens.refresh_token.clone() else {
             return self.without_refresh_token(holding, &tokens, why).await;
         };
+        if self.was_in_a_lifeboat(&holding).await? {
+            return Ok(Turn::LookAgain);
+        }
         let rotation = self.rotation(&holding.app).await?;
         let can_introspect = holding.app.provider.introspect_url.is_some();
         match redemption::presenting(
@@ -320,8 +323,11 @@ impl Keeper {
                     let landed = self
                         .store_answer(&holding, tokens, *issued, sent_at, rotation)
                         .await;
-                    // Everything below may fail; the token set is stored.
-                    self.note_secret_that_worked(&holding.app, &secret).await;
+                    // Whoever waits has their token; the store may be away.
+                    let (keeper, app) = (self.clone(), holding.app.clone());
+                    self.inner
+                        .tasks
+                        .spawn(async move { keeper.note_secret_that_worked(&app, &secret).await });
                     landed
                 }
                 // Rule 9: nothing was issued, so the next secret may follow under the same lease and deadline.
@@ -543,10 +549,30 @@ impl Keeper {
                 earlier,
                 taken_at,
             };
+            if self.was_in_a_lifeboat(&holding).await? {
+                return Ok(());
+            }
             self.condemn(&holding, ReconnectReason::GrantRefused, None)
                 .await?;
         }
         Ok(())
+    }
+
+    /// Rule 17: the answer that an open attempt waits for may lie in a lifeboat. Then the right is given back, and what landed
+    /// counts.
+    async fn was_in_a_lifeboat(&self, holding: &Holding) -> Result<bool, KeepError> {
+        if holding
+            .earlier
+            .as_ref()
+            .is_none_or(|earlier| earlier.attempts == 0)
+        {
+            return Ok(false);
+        }
+        let landed = self.land_lifeboats(Some(&holding.held.connection.id)).await;
+        if !matches!(landed, Ok(0)) {
+            self.step_back(holding, None).await?;
+        }
+        Ok(landed? > 0)
     }
 
     async fn step_back(&self, holding: &Holding, event: Option<Event>) -> Result<(), StoreError> {

@@ -1,0 +1,244 @@
+//! The lifeboat of a real process: a folder, one file for each entry. Several processes may share it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::Lifeboat;
+
+/// An entry's file ends with this; half-written ones begin with a dot, which no entry's name does.
+const ENTRY: &str = ".entry";
+/// The last byte of a file: who dies while writing leaves one without it.
+const END: u8 = b'\n';
+/// What a name may be at most, so that a file's name stays below the 255 bytes that file systems take.
+const NAME_MAX: usize = 240;
+
+/// Why a folder cannot be a lifeboat.
+#[derive(Debug, thiserror::Error)]
+pub enum LifeboatRefused {
+    /// It cannot be made, read or written.
+    #[error("the lifeboat {} cannot be used", folder.display())]
+    NotWritable {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Others than its owner may look into it.
+    #[error("the lifeboat {} is open to others (mode {mode:o}): `chmod 700` it", folder.display())]
+    OpenToOthers {
+        /// The folder.
+        folder: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// A folder that keeps entries. It must outlive the process, and should be on another disk than the store.
+#[derive(Debug, Clone)]
+pub struct LifeboatFolder(Arc<Folder>);
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    /// Files that are nothing of ours, and that somebody was told of.
+    strange: Mutex<BTreeSet<String>>,
+}
+
+impl LifeboatFolder {
+    /// Opens the folder, and makes it where it does not exist. Refused where an entry could not be written now, or could be
+    /// read by others.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LifeboatRefused> {
+        let path = path.into();
+        let unusable = |source| LifeboatRefused::NotWritable {
+            folder: path.clone(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(unusable)?;
+        let mode = fs::metadata(&path).map_err(unusable)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(LifeboatRefused::OpenToOthers { folder: path, mode });
+        }
+        let folder = Folder {
+            path: path.clone(),
+            strange: Mutex::default(),
+        };
+        // Nothing says that a folder can be written as well as writing to it.
+        let probe = format!("probe-{}", uuid::Uuid::now_v7());
+        folder.keep(&probe, b"probe").map_err(unusable)?;
+        folder.remove(&probe).map_err(unusable)?;
+        Ok(Self(Arc::new(folder)))
+    }
+
+    async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let folder = self.0.clone();
+        tokio::task::spawn_blocking(move || work(&folder))
+            .await
+            .map_err(io::Error::other)?
+    }
+}
+
+#[async_trait]
+impl Lifeboat for LifeboatFolder {
+    async fn keep(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
+        let (name, sealed) = (name.to_owned(), sealed.to_vec());
+        self.beside(move |folder| folder.keep(&name, &sealed)).await
+    }
+
+    async fn entries(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+        self.beside(Folder::entries).await
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        let name = name.to_owned();
+        self.beside(move |folder| folder.remove(&name)).await
+    }
+}
+
+impl Folder {
+    fn keep(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
+        let unfinished = self.unfinished(name)?;
+        let made = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            options.open(&unfinished)
+        };
+        let mut file = match made() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.finish_what_the_dead_left()?;
+                made()?
+            }
+            made => made?,
+        };
+        // Held until the file has its name: who finds an unfinished file that nobody holds knows that its writer is gone.
+        // Whoever was taken for dead before this line fails to rename, and is told.
+        file.lock()?;
+        let written = write_whole(&mut file, sealed)
+            .and_then(|()| fs::rename(&unfinished, self.file(name)))
+            // The name, too, must outlive the loss of power.
+            .and_then(|()| File::open(&self.path)?.sync_all());
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished);
+        }
+        written
+    }
+
+    fn entries(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+        self.finish_what_the_dead_left()?;
+        let mut entries = Vec::new();
+        for file in self.files()? {
+            let Some(name) = file.strip_suffix(ENTRY).filter(|name| is_safe(name)) else {
+                self.report_strange(file);
+                continue;
+            };
+            match fs::read(self.file(name)) {
+                Ok(mut bytes) => {
+                    if bytes.last() == Some(&END) {
+                        bytes.pop();
+                    }
+                    entries.push((name.to_owned(), bytes));
+                }
+                // Another process has landed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        // Not synced: an entry that comes back is landed again, which changes nothing.
+        match fs::remove_file(self.file(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file that was written whole and has no name yet is as good as an entry; any other is nothing.
+    fn finish_what_the_dead_left(&self) -> io::Result<()> {
+        for file in self.files()? {
+            let Some(name) = unfinished_name(&file) else {
+                continue;
+            };
+            let path = self.path.join(&file);
+            let Ok(held) = File::open(&path) else { continue };
+            if held.try_lock().is_err() {
+                continue;
+            }
+            match fs::read(&path) {
+                Ok(bytes) if bytes.last() == Some(&END) => fs::rename(&path, self.file(name))?,
+                Ok(_) => fs::remove_file(&path)?,
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|file| Ok(file?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn report_strange(&self, file: String) {
+        if unfinished_name(&file).is_some() {
+            return;
+        }
+        if self.strange.lock().insert(file.clone()) {
+            tracing::warn!(
+                event = "lifeboat_strange_file",
+                file,
+                folder = %self.path.display(),
+                "the lifeboat holds a file that is no entry; it is left alone"
+            );
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}{ENTRY}"))
+    }
+
+    fn unfinished(&self, name: &str) -> io::Result<PathBuf> {
+        if is_safe(name) {
+            Ok(self.path.join(format!(".{name}{ENTRY}")))
+        } else {
+            Err(io::Error::from(io::ErrorKind::InvalidInput))
+        }
+    }
+}
+
+fn write_whole(file: &mut File, sealed: &[u8]) -> io::Result<()> {
+    file.write_all(&[sealed, &[END]].concat())?;
+    file.sync_all()
+}
+
+fn unfinished_name(file: &str) -> Option<&str> {
+    let name = file.strip_prefix('.')?.strip_suffix(ENTRY)?;
+    is_safe(name).then_some(name)
+}
+
+/// A name that is a file's name and nothing else: never a path, never hidden.
+fn is_safe(name: &str) -> bool {
+    name.len() <= NAME_MAX
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte))
+}
