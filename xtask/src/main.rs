@@ -6,6 +6,7 @@
 //! programs.
 
 mod clients;
+mod faults;
 mod house;
 mod policy;
 mod promises;
@@ -72,11 +73,18 @@ struct Trial {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TRIALS: [Trial; 1] = [Trial {
-    name: "scale",
-    does: "measure 100,000 connections on one PostgreSQL and four processes",
-    run: trials::scale,
-}];
+const TRIALS: [Trial; 2] = [
+    Trial {
+        name: "faults",
+        does: "kill, stop and cut off real processes, and see what they lose",
+        run: faults::run,
+    },
+    Trial {
+        name: "scale",
+        does: "measure 100,000 connections on one PostgreSQL and four processes",
+        run: trials::scale,
+    },
+];
 
 const USAGE: &str = "\
 cargo xtask test      everything CI runs

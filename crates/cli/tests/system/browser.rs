@@ -6,7 +6,8 @@ use http::Method;
 use hubspot_sim::SimConfig;
 use serde_json::{Value, json};
 
-use crate::installation::{Installation, Service, client_script, prepared};
+use crate::installation::{Installation, Service};
+use crate::prepared::{client_script, prepared};
 
 async fn visit(installation: &Installation, link: &str, portal: u64, decision: &str) -> Value {
     let mut node = Command::new("node");

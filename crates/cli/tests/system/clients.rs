@@ -5,7 +5,8 @@ use std::process::Command;
 use hubspot_sim::Rotation;
 use serde_json::Value;
 
-use crate::installation::{Installation, client_script, prepared, short_lived};
+use crate::installation::Installation;
+use crate::prepared::{client_script, prepared, short_lived};
 
 const EXPIRIES: u64 = 8;
 

@@ -2,10 +2,9 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -54,7 +53,16 @@ impl Answer {
 }
 
 impl Installation {
+    /// With an app at the simulator, as HubSpot's.
     pub(crate) async fn new(config: SimConfig) -> Self {
+        Self::with_app(config, |base| {
+            format!("provider = \"hubspot\"\noauth_base = \"{base}\"\n")
+        })
+        .await
+    }
+
+    /// With an app at the simulator of whatever kind `kind` says, which is given the simulator's address.
+    pub(crate) async fn with_app(config: SimConfig, kind: impl FnOnce(&str) -> String) -> Self {
         let hubspot = Simulator::start(config).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let made = Command::new(env!("CARGO_BIN_EXE_evergrant"))
@@ -66,10 +74,11 @@ impl Installation {
         let made: Value = serde_json::from_slice(&made.stdout).unwrap();
         let base = hubspot.base_url();
         let app = format!(
-            "\n[apps.crm]\nprovider = \"hubspot\"\nclient_id = \"{CLIENT}\"\nclient_secret_env = \"CRM_SECRET\"\n\
+            "\n[apps.crm]\nclient_id = \"{CLIENT}\"\nclient_secret_env = \"CRM_SECRET\"\n\
              scopes = [\"oauth\", \"crm.objects.contacts.read\", \"crm.objects.contacts.write\"]\n\
-             authorize_url = \"{base}/oauth/authorize\"\noauth_base = \"{base}\"\napi_base = \"{base}\"\n\
-             refresh_profile = \"queue\"\nreturn_urls = [\"https://app.example.com/*\"]\ndisplay_name = \"Acme Sync\"\n"
+             authorize_url = \"{base}/oauth/authorize\"\napi_base = \"{base}\"\nrefresh_profile = \"queue\"\n\
+             return_urls = [\"https://app.example.com/*\"]\ndisplay_name = \"Acme Sync\"\n{}",
+            kind(&base)
         );
         let file = folder.path().join("evergrant.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -116,10 +125,16 @@ impl Installation {
     }
 
     fn serve_on(&self, port: u16) -> Service {
-        let mut process = self
-            .evergrant()
+        let mut command = self.evergrant();
+        command.env("EVERGRANT_SERVER__LISTEN", format!("127.0.0.1:{port}"));
+        self.try_serve(&mut command, port)
+            .unwrap_or_else(|said| panic!("not ready: {said:?}\n{}", self.printed()))
+    }
+
+    /// Starts `evergrant serve` with what is set in `command`, and waits for the one line that says that it is ready.
+    pub(crate) fn try_serve(&self, command: &mut Command, port: u16) -> Result<Service, String> {
+        let mut process = command
             .arg("serve")
-            .env("EVERGRANT_SERVER__LISTEN", format!("127.0.0.1:{port}"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -133,19 +148,17 @@ impl Installation {
                 printed.push('\n');
             }
         });
-        // The one line that says it is ready.
-        let mut ready = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut ready)
-            .unwrap();
-        assert!(
-            ready.contains(&port.to_string()),
-            "not ready: {ready:?}\n{}",
-            self.printed()
-        );
-        Service {
+        let stdout = process.stdout.take().unwrap();
+        let service = Service {
             process,
             address: format!("http://127.0.0.1:{port}"),
+        };
+        let mut ready = String::new();
+        BufReader::new(stdout).read_line(&mut ready).unwrap();
+        if ready.contains(&port.to_string()) {
+            Ok(service)
+        } else {
+            Err(ready)
         }
     }
 
@@ -201,9 +214,21 @@ impl Installation {
         key: &str,
         body: Option<Value>,
     ) -> Result<Answer, String> {
+        self.ask(&service.address, method, path, key, body).await
+    }
+
+    /// One request to whatever runs at an address.
+    pub(crate) async fn ask(
+        &self,
+        address: &str,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: Option<Value>,
+    ) -> Result<Answer, String> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", service.address))
+            .uri(format!("{address}{path}"))
             .header("authorization", format!("Bearer {key}"));
         if body.is_some() {
             request = request.header("content-type", "application/json");
@@ -242,34 +267,10 @@ impl Service {
     }
 }
 
-/// A folder or program that `cargo xtask test` prepares and names in the environment.
-pub(crate) fn prepared(variable: &str) -> PathBuf {
-    std::env::var_os(variable)
-        .unwrap_or_else(|| {
-            panic!("{variable} is not set: run `cargo xtask test`, which installs what these tests need")
-        })
-        .into()
-}
-
-pub(crate) fn client_script(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/clients")
-        .join(path)
-}
-
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port()
-}
-
-/// Short enough that a test sees many expiries, long enough that a slow machine can use one.
-pub(crate) fn short_lived() -> SimConfig {
-    SimConfig {
-        seed: 11,
-        token_ttl: Duration::from_secs(2),
-        ..SimConfig::default()
-    }
 }

@@ -9,4 +9,5 @@
 mod browser;
 mod clients;
 mod installation;
+mod prepared;
 mod processes;

@@ -8,7 +8,8 @@ use http::Method;
 use hubspot_sim::{Rotation, SimConfig};
 use rustix::process::Signal;
 
-use crate::installation::{Installation, short_lived};
+use crate::installation::Installation;
+use crate::prepared::short_lived;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_are_killed_under_load_lose_no_grant_and_redeem_nothing_twice() {

@@ -1,0 +1,152 @@
+//! Carries out what was planned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hubspot_sim::FaultKind;
+use rustix::process::Signal;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use crate::fleet::{Fleet, portal};
+use crate::plan::{Endpoint, Fault};
+
+/// How long a redemption takes at most from the provider's yes to the commit, on a machine that is busy.
+const BETWEEN_ANSWER_AND_COMMIT: Duration = Duration::from_secs(1);
+/// How long a token request is on its way at most.
+const ON_ITS_WAY: Duration = Duration::from_millis(300);
+/// From here on a holder's lease may be somebody else's when it goes on.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// One fault from its beginning to its end.
+pub(crate) async fn carry_out(fleet: Arc<Fleet>, fault: Fault) {
+    let troubles = &fleet.troubles;
+    match fault {
+        Fault::Kill {
+            process,
+            in_refresh_of,
+            away,
+        } => {
+            let mut running = fleet.turn(process).await;
+            if let Some(connection) = in_refresh_of {
+                fleet.in_refresh_of(process, connection).await;
+            }
+            fleet.kill(process, &mut running, Signal::KILL).await;
+            explain_losses(&fleet, process).await;
+            sleep(away).await;
+            fleet.revive(process, &mut running).await;
+        }
+        Fault::Replace { process } => {
+            let mut running = fleet.turn(process).await;
+            fleet.kill(process, &mut running, Signal::TERM).await;
+            fleet.revive(process, &mut running).await;
+        }
+        Fault::Stop {
+            process,
+            in_refresh_of,
+            lasts,
+        } => {
+            let running = fleet.turn(process).await;
+            if let Some(connection) = in_refresh_of {
+                fleet.in_refresh_of(process, connection).await;
+            }
+            let service = running.as_ref().unwrap();
+            troubles.stopped[process].begin();
+            service.signal(Signal::STOP);
+            if lasts >= LEASE {
+                explain_losses(&fleet, process).await;
+            }
+            sleep(lasts).await;
+            service.signal(Signal::CONT);
+            troubles.stopped[process].end();
+            if lasts >= LEASE {
+                // It may have been stopped between the last check and the first byte.
+                explain_losses(&fleet, process).await;
+            }
+        }
+        Fault::Database {
+            crash,
+            in_refresh_of,
+            away,
+        } => {
+            let database = fleet.database.as_ref().unwrap();
+            let _turn = database.turn.lock().await;
+            if let Some(connection) = in_refresh_of {
+                fleet.in_refresh_of(0, connection).await;
+            }
+            troubles.store.begin();
+            block_in_place(|| {
+                if crash {
+                    database.server.crash();
+                } else {
+                    database.server.stop();
+                }
+            });
+            sleep(away).await;
+            block_in_place(|| database.server.start());
+            troubles.store.end();
+        }
+        Fault::Cut { process } => {
+            troubles.cut_off[process].mark();
+            fleet.proxy(process).unwrap().cut();
+        }
+        Fault::Silence { process, lasts } => {
+            let _running = fleet.turn(process).await;
+            let proxy = fleet.proxy(process).unwrap();
+            troubles.cut_off[process].begin();
+            proxy.silence();
+            sleep(lasts).await;
+            proxy.let_pass();
+            troubles.cut_off[process].end();
+        }
+        Fault::Endpoint { connection, how } => {
+            troubles.endpoint[connection].mark();
+            if how.loses_answers() {
+                fleet.books.explain_loss(portal(connection));
+            }
+            let fault = hubspot_sim::Fault::token(kind(how)).hub(portal(connection));
+            fleet.installation.hubspot.arm(fault);
+        }
+        Fault::Flush => block_in_place(|| fleet.redis.as_ref().unwrap().flush()),
+        Fault::Redis { away } => {
+            let redis = fleet.redis.as_ref().unwrap();
+            block_in_place(|| redis.stop());
+            sleep(away).await;
+            block_in_place(|| redis.start());
+        }
+    }
+}
+
+fn kind(how: Endpoint) -> FaultKind {
+    match how {
+        Endpoint::AnswerLost => FaultKind::AnswerLostAfterIssue,
+        Endpoint::Truncated => FaultKind::TruncatedJsonAfterIssue,
+        Endpoint::Empty => FaultKind::EmptyBody,
+        Endpoint::Slow => FaultKind::Slow { delay_ms: 2500 },
+        Endpoint::Fails => FaultKind::Status {
+            code: 500,
+            location: None,
+        },
+        Endpoint::RateLimited => FaultKind::RateLimited {
+            policy: hubspot_sim::RateLimitPolicy::default(),
+            retry_after: Some(1),
+        },
+        Endpoint::Cut => FaultKind::CutBeforeIssue,
+    }
+}
+
+/// A process has just been killed or stopped: every connection whose refresh token the provider has, or had a moment ago, may
+/// have lost one answer with it. While the store is away, answers are held in memory since then.
+async fn explain_losses(fleet: &Fleet, process: usize) {
+    let mut before = BETWEEN_ANSWER_AND_COMMIT;
+    if let Some(began) = fleet.troubles.store_away_since(process) {
+        before += began.elapsed();
+    }
+    let hubspot = &fleet.installation.hubspot;
+    let mut hot = fleet.books.hot(hubspot, before);
+    sleep(ON_ITS_WAY).await;
+    hot.extend(fleet.books.hot(hubspot, ON_ITS_WAY));
+    for portal in hot {
+        fleet.books.explain_loss(portal);
+    }
+}

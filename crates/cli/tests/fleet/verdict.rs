@@ -1,0 +1,219 @@
+//! The provider's books held against the fleet's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hubspot_sim::{Ledger, Simulator};
+use tokio::time::Instant;
+
+use crate::witness::Counts;
+
+/// When the provider accepted what, and how many of it may have been lost.
+#[derive(Debug, Default)]
+pub(crate) struct Books(Mutex<BTreeMap<u64, Page>>);
+
+#[derive(Debug, Default)]
+struct Page {
+    /// When a refresh was seen to be accepted.
+    accepted: Vec<Instant>,
+    in_flight: bool,
+    /// How many answers may have been lost with a holder, or were lost by the simulator.
+    explained: u64,
+}
+
+impl Books {
+    /// Copies what is new.
+    pub(crate) fn look(&self, hubspot: &Simulator) -> Ledger {
+        let ledger = hubspot.ledger();
+        let now = Instant::now();
+        let mut pages = self.0.lock().unwrap();
+        for grant in &ledger.grants {
+            let page = pages.entry(grant.hub_id).or_default();
+            page.in_flight = grant.refreshes_in_flight > 0;
+            while (page.accepted.len() as u64) < grant.refreshes_accepted {
+                page.accepted.push(now);
+            }
+        }
+        ledger
+    }
+
+    pub(crate) fn is_in_flight(&self, hubspot: &Simulator, portal: u64) -> bool {
+        self.look(hubspot);
+        self.0
+            .lock()
+            .unwrap()
+            .get(&portal)
+            .is_some_and(|page| page.in_flight)
+    }
+
+    /// Whether anything was accepted since.
+    pub(crate) fn accepted_since(&self, hubspot: &Simulator, portal: u64, since: Instant) -> bool {
+        self.look(hubspot);
+        let pages = self.0.lock().unwrap();
+        let last = pages.get(&portal).and_then(|page| page.accepted.last());
+        last.is_some_and(|at| *at >= since)
+    }
+
+    /// The portals whose refresh token is at the provider, or was accepted within this time.
+    pub(crate) fn hot(&self, hubspot: &Simulator, within: Duration) -> BTreeSet<u64> {
+        self.look(hubspot);
+        let pages = self.0.lock().unwrap();
+        let hot = pages.iter().filter(|(_, page)| {
+            page.in_flight || page.accepted.last().is_some_and(|at| at.elapsed() <= within)
+        });
+        hot.map(|(portal, _)| *portal).collect()
+    }
+
+    pub(crate) fn explain_loss(&self, portal: u64) {
+        self.0.lock().unwrap().entry(portal).or_default().explained += 1;
+    }
+
+    fn explained(&self, portal: u64) -> u64 {
+        self.0
+            .lock()
+            .unwrap()
+            .get(&portal)
+            .map_or(0, |page| page.explained)
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) command: String,
+    pub(crate) took: Duration,
+    pub(crate) healed_in: Duration,
+    pub(crate) faults: BTreeMap<&'static str, u32>,
+    pub(crate) counts: Counts,
+    pub(crate) token_requests: u64,
+    pub(crate) accepted: u64,
+    pub(crate) stored: u64,
+    pub(crate) replays: u64,
+    /// Accepted, and no version stands for it.
+    pub(crate) lost_answers: u64,
+    /// Of those, the ones that something may explain.
+    pub(crate) explained: u64,
+    pub(crate) double_redemptions: u64,
+    pub(crate) lost_grants: u64,
+    /// Everything that must not be, in words.
+    pub(crate) wrong: Vec<String>,
+    /// The end of what the processes printed.
+    pub(crate) printed: String,
+}
+
+impl Report {
+    /// Holds the ledger against how often each connection's version grew.
+    pub(crate) fn judge(&mut self, books: &Books, ledger: &Ledger, grown: &BTreeMap<u64, u64>) {
+        self.token_requests = ledger.token_requests;
+        self.replays = ledger.replays;
+        for (&portal, &grown) in grown {
+            let Some(grant) = ledger.grants.iter().find(|grant| grant.hub_id == portal) else {
+                continue;
+            };
+            let accepted = grant.refreshes_accepted;
+            let explained = books.explained(portal);
+            let lost = accepted.saturating_sub(grown);
+            self.accepted += accepted;
+            self.stored += grown;
+            self.lost_answers += lost;
+            self.explained += explained;
+            if accepted < grown {
+                self.wrong.push(format!(
+                    "portal {portal}: {grown} token sets stored, {accepted} issued"
+                ));
+            }
+            if lost > explained {
+                self.double_redemptions += lost - explained;
+                self.wrong.push(format!(
+                    "portal {portal}: {accepted} redemptions accepted, {grown} stored, {explained} may have been lost"
+                ));
+            }
+            let replays: u64 = ledger.refresh_tokens_of(portal).map(|token| token.replays).sum();
+            if replays > lost {
+                self.double_redemptions += replays - lost;
+                self.wrong
+                    .push(format!("portal {portal}: {replays} replays, {lost} answers lost"));
+            }
+            if grant.refreshes_in_flight_max > 1 && explained == 0 {
+                self.wrong.push(format!(
+                    "portal {portal}: {} redemptions at a time",
+                    grant.refreshes_in_flight_max
+                ));
+            }
+            if ledger.refresh_tokens_of(portal).any(|token| token.dead) {
+                self.wrong
+                    .push(format!("portal {portal}: a refresh token was revoked"));
+            }
+        }
+        for (what, number) in [
+            ("refused refreshes", ledger.refreshes_refused),
+            ("refused clients", ledger.client_refusals),
+            ("unknown refresh tokens", ledger.unknown_refresh_tokens),
+            ("calls with a killed token", ledger.unauthorized.killed),
+            ("calls with a made-up token", ledger.unauthorized.garbage),
+            ("calls without a token", ledger.unauthorized.missing),
+        ] {
+            if number > 0 {
+                self.wrong.push(format!("{number} {what}"));
+            }
+        }
+    }
+
+    pub(crate) fn assert_holds(&self) {
+        println!("{self}");
+        assert!(
+            self.wrong.is_empty(),
+            "{}\n\nagain: {}\n\n{}",
+            self.wrong.join("\n"),
+            self.command,
+            self.printed
+        );
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        let faults: Vec<_> = self
+            .faults
+            .iter()
+            .map(|(name, times)| format!("{name} {times}"))
+            .collect();
+        writeln!(f, "{}: {:.1} s", self.command, self.took.as_secs_f64())?;
+        writeln!(
+            f,
+            "  calls      {} gateway, {} tokens, {} refreshes, {} connected, {} disconnected; longest wait {:.1} s",
+            counts.gateway,
+            counts.tokens,
+            counts.refreshes,
+            counts.connected,
+            counts.disconnected,
+            counts.longest_wait.as_secs_f64()
+        )?;
+        writeln!(
+            f,
+            "  refreshes  {} requests, {} accepted, {} stored; {} answers lost, {} could be; {} replays",
+            self.token_requests, self.accepted, self.stored, self.lost_answers, self.explained, self.replays
+        )?;
+        writeln!(f, "  faults     {}", faults.join(", "))?;
+        writeln!(
+            f,
+            "  failed     unavoidably {}: {} dead, {} no store, {} no token; avoidably {}",
+            counts.dead + counts.no_store + counts.no_token,
+            counts.dead,
+            counts.no_store,
+            counts.no_token,
+            counts.avoidable
+        )?;
+        write!(
+            f,
+            "  {} grants lost, {} double redemptions, {} versions went back, healed in {:.1} s",
+            self.lost_grants,
+            self.double_redemptions,
+            counts.went_back,
+            self.healed_in.as_secs_f64()
+        )
+    }
+}
