@@ -361,6 +361,7 @@ pub(crate) mod tests {
         let intent = |first_at| Intent {
             version: Version::FIRST,
             first_at,
+            last_at: first_at,
             attempts: 1,
         };
         let trouble = || {

@@ -20,6 +20,12 @@ pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
 /// How long a lease is taken for. Longer than the exchange may take, so that it cannot run out during one.
 pub const LEASE: Duration = Duration::from_secs(DEADLINE.as_secs() + LEASE_MARGIN.as_secs());
 
+/// How long a lease may be held, renewals included: whoever is not done by then is not going to be.
+pub const LEASE_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
+
+/// How often a lease is renewed while it is used: two renewals may fail before it runs out.
+pub const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
+
 /// How long after its beginning an attempt's answer may still arrive and be stored.
 pub const QUIET_TIME: Duration = LEASE;
 
@@ -33,6 +39,8 @@ pub struct Intent {
     /// How many attempts may have reached the provider. Takeovers add; who steps back before the first byte takes its
     /// attempt back.
     pub attempts: u32,
+    /// When the last of them began.
+    pub last_at: Timestamp,
 }
 
 /// What a holder of the lease may do with the refresh token.
@@ -78,6 +86,25 @@ pub fn presenting(
     }
 }
 
+/// Decides whether a person may have the refresh token of a lost outcome presented once more; `lost_at` is when it was given up.
+///
+/// The engine presents nothing by itself any more then. One try, on top of those before: if its answer is lost, too, no other
+/// follows for this version. One that ended definitely was taken back, and may be repeated. Like any other it waits until the
+/// answers before it can have landed.
+pub fn presenting_once_more(earlier: Option<&Intent>, lost_at: Timestamp, now: Timestamp) -> Presenting {
+    let Some(last) = earlier.filter(|intent| intent.attempts > 0) else {
+        return Presenting::Now;
+    };
+    let quiet_until = last.last_at.after(QUIET_TIME);
+    if last.last_at > lost_at {
+        Presenting::Exhausted
+    } else if now < quiet_until {
+        Presenting::NotBefore(quiet_until)
+    } else {
+        Presenting::Now
+    }
+}
+
 /// Until when nobody may present the refresh token again, once the answer to an attempt of `version` that began at `now` is
 /// lost. `None` where it may be presented after the ordinary backoff.
 pub fn quiet_until(
@@ -92,6 +119,7 @@ pub fn quiet_until(
         version,
         first_at: earlier.map_or(now, |intent| intent.first_at),
         attempts: earlier.map_or(0, |intent| intent.attempts).saturating_add(1),
+        last_at: now,
     };
     match presenting(Some(&lost), rotation, can_introspect, hard_end, now) {
         Presenting::NotBefore(at) => Some(at),
@@ -113,8 +141,8 @@ pub fn reason_of_refusal(unproven: bool, earlier: Option<&Intent>) -> ReconnectR
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// HubSpot announces up to 24 h with 477 (account migrating).
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest pause that a provider is granted: HubSpot announces up to 24 h with 477 (account migrating).
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How long to wait after `failures` failures in a row: doubling from 1 s to 5 min, up to half of it jitter; never less
 /// than what the provider asked for.
@@ -143,6 +171,7 @@ mod tests {
             version: Version::FIRST,
             first_at: FIRST_AT,
             attempts,
+            last_at: FIRST_AT,
         };
         let now = FIRST_AT.after(Duration::from_secs(seconds_later));
         let hard_end = FIRST_AT.after(Duration::from_secs(60));
@@ -188,6 +217,7 @@ mod tests {
             version: Version::FIRST,
             first_at: FIRST_AT,
             attempts: 1,
+            last_at: FIRST_AT,
         };
         let already_ended = FIRST_AT;
         assert_eq!(
@@ -210,12 +240,38 @@ mod tests {
     }
 
     #[test]
+    fn a_person_may_try_once_more_after_a_lost_outcome_and_not_again_if_that_is_lost_too() {
+        let check = |last_at: u64, now: u64, expected| {
+            let at = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
+            let earlier = Intent {
+                version: Version::FIRST,
+                first_at: FIRST_AT,
+                attempts: 2,
+                last_at: at(last_at),
+            };
+            let lost_at = at(100);
+            assert_eq!(
+                presenting_once_more(Some(&earlier), lost_at, at(now)),
+                expected,
+                "last attempt {last_at}, now {now}"
+            );
+        };
+        let quiet = |last_at: u64| FIRST_AT.after(Duration::from_secs(last_at) + QUIET_TIME);
+        check(60, 100, Presenting::Now);
+        check(90, 101, Presenting::NotBefore(quiet(90)));
+        check(90, 120, Presenting::Now);
+        check(101, 100_000, Presenting::Exhausted);
+        assert_eq!(presenting_once_more(None, FIRST_AT, FIRST_AT), Presenting::Now);
+    }
+
+    #[test]
     fn after_a_lost_answer_a_single_use_token_rests_and_one_that_never_rotates_does_not() {
         let check = |attempts: u32, rotation, hard_end: u64, expected: Option<u64>| {
             let earlier = Intent {
                 version: Version::FIRST,
                 first_at: FIRST_AT,
                 attempts,
+                last_at: FIRST_AT,
             };
             let earlier = (attempts > 0).then_some(&earlier);
             let later = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
@@ -238,6 +294,7 @@ mod tests {
             version: Version::FIRST,
             first_at: FIRST_AT,
             attempts,
+            last_at: FIRST_AT,
         };
         let lost = ReconnectReason::RedemptionOutcomeLost;
         assert_eq!(reason_of_refusal(false, None), ReconnectReason::GrantRefused);

@@ -11,6 +11,7 @@ use evergrant_domain::breaker::Breaker;
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::redemption::Intent;
+use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{
     AppName, CodeVerifier, Connection, ConnectionId, ConnectionStatus, Customer, Fence, Kind,
@@ -206,6 +207,15 @@ pub enum Landed {
     /// The connection was disconnected meanwhile; the new refresh token is in the revocation queue, unless the grant was
     /// to stay alive ([`Revoke::Never`], [`RevocationState::Shared`]).
     Disconnected,
+    /// The connection was erased meanwhile, so nobody uses the grant any more. Nothing was stored: the new refresh token is
+    /// the caller's to revoke ([`Store::queue_revocation`]).
+    Purged,
+    /// Another live connection of this app holds this refresh token. Nothing was stored: of two rows with one grant, one would
+    /// present what the other one has redeemed.
+    GrantTaken {
+        /// Which.
+        by: ConnectionId,
+    },
 }
 
 /// A refreshed token set to be stored.
@@ -532,13 +542,13 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<LeaseAnswer, StoreError>;
 
-    /// Lets `lease` last this long from now, where it is still held: `false` where it is not. Changes nothing else.
+    /// Lets `lease` last at least this long from now, where it is still held: `false` where it is not. Changes nothing else.
     async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
         let _ = (lease, lasts);
         Ok(true)
     }
 
-    /// Whether `lease` is still held and lasts at least this long, by the store's clock.
+    /// Whether `lease` is still held on the version that it was taken for, and lasts at least this long, by the store's clock.
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError>;
 
     /// Stores what a redemption brought, frees the lease where it is still this one, and settles intent and trouble.
@@ -577,8 +587,9 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// The verdict, in one statement: `WHERE version = n AND fence = mine AND status = 'active'`. `false` means that it
-    /// did not hold any more: re-read. Frees the lease.
+    /// The verdict, in one statement: `WHERE version = n AND fence = mine` on a connection that is `active`, or whose outcome
+    /// was lost ([`LeaseOn::LostOutcome`]), under the lease that `lease` is. `false` means that it did not hold any more:
+    /// re-read. Frees the lease.
     async fn condemn(
         &self,
         lease: &Lease,
@@ -671,7 +682,8 @@ pub trait Store: Send + Sync + 'static {
     async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError>;
 
     /// Whether this connection's redemption is the one that looks whether a refused app, or an endpoint at rest, does again:
-    /// one in `every` in the whole fleet, each time for another connection than the last where that can be.
+    /// one in `every` in the whole fleet, each time for another connection than the last where that can be: the last one is
+    /// let through again only where no other asked for twice as long.
     async fn claim_probe(
         &self,
         app: &AppName,
@@ -690,10 +702,11 @@ pub trait Store: Send + Sync + 'static {
         app: &AppName,
         code: String,
         retry_after: Option<Duration>,
+        jitter: Jitter,
         now: Timestamp,
     ) -> Result<Breaker, StoreError> {
         let _ = app;
-        Ok(Breaker::next(None, code, retry_after, now))
+        Ok(Breaker::next(None, code, retry_after, jitter, now))
     }
 
     /// The app's token endpoint works: nothing counts against it any more.
@@ -703,7 +716,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Takes up to `wanted` exchanges with the app's token endpoint out of this second's `per_second`, for this process to use
-    /// before the second is over. The whole fleet shares them by the store's clock.
+    /// before the second is over. The whole fleet shares them by the store's clock; `now` is that where it has none of its own.
     async fn claim_exchanges(
         &self,
         app: &AppName,
@@ -761,7 +774,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Returns once the change feed may have something new: a hint to read it sooner, and no more. Never returns where nobody
-    /// hints.
+    /// hints. What came between two calls is told by the second one at once; one at a time may wait.
     async fn hint(&self) {
         std::future::pending::<()>().await;
     }

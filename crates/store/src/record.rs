@@ -36,7 +36,8 @@ pub(crate) type Stored<T> = Result<T, StoreError>;
 pub(crate) const SELECT_CONNECTION: &str = "
     SELECT c.*,
            (SELECT count(*) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS attempts,
-           (SELECT min(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS first_attempt_at
+           (SELECT min(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS first_attempt_at,
+           (SELECT max(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS last_attempt_at
       FROM connections c";
 
 /// What the vault check seals. Its words do not matter, only that they open.
@@ -171,10 +172,12 @@ pub(crate) fn read_connection(row: &impl Columns) -> Stored<Connection> {
         }),
         None => None,
     };
-    let intent = row.maybe_time("first_attempt_at")?.map(|first_at| Intent {
+    let (first_at, last_at) = (row.maybe_time("first_attempt_at")?, row.maybe_time("last_attempt_at")?);
+    let intent = first_at.zip(last_at).map(|(first_at, last_at)| Intent {
         version,
         first_at,
         attempts,
+        last_at,
     });
     Ok(Connection {
         app: row.parsed("app")?,

@@ -1,6 +1,7 @@
 //! A store whose every step can be watched, failed, or made the last one of this process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,9 @@ use evergrant_domain::{
 };
 use evergrant_store::contract::*;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::world::MovedClock;
 
 /// When a step is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,18 +27,66 @@ type Watch = dyn Fn(&'static str, Moment) -> Result<(), StoreError> + Send + Syn
 
 /// Hands everything on to `inner`, and asks `watch` before and after each step.
 pub(crate) struct Steps {
-    inner: Arc<dyn Store>,
+    inner: Mutex<Arc<dyn Store>>,
     watch: Box<Watch>,
+    /// Steps of this name wait for a permit each.
+    gate: Option<(&'static str, Arc<Semaphore>)>,
+    /// The store's clock, where it has one, is moved like the machines' clocks are.
+    moved: Option<Arc<MovedClock>>,
 }
 
 impl Steps {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner: Mutex::new(inner),
+            watch: Box::new(|_, _| Ok(())),
+            gate: None,
+            moved: None,
+        }
+    }
+
     pub(crate) fn watched(
         inner: Arc<dyn Store>,
         watch: impl Fn(&'static str, Moment) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Arc<dyn Store> {
         Arc::new(Self {
-            inner,
             watch: Box::new(watch),
+            ..Self::new(inner)
+        })
+    }
+
+    /// Whose steps of this name wait for a permit each.
+    pub(crate) fn gated(
+        inner: Arc<dyn Store>,
+        name: &'static str,
+        permits: Arc<Semaphore>,
+    ) -> Arc<dyn Store> {
+        Arc::new(Self {
+            gate: Some((name, permits)),
+            ..Self::new(inner)
+        })
+    }
+
+    /// Whose clock is moved like that of the machines.
+    pub(crate) fn moved(inner: Arc<dyn Store>, clock: Arc<MovedClock>) -> Arc<dyn Store> {
+        Arc::new(Self {
+            moved: Some(clock),
+            ..Self::new(inner)
+        })
+    }
+
+    /// As a failover does, or a backup that is put back: from now on `inner` answers.
+    pub(crate) fn swap(&self, inner: Arc<dyn Store>) {
+        *self.inner.lock() = inner;
+    }
+
+    /// Answers nothing while `away` says so.
+    pub(crate) fn away(inner: Arc<dyn Store>, away: Arc<AtomicBool>) -> Arc<dyn Store> {
+        Self::watched(inner, move |_, _| {
+            if away.load(Ordering::SeqCst) {
+                return Err(gone(false));
+            }
+            Ok(())
         })
     }
 
@@ -50,13 +102,17 @@ impl Steps {
             let mut left = left.lock();
             if step == name && moment == outcome_unknown && *left > 0 {
                 *left -= 1;
-                return Err(StoreError::Unavailable {
-                    what: "a test says so".into(),
-                    outcome_unknown: moment == Moment::After,
-                });
+                return Err(gone(moment == Moment::After));
             }
             Ok(())
         })
+    }
+}
+
+pub(crate) fn gone(outcome_unknown: bool) -> StoreError {
+    StoreError::Unavailable {
+        what: "a test says so".into(),
+        outcome_unknown,
     }
 }
 
@@ -66,10 +122,31 @@ macro_rules! steps {
         impl Store for Steps {
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
                 (self.watch)(stringify!($name), Moment::Before)?;
-                let answer = self.inner.$name($($arg),*).await;
+                if let Some((name, permits)) = &self.gate
+                    && *name == stringify!($name)
+                {
+                    permits.acquire().await.unwrap().forget();
+                }
+                let inner = self.inner.lock().clone();
+                let answer = inner.$name($($arg),*).await;
                 (self.watch)(stringify!($name), Moment::After)?;
                 answer
             })*
+
+            async fn pulse(&self) -> Result<Pulse, StoreError> {
+                (self.watch)("pulse", Moment::Before)?;
+                let inner = self.inner.lock().clone();
+                let mut pulse = inner.pulse().await?;
+                if let Some(clock) = &self.moved {
+                    pulse.now = pulse.now.map(|now| now.after(clock.ahead()));
+                }
+                Ok(pulse)
+            }
+
+            async fn hint(&self) {
+                let inner = self.inner.lock().clone();
+                inner.hint().await;
+            }
         }
     };
 }
@@ -86,10 +163,9 @@ steps! {
     fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
     fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
     fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
-    fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, now: Timestamp) -> evergrant_domain::breaker::Breaker;
+    fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, jitter: evergrant_domain::refresh_policy::Jitter, now: Timestamp) -> evergrant_domain::breaker::Breaker;
     fn endpoint_works(app: &AppName) -> ();
     fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
-    fn pulse() -> Pulse;
     fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
     fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
     fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();

@@ -75,7 +75,7 @@ impl Db {
         let lasts = self
             .row(
                 "SELECT 1 FROM connections
-              WHERE id = $1 AND version = $2 AND fence = $3 AND status = 'active'
+              WHERE id = $1 AND version = $2 AND fence = $3 AND status <> 'disconnected'
                 AND clock_timestamp() + $4::bigint * interval '1 millisecond' <= lease_until",
                 &[
                     &lease.connection().as_str(),

@@ -70,7 +70,7 @@ impl Db {
         // Rule 4: the version, too. A late answer may have landed since: then this refresh token has been redeemed.
         let until: Option<i64> = self.value(
             "SELECT lease_until FROM connections
-              WHERE id = ?1 AND version = ?2 AND fence = ?3 AND status = 'active'
+              WHERE id = ?1 AND version = ?2 AND fence = ?3 AND status <> 'disconnected'
                 AND lease_boot = ?4 AND lease_until IS NOT NULL",
             params![
                 lease.connection().as_str(),
