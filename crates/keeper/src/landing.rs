@@ -364,8 +364,11 @@ impl Keeper {
                 let restored = self.restore(&held, version, answer.tokens.clone()).await?;
                 Ashore::Stored(restored.ok_or_else(moved)?)
             }
-            Landed::Disconnected if store.connection(id).await?.is_none() => {
-                return self.revoke_erased(answer).await;
+            Landed::Purged => return self.revoke_erased(answer).await,
+            Landed::GrantTaken { by } => {
+                return Err(StoreError::Corrupt {
+                    what: format!("connection {by} already holds the refresh token that was issued to {id}"),
+                });
             }
             Landed::Disconnected => {
                 self.revoke_soon();
