@@ -99,6 +99,12 @@ CREATE TABLE attempts (
     PRIMARY KEY (connection, fence)
 );
 
+-- Where the coordination mode `row_lock` locks a row while its holder redeems. Nothing is kept in it, and it refers to nothing:
+-- a lock on it stands in nobody's way but those who want one, too.
+CREATE TABLE turns (
+    connection TEXT COLLATE "C" PRIMARY KEY
+);
+
 CREATE TABLE events (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at         BIGINT NOT NULL,

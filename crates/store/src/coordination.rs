@@ -3,11 +3,21 @@
 //! Nothing here decides who may redeem. The lease and the intent in the store do, whatever the mode, so processes with
 //! different modes are one fleet; a mode that fails costs waiting and nothing else.
 
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "postgres")]
+pub mod row_lock;
+
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use evergrant_domain::ConnectionId;
+
+#[cfg(feature = "redis")]
+pub use self::redis::ByRedis;
+#[cfg(feature = "postgres")]
+pub use self::row_lock::ByRowLock;
 
 /// A way of waiting.
 #[async_trait]
@@ -63,5 +73,24 @@ pub struct ByLease;
 impl Coordination for ByLease {
     async fn turn(&self, _id: &ConnectionId, _patience: Duration) -> Turn {
         Turn::Mine(Guard::nothing())
+    }
+}
+
+/// When something that may happen at every call was told last.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+#[derive(Debug, Default)]
+struct Lately(Option<tokio::time::Instant>);
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+impl Lately {
+    /// Once a minute.
+    fn is_worth_telling(&mut self) -> bool {
+        const ENOUGH: Duration = Duration::from_secs(60);
+        let now = tokio::time::Instant::now();
+        let worth = self.0.is_none_or(|told| now >= told + ENOUGH);
+        if worth {
+            self.0 = Some(now);
+        }
+        worth
     }
 }

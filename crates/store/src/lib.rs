@@ -15,6 +15,10 @@ pub mod sqlite;
 pub mod vault;
 
 pub use contract::{Store, StoreError};
+#[cfg(feature = "redis")]
+pub use coordination::ByRedis;
+#[cfg(feature = "postgres")]
+pub use coordination::ByRowLock;
 pub use coordination::{ByLease, Coordination};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;

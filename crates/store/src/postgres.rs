@@ -30,8 +30,10 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 
+pub(crate) use self::db::describe;
 use self::db::{Db, Tries};
 pub use self::open::OpenError;
+pub(crate) use self::open::sessions;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
     CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,

@@ -230,6 +230,13 @@ impl Db {
             &[&id.as_str()],
         )
         .await?;
+        // Whoever has it locked still leaves an empty row behind.
+        self.execute(
+            "DELETE FROM turns WHERE connection IN
+                 (SELECT connection FROM turns WHERE connection = $1 FOR UPDATE SKIP LOCKED)",
+            &[&id.as_str()],
+        )
+        .await?;
         Ok(())
     }
 

@@ -111,7 +111,7 @@ fn is_about_the_connection(error: &tokio_postgres::Error) -> bool {
 }
 
 /// What went wrong, without values: the server's own messages may quote them, so only its codes and names are told.
-pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     let Some(answer) = error.as_db_error() else {
         return match error.source() {
             Some(source) => format!("PostgreSQL cannot be reached: {source}"),

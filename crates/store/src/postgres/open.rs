@@ -133,6 +133,16 @@ fn named(path: Option<&PathBuf>) -> String {
 pub(super) async fn open(url: &str, vault: &Vault) -> Result<Pool, OpenError> {
     let (address, tls) = read(url)?;
     prepare(&address, tls.clone(), vault).await?;
+    pool(&address, tls, CONNECTIONS)
+}
+
+/// Sessions for other purposes than the store's own, so that neither waits for the other.
+pub(crate) fn sessions(url: &str, at_most: usize) -> Result<Pool, OpenError> {
+    let (address, tls) = read(url)?;
+    pool(&address, tls, at_most)
+}
+
+fn pool(address: &Address, tls: MakeRustlsConnect, at_most: usize) -> Result<Pool, OpenError> {
     let manager = Manager::from_config(
         address.config.clone(),
         tls,
@@ -141,7 +151,7 @@ pub(super) async fn open(url: &str, vault: &Vault) -> Result<Pool, OpenError> {
         },
     );
     Pool::builder(manager)
-        .max_size(CONNECTIONS)
+        .max_size(at_most)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(PATIENCE))
         .create_timeout(Some(PATIENCE))
