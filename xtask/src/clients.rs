@@ -13,9 +13,10 @@ use crate::shell::{self, is_there, program};
 /// Installs what is missing, and says by which variables the tests find it.
 pub(crate) fn prepare() -> Result<[(&'static str, OsString); 3]> {
     servers()?;
+    let requirements = shell::root().join("tests/clients/python/requirements.txt");
     let variables = [
         ("EVERGRANT_TEST_NODE_MODULES", node_modules()?.into()),
-        ("EVERGRANT_TEST_PYTHON", python()?.into()),
+        ("EVERGRANT_TEST_PYTHON", python("clients", &requirements)?.into()),
         (CHROMIUM, chromium()?),
     ];
     for (name, value) in &variables {
@@ -38,13 +39,12 @@ fn node_modules() -> Result<PathBuf> {
     Ok(modules)
 }
 
-/// A virtual environment with the packages of `tests/clients/python`, exactly as its hashes say.
-fn python() -> Result<PathBuf> {
-    let requirements = shell::root().join("tests/clients/python/requirements.txt");
-    let venv = shell::target().join("clients/python");
+/// A virtual environment of that name, with the packages in `requirements`, exactly as their hashes say.
+pub(crate) fn python(name: &str, requirements: &Path) -> Result<PathBuf> {
+    let venv = shell::target().join(name).join("python");
     let python = venv.join("bin/python");
     need("python3", &["python3", "python3-venv"])?;
-    install_once(&venv, &[&requirements], || {
+    install_once(&venv, &[requirements], || {
         let make_venv = || shell::run(program("python3").args(["-m", "venv", "--clear"]).arg(&venv));
         if make_venv().is_err() {
             // Debian's python3 has the module, but not what the module needs.
@@ -52,7 +52,7 @@ fn python() -> Result<PathBuf> {
             make_venv()?;
         }
         let pip = "-m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r";
-        shell::run(program(&python).args(pip.split_whitespace()).arg(&requirements))
+        shell::run(program(&python).args(pip.split_whitespace()).arg(requirements))
     })?;
     Ok(python)
 }
@@ -96,7 +96,8 @@ fn install_once(folder: &Path, files: &[&Path], install: impl FnOnce() -> Result
     Ok(fs::write(installed, wanted)?)
 }
 
-fn need(name: &str, packages: &[&str]) -> Result<()> {
+/// Installs packages that bring a program, where it is not there.
+pub(crate) fn need(name: &str, packages: &[&str]) -> Result<()> {
     if is_there(name) {
         Ok(())
     } else {

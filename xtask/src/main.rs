@@ -6,6 +6,7 @@
 //! programs.
 
 mod clients;
+mod deploy;
 mod faults;
 mod house;
 mod policy;
@@ -28,7 +29,7 @@ struct Step {
 }
 
 /// Everything, the quick before the slow.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step {
         name: "format",
         proves: "the code is formatted",
@@ -48,6 +49,11 @@ const STEPS: [Step; 7] = [
         name: "policy",
         proves: "dependencies keep the policy",
         run: policy::check,
+    },
+    Step {
+        name: "deploy",
+        proves: "what is shipped is sound",
+        run: deploy::check,
     },
     Step {
         name: "clients",
@@ -220,7 +226,9 @@ mod tests {
     fn steps_run_in_their_own_order_however_they_are_named() {
         check(
             &["test"],
-            &["format", "house", "clippy", "policy", "clients", "tests", "docs"],
+            &[
+                "format", "house", "clippy", "policy", "deploy", "clients", "tests", "docs",
+            ],
         );
         check(&["lint"], &["format", "house", "clippy"]);
         check(&["docs", "format"], &["format", "docs"]);
