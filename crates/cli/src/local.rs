@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use evergrant::{BuildError, Evergrant, VaultKey};
-use evergrant_config::{Config, Store};
+use evergrant::{BuildError, Coordination, Evergrant, VaultKey};
+use evergrant_config::{Config, CoordinationMode, Store};
 use evergrant_server::{Service, ServiceSettings};
 use evergrant_store::{OpenError, postgres};
 
@@ -45,6 +45,14 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
         .vault_key(key)
         .apps(config.apps.clone())
         .public_url(config.server.public_url.clone())
+        .coordination(match &config.coordination.mode {
+            CoordinationMode::Lease => Coordination::Lease,
+            CoordinationMode::RowLock => Coordination::RowLock,
+            CoordinationMode::Redis { url } => Coordination::Redis {
+                url: url.expose().to_owned(),
+            },
+        })
+        .lifeboat(&config.lifeboat.dir)
         .max_stale(config.coordination.max_stale)
         .build()
         .await?;
@@ -78,6 +86,9 @@ impl From<BuildError> for Failure {
             | BuildError::KeyFile { .. }
             | BuildError::KeyFileOpen { .. }
             | BuildError::Key { .. }
+            | BuildError::RowLockWithoutPostgres
+            | BuildError::Redis(_)
+            | BuildError::Lifeboat(_)
             | BuildError::App { .. } => Exit::Usage,
         };
         Self::new(exit, error)

@@ -24,6 +24,8 @@ pub struct Config {
     pub vault: Vault,
     /// `[coordination]`
     pub coordination: Coordination,
+    /// `[lifeboat]`
+    pub lifeboat: Lifeboat,
     /// `[log]`
     pub log: Log,
     /// `[apps.NAME]`, by name.
@@ -129,9 +131,14 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.expose();
         let server = url.split_once('?').map_or(url, |(server, _)| server);
-        let (_, server) = server.split_once("://").unwrap_or_default();
+        let (scheme, server) = server.split_once("://").unwrap_or_default();
+        let scheme = if scheme == "postgresql" {
+            "postgres"
+        } else {
+            scheme
+        };
         let hosts = server.rsplit_once('@').map_or(server, |(_, hosts)| hosts);
-        write!(f, "postgres://{hosts}")
+        write!(f, "{scheme}://{hosts}")
     }
 }
 
@@ -190,11 +197,34 @@ impl fmt::Debug for VaultKeyText {
     }
 }
 
-/// How processes that share a store stay in step. The mode is not here: this version has one, the lease.
-#[derive(Debug, Clone)]
+/// How processes that share a store stay in step.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coordination {
+    /// Who waits how for their turn at a connection.
+    pub mode: CoordinationMode,
     /// How long cached tokens serve while the store cannot be reached.
     pub max_stale: Duration,
+}
+
+/// A way of waiting. Processes with different ones are one fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CoordinationMode {
+    /// Whoever finds a lease taken looks again a little later.
+    Lease,
+    /// In a queue before a row of the store's PostgreSQL database.
+    RowLock,
+    /// In a queue in Redis.
+    Redis {
+        /// Which.
+        url: DatabaseUrl,
+    },
+}
+
+/// Where answers are kept that the store does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifeboat {
+    /// A folder that outlives the process. It need not exist yet.
+    pub dir: PathBuf,
 }
 
 /// What is logged.

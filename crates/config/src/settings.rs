@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
-use crate::config::{Coordination, DatabaseUrl, Log, LogCalls, Server, Store, TlsFiles, Vault, VaultKeyText};
+use crate::config::{
+    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Log, LogCalls, Server, Store, TlsFiles, Vault,
+    VaultKeyText,
+};
 use crate::network::Network;
 use crate::section::{At, Section};
 use crate::{Config, apps, secret_file};
@@ -21,7 +24,8 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let server = root.section("server", server);
     let store = root.section("store", store);
     let vault = root.section("vault", vault);
-    let coordination = root.section("coordination", coordination);
+    let coordination = root.section("coordination", |section| coordination(section, &store));
+    let lifeboat = root.section("lifeboat", lifeboat);
     let log = root.section("log", log);
     let apps = root.section("apps", |apps| {
         apps.sections(|name, app| apps::read(name, app, &server.public_url))
@@ -29,7 +33,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
             .flatten()
             .collect()
     });
-    for key in ["lifeboat", "metrics", "webhooks"] {
+    for key in ["metrics", "webhooks"] {
         root.refuse_given(key, NOT_YET);
     }
     Config {
@@ -38,6 +42,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         store,
         vault,
         coordination,
+        lifeboat,
         log,
         apps,
     }
@@ -290,27 +295,55 @@ fn key_from(path: &Path) -> Result<VaultKeyText, String> {
     Ok(VaultKeyText::new(&text, path.display().to_string()))
 }
 
-fn coordination(section: &mut Section<'_>) -> Coordination {
+fn coordination(section: &mut Section<'_>, store: &Store) -> Coordination {
     let reading = section.reading;
-    if let Some(mode) = section.text("mode") {
-        reading.parsed(mode, |mode| match mode.as_str() {
-            "lease" => Ok(()),
-            "row_lock" => {
-                Err("needs PostgreSQL, which this version does not speak: leave it at \"lease\"".to_owned())
+    // It may be given whatever the mode, so that one environment serves processes of several modes.
+    let redis_url = section
+        .text("redis_url")
+        .map(|url| reading.parsed(url, |url| redis_url(url)));
+    let mode = section.text("mode").and_then(|mode| {
+        reading.parsed(mode, |mode| match (mode.as_str(), store, &redis_url) {
+            ("row_lock", Store::Postgres { .. }, _) => Ok(CoordinationMode::RowLock),
+            ("row_lock", Store::Sqlite { .. }, _) => {
+                Err("locks rows of PostgreSQL, and the store is an SQLite \
+                 file: give a store.url that begins with postgres://, or leave it at \"lease\""
+                    .to_owned())
             }
-            "redis" => {
-                Err("needs Redis, which this version does not speak: leave it at \"lease\"".to_owned())
+            ("redis", _, Some(Some(url))) => Ok(CoordinationMode::Redis {
+                url: url.value.clone(),
+            }),
+            // What is wrong with the URL is told there.
+            ("lease", ..) | ("redis", _, Some(None)) => Ok(CoordinationMode::Lease),
+            ("redis", _, None) => {
+                Err("needs redis_url, like \"redis://host:6379\", or leave it at \"lease\"".to_owned())
             }
-            other => Err(format!("must be \"lease\", not {other:?}")),
-        });
-    }
-    section.refuse_given(
-        "redis_url",
-        "needs Redis, which this version does not speak: remove it",
-    );
+            (other, ..) => Err(format!(
+                "must be \"lease\" or \"row_lock\" or \"redis\", not {other:?}"
+            )),
+        })
+    });
     let max_stale = section.duration("max_stale", SECOND..=24 * HOUR);
     Coordination {
+        mode: mode.map_or(CoordinationMode::Lease, |mode| mode.value),
         max_stale: max_stale.map_or(Duration::from_secs(60), |at| at.value),
+    }
+}
+
+/// No message quotes the URL: it may hold a password.
+fn redis_url(text: &str) -> Result<DatabaseUrl, &'static str> {
+    let hint = "must be \"redis://\" or, with TLS, \"rediss://\" and a host, like \"rediss://user:password@host:6379\"";
+    let url = Url::parse(text).map_err(|_| hint)?;
+    let named = url.host_str().is_some_and(|host| !host.is_empty());
+    match url.scheme() {
+        "redis" | "rediss" if named => Ok(DatabaseUrl::new(text)),
+        _ => Err(hint),
+    }
+}
+
+fn lifeboat(section: &mut Section<'_>) -> Lifeboat {
+    let dir = section.path("dir").map(|dir| dir.value);
+    Lifeboat {
+        dir: dir.unwrap_or_else(|| section.reading.beside_file("lifeboat".as_ref())),
     }
 }
 

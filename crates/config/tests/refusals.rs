@@ -338,10 +338,6 @@ fn a_password_file_is_refused_where_it_is_open_or_not_needed() {
 #[test]
 fn what_comes_in_a_later_version_is_refused_as_that() {
     check(
-        "[lifeboat]\ndir = \"lifeboat\"\n",
-        "evergrant.toml:1: lifeboat: not in this version yet: remove it",
-    );
-    check(
         "[metrics]\n",
         "evergrant.toml:1: metrics: not in this version yet: remove it",
     );
@@ -349,25 +345,36 @@ fn what_comes_in_a_later_version_is_refused_as_that() {
         "[[webhooks]]\nurl = \"x\"\n",
         "evergrant.toml:1: webhooks: not in this version yet: remove it",
     );
-    let mode = |mode: &str, expected: &str| {
+}
+
+#[test]
+fn a_mode_has_what_it_needs() {
+    let mode = |settings: &str, expected: &str| {
         check(
-            &format!("[coordination]\nmode = \"{mode}\"\n"),
-            &format!("evergrant.toml:2: coordination.mode: {expected}"),
+            &format!("[coordination]\n{settings}\n"),
+            &format!("evergrant.toml:2: coordination.{expected}"),
         );
     };
     mode(
-        "row_lock",
-        "needs PostgreSQL, which this version does not speak: leave it at \"lease\"",
+        "mode = \"row_lock\"",
+        "mode: locks rows of PostgreSQL, and the store is an SQLite file: \
+         give a store.url that begins with postgres://, or leave it at \"lease\"",
     );
     mode(
-        "redis",
-        "needs Redis, which this version does not speak: leave it at \"lease\"",
+        "mode = \"redis\"",
+        "mode: needs redis_url, like \"redis://host:6379\", or leave it at \"lease\"",
     );
-    mode("none", "must be \"lease\", not \"none\"");
-    check(
-        "[coordination]\nredis_url = \"redis://:canary@cache\"\n",
-        "evergrant.toml:2: coordination.redis_url: needs Redis, which this version does not speak: remove it",
+    mode(
+        "mode = \"none\"",
+        "mode: must be \"lease\" or \"row_lock\" or \"redis\", not \"none\"",
     );
+    for url in ["https://:canary@cache", "redis://:canary@", "canary"] {
+        mode(
+            &format!("redis_url = \"{url}\"\nmode = \"redis\""),
+            "redis_url: must be \"redis://\" or, with TLS, \"rediss://\" and a host, \
+             like \"rediss://user:password@host:6379\"",
+        );
+    }
 }
 
 #[test]

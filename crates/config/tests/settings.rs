@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evergrant_config::{Config, LogCalls, Store, TlsFiles, load, template};
+use evergrant_config::{Config, CoordinationMode, LogCalls, Store, TlsFiles, load, template};
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
@@ -66,7 +66,9 @@ fn an_empty_file_means_the_defaults_beside_it() {
         config.vault.key.is_none(),
         "there is no key yet, and nobody named one"
     );
+    assert_eq!(config.coordination.mode, CoordinationMode::Lease);
     assert_eq!(config.coordination.max_stale, Duration::from_secs(60));
+    assert_eq!(config.lifeboat.dir, folder.path().join("lifeboat"));
     assert_eq!(config.log.calls, LogCalls::Failures);
     assert!(config.apps.is_empty());
 }
@@ -321,6 +323,30 @@ fn the_password_of_a_database_may_stand_in_a_file_of_its_own() {
 }
 
 #[test]
+fn a_way_of_waiting_is_chosen_and_the_password_of_redis_is_not_shown() {
+    let mode = |settings: &str, environment: &[(&str, &str)]| {
+        let config = load_in(folder(settings).path(), environment);
+        let debug = format!("{config:?}");
+        assert!(!debug.contains("canary"), "{debug}");
+        config.coordination.mode
+    };
+    let row_lock = "[store]\nurl = \"postgres://db/e\"\n[coordination]\nmode = \"row_lock\"\n";
+    assert_eq!(mode(row_lock, &[]), CoordinationMode::RowLock);
+    let redis = (
+        "EVERGRANT_COORDINATION__REDIS_URL",
+        "rediss://me:canary@cache:6380/1",
+    );
+    let CoordinationMode::Redis { url } = mode("[coordination]\nmode = \"redis\"\n", &[redis]) else {
+        panic!("it waits in Redis");
+    };
+    assert_eq!(url.expose(), redis.1);
+    assert_eq!(url.to_string(), "rediss://cache:6380/1");
+    // One environment for processes of every mode.
+    assert_eq!(mode("", &[redis]), CoordinationMode::Lease);
+    assert_eq!(mode(row_lock, &[redis]), CoordinationMode::RowLock);
+}
+
+#[test]
 fn paths_in_the_file_are_beside_it_and_others_where_the_process_is() {
     let file = "[store]\nurl = \"sqlite://data/e.db\"\n[vault]\nkey_file = \"my.key\"\n";
     let folder = folder(file);
@@ -441,6 +467,7 @@ fn the_template_is_sound_with_every_setting_switched_on_and_shows_the_defaults()
                 &config.store,
                 &config.vault,
                 &config.coordination,
+                &config.lifeboat,
                 &config.log
             )
         )

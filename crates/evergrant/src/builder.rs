@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_gateway::{Gateway, GatewayLimits};
-use evergrant_keeper::{Keeper, KeeperParts, Surroundings};
+use evergrant_keeper::{Keeper, KeeperParts, Lifeboat, LifeboatFolder, Surroundings};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
-use evergrant_store::{ByLease, Store, Vault, VaultKey};
+use evergrant_store::{Store, Vault, VaultKey};
 use url::Url;
 
 use crate::app::App;
+use crate::coordination::Coordination;
 use crate::engine::Evergrant;
 use crate::error::BuildError;
 
@@ -34,6 +35,8 @@ pub struct Builder {
     key: Option<Key>,
     apps: Vec<App>,
     public_url: Option<Url>,
+    coordination: Coordination,
+    lifeboat: Option<PathBuf>,
     max_stale: Duration,
     limits: GatewayLimits,
 }
@@ -50,6 +53,8 @@ impl Default for Builder {
             key: None,
             apps: Vec::new(),
             public_url: None,
+            coordination: Coordination::default(),
+            lifeboat: None,
             max_stale: MAX_STALE,
             limits: default_limits(),
         }
@@ -62,6 +67,7 @@ impl std::fmt::Debug for Builder {
             // What follows may hold a password.
             .field("store", &self.store.as_deref().and_then(scheme))
             .field("apps", &self.apps)
+            .field("coordination", &self.coordination)
             .finish_non_exhaustive()
     }
 }
@@ -110,6 +116,22 @@ impl Builder {
         self
     }
 
+    /// Who waits how for their turn at a connection; [`Coordination::Lease`] where nothing is said.
+    #[must_use]
+    pub fn coordination(mut self, coordination: Coordination) -> Self {
+        self.coordination = coordination;
+        self
+    }
+
+    /// A folder where new tokens wait, sealed, when the store does not take them, until it does: it must survive a restart, and
+    /// is better on another disk than the store. Made where it does not exist. Without one they wait in memory alone, and a
+    /// refresh token that rotated meanwhile is lost with the process.
+    #[must_use]
+    pub fn lifeboat(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.lifeboat = Some(folder.into());
+        self
+    }
+
     /// How long cached tokens serve while the store does not answer; 60 s where nothing is said.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
@@ -147,6 +169,8 @@ impl Builder {
             apps.push(app);
         }
         let vault = Arc::new(Vault::new(key));
+        let lifeboat = self.lifeboat.map(LifeboatFolder::open).transpose()?;
+        let coordination = self.coordination.before(&store)?;
         let store = open_store(&store, vault.clone()).await?;
         let keeper = Keeper::new(KeeperParts {
             apps,
@@ -154,8 +178,8 @@ impl Builder {
             vault,
             endpoint: TokenEndpoint::new(TlsRoots::Native),
             surroundings: Surroundings::default(),
-            coordination: Arc::new(ByLease),
-            lifeboat: None,
+            coordination,
+            lifeboat: lifeboat.map(|lifeboat| Arc::new(lifeboat) as Arc<dyn Lifeboat>),
             max_stale: self.max_stale,
         });
         keeper.start();
@@ -255,6 +279,56 @@ mod tests {
             let error = named(nothing).build().await.expect_err("nothing is named");
             assert!(matches!(error, BuildError::NoStore), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_lifeboat_is_made_and_kept_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = folder.path().join("evergrant.db").display().to_string();
+        let lifeboat = folder.path().join("boats/lifeboat");
+        let build = || named(&store).lifeboat(&lifeboat).build();
+        build().await.expect("it is made");
+        let mode = lifeboat.metadata().expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700);
+        std::fs::set_permissions(&lifeboat, std::fs::Permissions::from_mode(0o755)).expect("own folder");
+        let error = build().await.expect_err("everyone can look into it");
+        assert!(matches!(error, BuildError::Lifeboat(_)), "{error}");
+        assert!(error.to_string().contains("boats/lifeboat"), "{error}");
+
+        let error = named(&store)
+            .lifeboat(&store)
+            .build()
+            .await
+            .expect_err("that is a file");
+        assert!(error.to_string().contains("exists"), "it says why: {error}");
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn rows_are_locked_in_postgresql_alone() {
+        let build = named("evergrant.db").coordination(Coordination::RowLock).build();
+        let error = build.await.expect_err("it is a file");
+        assert!(matches!(error, BuildError::RowLockWithoutPostgres), "{error}");
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_redis_that_is_away_stops_nobody_and_its_password_is_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let with = |url: &str| {
+            named(&folder.path().join("evergrant.db").display().to_string())
+                .coordination(Coordination::Redis { url: url.to_owned() })
+        };
+        let away = with("redis://:canary@127.0.0.1:1");
+        assert!(!format!("{away:?}").contains("canary"));
+        away.build().await.expect("it need not be there");
+        let error = with("http://:canary@127.0.0.1")
+            .build()
+            .await
+            .expect_err("no Redis");
+        assert!(matches!(error, BuildError::Redis(_)), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
     }
 
     #[cfg(feature = "postgres")]

@@ -63,6 +63,17 @@ pub enum BuildError {
     #[cfg(feature = "postgres")]
     #[error("the store cannot be opened: {0}")]
     OpenPostgres(#[from] evergrant_store::postgres::OpenError),
+    /// Rows can be locked in PostgreSQL alone.
+    #[cfg(feature = "postgres")]
+    #[error("the coordination mode row_lock needs a store in PostgreSQL; leave it at lease for a file")]
+    RowLockWithoutPostgres,
+    /// The URL names no Redis.
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Redis(#[from] evergrant_store::coordination::redis::RedisRefused),
+    /// The folder cannot be a lifeboat.
+    #[error(transparent)]
+    Lifeboat(#[from] evergrant_keeper::LifeboatRefused),
     /// An app is not complete.
     #[error("app {app}: {what}")]
     App {

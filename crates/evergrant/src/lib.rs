@@ -26,7 +26,8 @@
 //! # }
 //! ```
 //!
-//! Where connections can be kept is chosen by features: `sqlite` (on by default) and `postgres`.
+//! Where connections can be kept is chosen by features: `sqlite` (on by default) and `postgres`. The feature `redis` adds a way
+//! of waiting, see [`Coordination`].
 //!
 //! Start reading at [`Builder::build`].
 
@@ -36,12 +37,14 @@ compile_error!("connections must be kept somewhere: turn on the feature `sqlite`
 mod app;
 mod builder;
 mod connect;
+mod coordination;
 mod engine;
 mod error;
 
 pub use app::App;
 pub use builder::Builder;
 pub use connect::{Connect, Link, StartError};
+pub use coordination::Coordination;
 pub use engine::Evergrant;
 pub use error::{BuildError, Error};
 

@@ -37,7 +37,7 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
     // The environment is left out: what is made here must fit what was written here.
     let config = evergrant_config::load(Some(&config_file), [])?;
     made.files.extend(STORE_FILES.map(|name| folder.join(name)));
-    made.store_folder = Some(folder.join(STORE_FOLDER));
+    made.folders = vec![folder.join(STORE_FOLDER), config.lifeboat.dir.clone()];
     let service = local::open(&config).await?;
     let engine = service.engine().clone();
     let api = Api::on(service, ListenSettings::from(&config.server));
@@ -86,7 +86,7 @@ struct Made {
     folder: PathBuf,
     /// Only what is named here is removed again: what somebody else put there meanwhile stays.
     files: Vec<PathBuf>,
-    store_folder: Option<PathBuf>,
+    folders: Vec<PathBuf>,
     new_folder: Option<PathBuf>,
 }
 
@@ -112,7 +112,7 @@ impl Made {
         Ok(Self {
             folder: folder.to_owned(),
             files: Vec::new(),
-            store_folder: None,
+            folders: Vec::new(),
             new_folder: is_new.then(|| folder.to_owned()),
         })
     }
@@ -131,7 +131,7 @@ impl Made {
 
     fn keep(mut self) {
         self.files.clear();
-        self.store_folder = None;
+        self.folders.clear();
         self.new_folder = None;
     }
 }
@@ -142,7 +142,7 @@ impl Drop for Made {
         for file in &self.files {
             let _ = std::fs::remove_file(file);
         }
-        if let Some(folder) = &self.store_folder {
+        for folder in &self.folders {
             let _ = std::fs::remove_dir_all(folder);
         }
         if let Some(folder) = &self.new_folder {

@@ -162,13 +162,13 @@ async fn reload_when_asked(
 }
 
 /// The sections whose settings are only read at the start. Their `Debug` texts hold all of their settings
-/// and no secret, so a store whose password changed is seen by comparing.
+/// and no secret; where there may be a password in a URL, it is seen by comparing.
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
         [
             ("[server]", format!("{:?}", config.server)),
             ("[vault]", format!("{:?}", config.vault)),
-            ("[coordination]", format!("{:?}", config.coordination)),
+            ("[lifeboat]", format!("{:?}", config.lifeboat)),
             ("[log]", format!("{:?}", config.log)),
         ]
     };
@@ -177,7 +177,8 @@ fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
         .filter(|(before, after)| before != after)
         .map(|((name, _), _)| name);
     let store = (before.store != after.store).then_some("[store]");
-    changed.chain(store).collect()
+    let coordination = (before.coordination != after.coordination).then_some("[coordination]");
+    changed.chain(store).chain(coordination).collect()
 }
 
 #[cfg(all(test, unix))]

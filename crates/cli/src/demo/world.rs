@@ -188,6 +188,7 @@ async fn engine(folder: &Path, hubspot: &Simulator, address: SocketAddr) -> Resu
         .keep_fresh(KeepFresh::Off);
     let engine = Evergrant::builder()
         .store(folder.join("evergrant.db").to_string_lossy())
+        .lifeboat(folder.join("lifeboat"))
         .vault_key(VaultKey::generate())
         .app(app)
         .public_url(url(&format!("http://localhost:{}", address.port()))?)

@@ -23,7 +23,7 @@ const NAME_MAX: usize = 240;
 #[derive(Debug, thiserror::Error)]
 pub enum LifeboatRefused {
     /// It cannot be made, read or written.
-    #[error("the lifeboat {} cannot be used", folder.display())]
+    #[error("the lifeboat {} cannot be used: {source}", folder.display())]
     NotWritable {
         /// The folder.
         folder: PathBuf,
@@ -241,4 +241,124 @@ fn is_safe(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte))
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn names(folder: &LifeboatFolder) -> Vec<String> {
+        let entries = folder.0.entries().unwrap();
+        entries.into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_there_until_it_is_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/lifeboat");
+        let folder = LifeboatFolder::open(&path).unwrap();
+        folder.0.keep("c1.7.2.x", b"first").unwrap();
+        folder.0.keep("c1.7.2.x", b"again").unwrap();
+        folder.0.keep("c0.1.1.y", b"").unwrap();
+        let entries = LifeboatFolder::open(&path).unwrap().0.entries().unwrap();
+        let expected = [
+            ("c0.1.1.y".to_owned(), vec![]),
+            ("c1.7.2.x".to_owned(), b"again".to_vec()),
+        ];
+        assert_eq!(entries, expected);
+        let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&folder.0.file("c1.7.2.x")), 0o600);
+        folder.0.remove("c1.7.2.x").unwrap();
+        folder.0.remove("c1.7.2.x").unwrap();
+        assert_eq!(names(&folder), ["c0.1.1.y"]);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_read_is_refused_and_so_is_one_that_cannot_be_written() {
+        let home = tempfile::tempdir().unwrap();
+        for (mode, refused) in [(0o750, true), (0o701, true), (0o700, false)] {
+            fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let opened = LifeboatFolder::open(home.path());
+            let open_to_others = matches!(&opened, Err(LifeboatRefused::OpenToOthers { .. }));
+            assert_eq!(open_to_others, refused, "{mode:o}: {opened:?}");
+        }
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        for nowhere in [file.join("lifeboat"), file, "/proc/lifeboat".into()] {
+            let refused = LifeboatFolder::open(&nowhere).unwrap_err();
+            assert!(
+                matches!(refused, LifeboatRefused::NotWritable { .. }),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_file_name_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = LifeboatFolder::open(home.path().join("lifeboat")).unwrap();
+        let long = "x".repeat(NAME_MAX + 1);
+        for name in ["", ".", "..", "../up", "a/b", ".hidden", "a\0b", "ä", &long] {
+            assert!(folder.0.keep(name, b"x").is_err(), "{name:?}");
+        }
+        assert_eq!(fs::read_dir(home.path().join("lifeboat")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_what_the_dead_left_the_whole_is_kept_the_half_is_swept_and_the_strange_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = LifeboatFolder::open(home.path().join("lifeboat")).unwrap();
+        let put = |file: &str, content: &str| fs::write(folder.0.path.join(file), content).unwrap();
+        put(".whole.entry", "sealed\n");
+        put(".half.entry", "seal");
+        put(".nothing.entry", "");
+        put("README", "ours");
+        put(".swp", "somebody's");
+        // Somebody is writing this one.
+        let writing = folder.0.unfinished("writing").unwrap();
+        let held = File::create(&writing).unwrap();
+        held.lock().unwrap();
+        assert_eq!(
+            folder.0.entries().unwrap(),
+            [("whole".to_owned(), b"sealed".to_vec())]
+        );
+        assert_eq!(folder.0.strange.lock().len(), 2);
+        let mut left: Vec<_> = folder.0.files().unwrap();
+        left.sort();
+        assert_eq!(left, [".swp", ".writing.entry", "README", "whole.entry"]);
+        // One that was left by a dead writer of the same name does not stand in the way.
+        drop(held);
+        folder.0.keep("writing", b"again").unwrap();
+        assert_eq!(names(&folder), ["whole", "writing"]);
+    }
+
+    /// The process with the small disk: a file of more than 512 bytes cannot be written.
+    #[test]
+    fn an_entry_that_does_not_fit_on_the_disk_is_not_kept_by_half() {
+        let Ok(path) = std::env::var("SMALL_DISK") else {
+            let home = tempfile::tempdir().unwrap();
+            let test = "lifeboat::folder::tests::an_entry_that_does_not_fit_on_the_disk_is_not_kept_by_half";
+            let ran = Command::new("sh")
+                .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact \"$1\""])
+                .arg(std::env::current_exe().unwrap())
+                .arg(test)
+                .env("SMALL_DISK", home.path().join("lifeboat"))
+                .output()
+                .unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+            return;
+        };
+        let folder = LifeboatFolder::open(path).unwrap();
+        folder.0.keep("small", b"fits").unwrap();
+        let error = folder.0.keep("large", &[b'x'; 4096]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(folder.0.files().unwrap(), ["small.entry"]);
+    }
 }
