@@ -88,28 +88,37 @@ impl Breaker {
 }
 
 /// What an answer says about the endpoint, whoever it was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
     /// It works: it judged what it was asked, well or ill.
     Works,
     /// It does not. An endpoint that swallows answers is not given the rest of the fleet's refresh tokens.
-    Fails,
+    Fails {
+        /// What failed, one word.
+        code: String,
+        /// The pause that it asked for.
+        retry_after: Option<Duration>,
+    },
     /// It speaks of one account alone (HubSpot: 423 locked, 477 migrating).
     Nothing,
 }
 
 /// What `answer` says about the endpoint.
 pub fn evidence(answer: &TokenAnswer) -> Evidence {
-    match answer {
+    let failure = match answer {
         TokenAnswer::Issued(_)
         | TokenAnswer::ClientRefused(_)
         | TokenAnswer::WrongClient(_)
-        | TokenAnswer::GrantRefused(_) => Evidence::Works,
-        TokenAnswer::NotIssued(failure) => match failure.http_status {
-            None | Some(429) => Evidence::Fails,
-            Some(_) => Evidence::Nothing,
-        },
-        TokenAnswer::Lost(_) | TokenAnswer::CodeRefused(_) | TokenAnswer::EndpointFault(_) => Evidence::Fails,
+        | TokenAnswer::GrantRefused(_) => return Evidence::Works,
+        TokenAnswer::NotIssued(failure) if matches!(failure.http_status, None | Some(429)) => failure,
+        TokenAnswer::NotIssued(_) => return Evidence::Nothing,
+        TokenAnswer::Lost(failure)
+        | TokenAnswer::CodeRefused(failure)
+        | TokenAnswer::EndpointFault(failure) => failure,
+    };
+    Evidence::Fails {
+        code: failure.code.clone(),
+        retry_after: failure.retry_after,
     }
 }
 
@@ -182,16 +191,20 @@ mod tests {
             http_status,
             ..Failure::without_answer("x")
         };
-        let check = |answer: TokenAnswer, expected| {
+        let fails = Evidence::Fails {
+            code: "x".into(),
+            retry_after: None,
+        };
+        let check = |answer: TokenAnswer, expected: Evidence| {
             assert_eq!(evidence(&answer), expected, "{answer:?}");
         };
-        check(TokenAnswer::NotIssued(failure(None)), Evidence::Fails);
-        check(TokenAnswer::NotIssued(failure(Some(429))), Evidence::Fails);
+        check(TokenAnswer::NotIssued(failure(None)), fails.clone());
+        check(TokenAnswer::NotIssued(failure(Some(429))), fails.clone());
         check(TokenAnswer::NotIssued(failure(Some(423))), Evidence::Nothing);
         check(TokenAnswer::NotIssued(failure(Some(477))), Evidence::Nothing);
-        check(TokenAnswer::Lost(failure(Some(503))), Evidence::Fails);
-        check(TokenAnswer::Lost(failure(None)), Evidence::Fails);
-        check(TokenAnswer::EndpointFault(failure(Some(404))), Evidence::Fails);
+        check(TokenAnswer::Lost(failure(Some(503))), fails.clone());
+        check(TokenAnswer::Lost(failure(None)), fails.clone());
+        check(TokenAnswer::EndpointFault(failure(Some(404))), fails.clone());
         check(TokenAnswer::GrantRefused(failure(Some(400))), Evidence::Works);
         check(TokenAnswer::ClientRefused(failure(Some(401))), Evidence::Works);
         check(TokenAnswer::WrongClient(failure(Some(400))), Evidence::Works);

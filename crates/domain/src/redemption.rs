@@ -29,6 +29,12 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 /// How long after its beginning an attempt's answer may still arrive and be stored.
 pub const QUIET_TIME: Duration = LEASE;
 
+/// Exchanges with one app's token endpoint in a second, over the whole fleet.
+///
+/// No provider publishes a number (HubSpot: "rate limited", no more). A million connections whose tokens live for half an hour
+/// need 670; this leaves room for them, and flattens what would come in one second otherwise.
+pub const EXCHANGES_PER_SECOND: u32 = 1000;
+
 /// The open attempts at redeeming one version's refresh token. Counts only while that version is the stored one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {

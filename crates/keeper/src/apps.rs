@@ -1,30 +1,27 @@
 //! The apps: which secret to use, whether the provider accepts it, what is known about its rotation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use evergrant_domain::app::AppHealth;
 use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Introspected};
-use evergrant_domain::{App, AppName, ClientSecret, Rotation};
+use evergrant_domain::{App, AppName, ClientSecret};
 use evergrant_oauth::{ClientCheck, Introspect};
 use evergrant_store::StoreError;
-use evergrant_store::contract::CredentialsRejected;
+use evergrant_store::contract::{AppState, CredentialsRejected};
 use tokio::time::Instant;
 
 use crate::error::KeepError;
 use crate::keeper::Keeper;
 
-/// While an app's credentials are refused, one redemption in this time looks whether they still are.
-const CANARY_EVERY: Duration = Duration::from_secs(30);
-
 impl Keeper {
     /// Whether the provider accepts the app's own credentials, as far as anyone knows.
     pub async fn app_health(&self, name: &AppName) -> Result<AppHealth, KeepError> {
         let app = self.configured(name)?;
-        Ok(match self.rejection_that_counts(&app).await? {
+        let state = self.inner.store.app_state(&app.name).await?;
+        Ok(match self.counts(&app, &state) {
             Some(rejected) => AppHealth::CredentialsRejected {
-                code: rejected.code,
+                code: rejected.code.clone(),
                 since: rejected.since,
             },
             None => AppHealth::Ok,
@@ -58,37 +55,28 @@ impl Keeper {
 
     /// The secret that worked last, then the others, newest first.
     pub(crate) async fn secrets_in_order(&self, app: &App) -> Result<Vec<ClientSecret>, StoreError> {
+        if app.client_secrets.len() < 2 {
+            return Ok(app.client_secrets.clone());
+        }
+        let state = self.inner.store.app_state(&app.name).await?;
+        Ok(self.secrets(app, &state))
+    }
+
+    /// The same, where the app's state was read already.
+    pub(crate) fn secrets(&self, app: &App, state: &AppState) -> Vec<ClientSecret> {
         let mut secrets = app.client_secrets.clone();
         if secrets.len() > 1
-            && let Some(worked) = self.inner.store.app_state(&app.name).await?.secret_that_worked
+            && let Some(worked) = &state.secret_that_worked
         {
-            secrets.sort_by_key(|secret| self.secret_fingerprint(app, secret) != worked);
+            secrets.sort_by_key(|secret| self.secret_fingerprint(app, secret) != *worked);
         }
-        Ok(secrets)
+        secrets
     }
 
     /// A refusal counts only for the credentials that were refused: a changed configuration clears it.
-    pub(crate) async fn rejection_that_counts(
-        &self,
-        app: &App,
-    ) -> Result<Option<CredentialsRejected>, StoreError> {
-        let configured = self.credentials_fingerprint(app);
-        let state = self.inner.store.app_state(&app.name).await?;
-        Ok(state
-            .rejected
-            .filter(|rejected| rejected.credentials_fingerprint == configured))
-    }
-
-    /// While the app is refused, only a canary is sent: the first to ask in a while.
-    pub(crate) fn is_canary(&self, app: &App) -> bool {
-        let now = self.inner.clock.boot();
-        let mut canaries = self.inner.canaries.lock();
-        let next = canaries.entry(app.name.clone()).or_default();
-        let free = now >= *next;
-        if free {
-            *next = now + CANARY_EVERY;
-        }
-        free
+    pub(crate) fn counts<'a>(&self, app: &App, state: &'a AppState) -> Option<&'a CredentialsRejected> {
+        let rejected = state.rejected.as_ref()?;
+        (rejected.credentials_fingerprint == self.credentials_fingerprint(app)).then_some(rejected)
     }
 
     pub(crate) async fn reject_app(&self, app: &App, failure: &Failure) -> Result<(), StoreError> {
@@ -99,44 +87,45 @@ impl Keeper {
             "the provider refuses the client id or secret of this app: correct them in the configuration; no connection is lost"
         );
         let now = self.inner.clock.now();
-        self.inner
-            .canaries
-            .lock()
-            .insert(app.name.clone(), self.inner.clock.boot() + CANARY_EVERY);
         let rejected = CredentialsRejected {
             code: failure.code.clone(),
             since: now,
             credentials_fingerprint: self.credentials_fingerprint(app),
         };
-        self.inner.store.reject_app(&app.name, rejected).await
+        self.inner.store.reject_app(&app.name, rejected.clone()).await?;
+        let rejected = Some(rejected);
+        self.known_at_rest(
+            app,
+            AppState {
+                rejected,
+                ..AppState::default()
+            },
+        );
+        Ok(())
     }
 
     /// One success clears a refusal. Written only where it changes something: most redemptions change nothing here.
     pub(crate) async fn note_secret_that_worked(&self, app: &App, secret: &ClientSecret) {
-        let fingerprint = self.secret_fingerprint(app, secret);
-        let noted = async {
-            let state = self.inner.store.app_state(&app.name).await?;
-            if state.rejected.is_none() && state.secret_that_worked.as_ref() == Some(&fingerprint) {
-                return Ok(());
-            }
-            if state.rejected.is_some() {
-                tracing::info!(event = "app_credentials_accepted", app = %app.name, "the provider accepts this app's credentials again");
-            }
-            self.inner.store.accept_app(&app.name, fingerprint).await
-        };
-        let noted: Result<(), StoreError> = noted.await;
-        if let Err(error) = noted {
-            tracing::warn!(event = "store_error", app = %app.name, %error, "which client secret works could not be noted");
+        match self.inner.store.app_state(&app.name).await {
+            Ok(state) => self.note_success(app, &state, secret).await,
+            Err(error) => not_noted(app, &error),
         }
     }
 
-    /// What happens to a redeemed refresh token, as configured or as seen since.
-    pub(crate) async fn rotation(&self, app: &App) -> Result<Rotation, StoreError> {
-        let seen = self.inner.store.app_state(&app.name).await?.single_use_since;
-        Ok(match (app.provider.rotation, seen) {
-            (Rotation::Never, Some(_)) => Rotation::SingleUse,
-            (configured, _) => configured,
-        })
+    /// The same, where the app's state was read already.
+    pub(crate) async fn note_success(&self, app: &App, state: &AppState, secret: &ClientSecret) {
+        let fingerprint = self.secret_fingerprint(app, secret);
+        if state.rejected.is_none() && state.secret_that_worked.as_ref() == Some(&fingerprint) {
+            return;
+        }
+        match self.inner.store.accept_app(&app.name, fingerprint).await {
+            Ok(()) if state.rejected.is_some() => {
+                self.inner.at_rest.lock().remove(&app.name);
+                tracing::info!(event = "app_credentials_accepted", app = %app.name, "the provider accepts this app's credentials again");
+            }
+            Ok(()) => {}
+            Err(error) => not_noted(app, &error),
+        }
     }
 
     /// The provider was seen to rotate although that was not expected: from now on nothing is presented twice.
@@ -161,9 +150,22 @@ impl Keeper {
 
     /// Introspects with the first secret that the provider accepts.
     pub(crate) async fn introspect(&self, app: &App, token: Introspect<'_>) -> Introspected {
+        match self.secrets_in_order(app).await {
+            Ok(secrets) => self.introspect_with(app, secrets, token).await,
+            Err(_) => Introspected::Unknown(Failure::without_answer("store_unavailable")),
+        }
+    }
+
+    /// The same, with these secrets.
+    pub(crate) async fn introspect_with(
+        &self,
+        app: &App,
+        secrets: Vec<ClientSecret>,
+        token: Introspect<'_>,
+    ) -> Introspected {
         let deadline = Instant::now() + DEADLINE;
-        let mut answer = Introspected::Unknown(Failure::without_answer("store_unavailable"));
-        for secret in self.secrets_in_order(app).await.unwrap_or_default() {
+        let mut answer = Introspected::Unknown(Failure::without_answer("no_client_secret"));
+        for secret in secrets {
             let left = deadline.saturating_duration_since(Instant::now());
             answer = self.inner.endpoint.introspect(app, &secret, token, left).await;
             if !matches!(answer, Introspected::ClientRefused(_)) {
@@ -187,4 +189,8 @@ impl Keeper {
         }
         self.inner.vault.fingerprint("client_credentials", &all)
     }
+}
+
+fn not_noted(app: &App, error: &StoreError) {
+    tracing::warn!(event = "store_error", app = %app.name, %error, "which client secret works could not be noted");
 }

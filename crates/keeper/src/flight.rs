@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::ConnectionId;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::cache::Current;
 use crate::error::KeepError;
+use crate::gate::WaitedFor;
 use crate::keeper::Keeper;
 use crate::redeem::Why;
 
@@ -21,14 +23,24 @@ pub(crate) type Outcome = Result<Arc<Current>, KeepError>;
 /// The flights in progress, by connection.
 #[derive(Default)]
 pub(crate) struct Flights {
-    by_connection: Mutex<HashMap<ConnectionId, watch::Receiver<Option<Outcome>>>>,
+    by_connection: Mutex<HashMap<ConnectionId, Flight>>,
+}
+
+#[derive(Clone)]
+struct Flight {
+    outcome: watch::Receiver<Option<Outcome>>,
+    /// Whether it goes before those that nobody waits for.
+    waited_for: WaitedFor,
 }
 
 impl Keeper {
     /// Joins the connection's flight, or starts it, and waits for its outcome.
     pub(crate) async fn fly(&self, id: &ConnectionId, why: Why) -> Outcome {
         let mut flight = self.join(id, why);
-        let landed = tokio::time::timeout(CALLER_WAITS, flight.wait_for(Option::is_some)).await;
+        if !flight.waited_for.swap(true, Ordering::SeqCst) {
+            self.hurry(id);
+        }
+        let landed = tokio::time::timeout(CALLER_WAITS, flight.outcome.wait_for(Option::is_some)).await;
         match landed {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(overloaded())),
             // The task ended without an outcome: it panicked, or the runtime is going down.
@@ -41,12 +53,17 @@ impl Keeper {
         drop(self.join(id, Why::Due { min_ttl: None }));
     }
 
-    fn join(&self, id: &ConnectionId, why: Why) -> watch::Receiver<Option<Outcome>> {
+    fn join(&self, id: &ConnectionId, why: Why) -> Flight {
         let mut flights = self.inner.flights.by_connection.lock();
         if let Some(flight) = flights.get(id) {
             return flight.clone();
         }
-        let (landing, flight) = watch::channel(None);
+        let (landing, outcome) = watch::channel(None);
+        let waited_for = WaitedFor::default();
+        let flight = Flight {
+            outcome,
+            waited_for: waited_for.clone(),
+        };
         // A process that is going down begins nothing that it may not live to store.
         if self.inner.stopping.is_cancelled() {
             landing.send_replace(Some(Err(overloaded())));
@@ -62,7 +79,7 @@ impl Keeper {
                 keeper: &keeper,
                 id: &id,
             };
-            let outcome = keeper.redeem(&id, why).await;
+            let outcome = keeper.redeem(&id, why, &waited_for).await;
             // Out of the list before the outcome is told: who comes after it finds what it stored, or starts anew.
             drop(leaves);
             landing.send_replace(Some(outcome));

@@ -13,7 +13,7 @@ use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::token_set::Due;
 use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
 use evergrant_oauth::TokenEndpoint;
-use evergrant_store::contract::Held;
+use evergrant_store::contract::{Held, LeaseOn};
 use evergrant_store::{Coordination, Store, Vault};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -23,19 +23,17 @@ use crate::cache::{Cache, Current};
 use crate::clock::{Clock, Timeline};
 use crate::error::KeepError;
 use crate::flight::Flights;
+use crate::gate::Gates;
 use crate::landing::Afloat;
 use crate::lifeboat::Lifeboat;
 use crate::redeem::Why;
 use crate::rescue::Alarmed;
+use crate::rest::Known;
 use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
 
 /// A forced refresh is made at most once in this time, whoever asks.
 const FORCED_EVERY: Duration = Duration::from_secs(10);
-
-/// Exchanges with one app's token endpoint at a time. The permit is taken before the lease, so that nothing waits between
-/// the lease and the sending.
-const EXCHANGES_PER_APP: usize = 32;
 
 /// What a keeper is made of.
 pub struct KeeperParts {
@@ -65,7 +63,7 @@ pub struct Keeper {
 
 pub(crate) struct Inner {
     pub(crate) apps: ArcSwap<HashMap<AppName, Arc<App>>>,
-    pub(crate) permits: Mutex<HashMap<AppName, Arc<tokio::sync::Semaphore>>>,
+    pub(crate) gates: Gates,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) vault: Arc<Vault>,
     pub(crate) endpoint: TokenEndpoint,
@@ -88,8 +86,8 @@ pub(crate) struct Inner {
     pub(crate) feed_read_at: AtomicU64,
     pub(crate) max_stale: Duration,
     pub(crate) keys_generation: AtomicU64,
-    /// Boot time from which the next canary of a refused app may be sent.
-    pub(crate) canaries: Mutex<HashMap<AppName, Duration>>,
+    /// The apps that are left alone, as they were last read.
+    pub(crate) at_rest: Mutex<HashMap<AppName, Known>>,
     /// The token set whose refresh token was examined last, by connection: see [`Keeper::examine`].
     pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
@@ -146,7 +144,7 @@ impl Keeper {
         let keeper = Self {
             inner: Arc::new(Inner {
                 apps: ArcSwap::default(),
-                permits: Mutex::default(),
+                gates: Gates::default(),
                 store: parts.store,
                 vault: parts.vault,
                 endpoint: parts.endpoint,
@@ -165,7 +163,7 @@ impl Keeper {
                 feed_read_at: AtomicU64::new(booted),
                 max_stale: parts.max_stale,
                 keys_generation: AtomicU64::new(0),
-                canaries: Mutex::default(),
+                at_rest: Mutex::default(),
                 examined: Mutex::default(),
                 throttle: Throttle::default(),
                 tasks: Tasks::new(parts.surroundings.runtime),
@@ -319,9 +317,15 @@ impl Keeper {
             why: Some(why),
         };
         let now = self.inner.clock.now();
-        if self.usable(&held)?.kind == Kind::Static {
-            return Ok(as_it_is("a static token has nothing to refresh"));
-        }
+        // Where an outcome was lost, whoever asks by name gets the one more try that no call gets.
+        let renewal = match self.usable(&held) {
+            Ok(token) if token.kind == Kind::Static => {
+                return Ok(as_it_is("a static token has nothing to refresh"));
+            }
+            Ok(_) => renewal,
+            Err(_) if LeaseOn::LostOutcome.allows(&held.connection.status) => Renewal::Forced,
+            Err(error) => return Err(error),
+        };
         if if_version.is_some_and(|wanted| wanted != before) {
             return Ok(as_it_is(
                 "the stored version is another one than the one that was named",
@@ -439,14 +443,6 @@ impl Keeper {
     /// A number for spreading work.
     pub(crate) fn jitter(&self) -> Jitter {
         self.inner.chance.jitter()
-    }
-
-    pub(crate) fn permits(&self, app: &AppName) -> Arc<tokio::sync::Semaphore> {
-        let mut permits = self.inner.permits.lock();
-        permits
-            .entry(app.clone())
-            .or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(EXCHANGES_PER_APP)))
-            .clone()
     }
 }
 

@@ -189,8 +189,12 @@ impl Keeper {
         self.inner.afloat.put(&answer);
         let keeper = self.clone();
         self.inner.tasks.spawn({
-            let answer = answer.clone();
-            async move { keeper.bring_ashore(&answer, tell).await }
+            let (answer, tenure) = (answer.clone(), holding.tenure.clone());
+            async move {
+                // Rule 5: renewed while it is afloat, so that nobody presents what was redeemed; it lands in any case.
+                let landing = keeper.bring_ashore(&answer, tell);
+                keeper.under_renewal(&tenure, || true, landing).await;
+            }
         });
         Ok(match told.await {
             Ok(News::Ashore(Ashore::Stored(held))) => Turn::Over(self.landed(&held, sight)),
