@@ -41,7 +41,10 @@ def compose(path):
     # Found without importing it: what the package itself needs is not installed.
     (package,) = find_spec("check_jsonschema").submodule_search_locations
     schema = Path(package) / "builtin_schemas/vendor/compose-spec.json"
-    jsonschema.Draft7Validator(json.loads(schema.read_text())).validate(document)
+    try:
+        jsonschema.validate(document, json.loads(schema.read_text()))
+    except jsonschema.ValidationError as error:
+        sys.exit(f"{path}: {error.json_path}: {error.message}")
     return document
 
 
@@ -62,7 +65,7 @@ def kubernetes(folder):
                 try:
                     kubernetes_validate.validate(document, version, strict=True)
                 except kubernetes_validate.ValidationError as error:
-                    sys.exit(f"{path}: not as Kubernetes {version} has it: {error.path}: {error.message}")
+                    sys.exit(f"{path}: not as Kubernetes {version} has it: {'.'.join(map(str, error.path))}: {error.message}")
             manifests[name_of(document)] = document
     return {"files": files, "manifests": manifests}
 
