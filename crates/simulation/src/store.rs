@@ -1,0 +1,260 @@
+//! The store of one simulated process: the real statements, behind a network that fails.
+//!
+//! Each step can be slow, be lost on the way there or on the way back, and be the last one of its process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use evergrant_domain::breaker::Breaker;
+use evergrant_domain::connection::{Account, RefreshTrouble};
+use evergrant_domain::event::Event;
+use evergrant_domain::refresh_policy::Jitter;
+use evergrant_domain::{
+    AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
+};
+use evergrant_store::SqliteStore;
+use evergrant_store::contract::*;
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use crate::dice::Dice;
+use crate::gate::Gate;
+use crate::process::connection_id;
+use crate::witness::Witness;
+
+/// The way to the store of one process.
+pub(crate) struct FaultyStore {
+    pub(crate) process: String,
+    pub(crate) store: SqliteStore,
+    pub(crate) gate: Gate,
+    pub(crate) dice: Dice,
+    pub(crate) witness: Witness,
+    pub(crate) link: Arc<Link>,
+}
+
+/// How the way between a process and the store is.
+pub(crate) struct Link(Mutex<LinkState>);
+
+struct LinkState {
+    cut: bool,
+    /// Nothing goes wrong: before the faults, and after them.
+    calm: bool,
+    /// When a step last failed or took long.
+    bad_at: Option<Duration>,
+}
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LinkState {
+            cut: false,
+            calm: true,
+            bad_at: None,
+        }))
+    }
+
+    /// From now on things go wrong.
+    pub(crate) fn trouble(&self) {
+        self.0.lock().calm = false;
+    }
+
+    pub(crate) fn cut(&self) {
+        self.0.lock().cut = true;
+    }
+
+    pub(crate) fn mend(&self) {
+        self.0.lock().cut = false;
+    }
+
+    /// From now on everything goes well.
+    pub(crate) fn heal(&self) {
+        let mut state = self.0.lock();
+        state.cut = false;
+        state.calm = true;
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.lock().cut
+    }
+
+    fn is_calm(&self) -> bool {
+        self.0.lock().calm
+    }
+
+    fn went_badly(&self, now: Duration) {
+        self.0.lock().bad_at = Some(now);
+    }
+
+    /// Whether every step since then was quick and did what it was asked.
+    pub(crate) fn was_good_since(&self, since: Duration) -> bool {
+        let state = self.0.lock();
+        !state.cut && state.bad_at.is_none_or(|at| at < since)
+    }
+}
+
+const QUICK: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_secs(3);
+/// How long a step waits for a store that it cannot reach.
+const GIVES_UP: Duration = Duration::from_secs(5);
+
+/// Between its evaluation and the first byte of a request nothing may come: what the guarantees rest on.
+const LAST_CHECK: &str = "lease_lasts";
+
+/// Steps after which what is stored is looked at.
+const CHANGE: [&str; 8] = [
+    "create", "reconnect", "land", "restore", "condemn", "disconnect", "purge", "give_up",
+];
+
+impl FaultyStore {
+    async fn before(&self, step: &'static str) -> Result<(), StoreError> {
+        let faults = &self.witness.scenario.faults;
+        if !self.link.is_calm() {
+            if self.dice.happens(faults.kill_at_step) {
+                self.witness.trace.note(&self.process, format_args!("is killed before {step}"));
+                self.gate.kill();
+            }
+            if self.dice.happens(faults.stop_at_step) {
+                self.witness.trace.note(&self.process, format_args!("is stopped before {step}"));
+                self.gate.stop();
+            }
+            self.gate.pass().await;
+            if self.dice.happens(faults.store_slow) {
+                self.link.went_badly(self.witness.now());
+                sleep(self.dice.between(QUICK, SLOW)).await;
+                self.link.went_badly(self.witness.now());
+            }
+            if self.dice.happens(faults.store_before) {
+                self.went_wrong(step, "fails");
+                return Err(away(false));
+            }
+        }
+        sleep(self.dice.mostly_short(QUICK)).await;
+        if self.link.is_cut() {
+            self.went_wrong(step, "does not reach the store");
+            // Some networks say so, others say nothing.
+            if self.dice.happens(0.5) {
+                sleep(self.dice.between(QUICK, GIVES_UP)).await;
+            }
+            return Err(away(false));
+        }
+        Ok(())
+    }
+
+    async fn after(&self, step: &'static str) -> Result<(), StoreError> {
+        if CHANGE.contains(&step) {
+            self.look().await;
+        }
+        if step == "switch_to_single_use" {
+            self.witness.rotation_is_known();
+        }
+        if step == LAST_CHECK {
+            return Ok(());
+        }
+        let faults = &self.witness.scenario.faults;
+        if !self.link.is_calm() {
+            if self.dice.happens(faults.kill_at_step) {
+                self.witness.trace.note(&self.process, format_args!("is killed after {step}"));
+                self.gate.kill();
+            }
+            if self.dice.happens(faults.stop_at_step) {
+                self.witness.trace.note(&self.process, format_args!("is stopped after {step}"));
+                self.gate.stop();
+            }
+            self.gate.pass().await;
+            if self.dice.happens(faults.store_after) || self.link.is_cut() {
+                self.went_wrong(step, "is done, and nobody says so");
+                if self.dice.happens(0.5) {
+                    sleep(self.dice.between(QUICK, GIVES_UP)).await;
+                }
+                return Err(away(true));
+            }
+        }
+        sleep(self.dice.mostly_short(QUICK)).await;
+        Ok(())
+    }
+
+    fn went_wrong(&self, step: &'static str, how: &str) {
+        self.link.went_badly(self.witness.now());
+        self.witness.trace.note(&self.process, format_args!("{step} {how}"));
+    }
+
+    /// What stands in the store now, for the witness.
+    async fn look(&self) {
+        for connection in 0..self.witness.scenario.connections {
+            if let Ok(held) = self.store.held(&connection_id(connection)).await {
+                self.witness.stores(connection, held.as_ref(), &self.process, false);
+            }
+        }
+    }
+}
+
+fn away(outcome_unknown: bool) -> StoreError {
+    StoreError::Unavailable {
+        what: "the simulation says so".to_owned(),
+        outcome_unknown,
+    }
+}
+
+macro_rules! steps {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for FaultyStore {
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
+                self.before(stringify!($name)).await?;
+                let answer = self.store.$name($($arg),*).await;
+                self.after(stringify!($name)).await?;
+                answer
+            })*
+        }
+    };
+}
+
+steps! {
+    fn create(new: NewConnection, now: Timestamp) -> Connected;
+    fn reconnect(id: &ConnectionId, account: Option<Account>, tokens: TokenSet, event: Event, now: Timestamp) -> Connected;
+    fn held(id: &ConnectionId) -> Option<Held>;
+    fn connection(id: &ConnectionId) -> Option<Connection>;
+    fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
+    fn list(filter: ConnectionFilter) -> Vec<Connection>;
+    fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
+    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, on: LeaseOn, now: Timestamp) -> LeaseAnswer;
+    fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
+    fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
+    fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
+    fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, jitter: Jitter, now: Timestamp) -> Breaker;
+    fn endpoint_works(app: &AppName) -> ();
+    fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
+    fn pulse() -> Pulse;
+    fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
+    fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
+    fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();
+    fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
+    fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
+    fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;
+    fn disconnect(id: &ConnectionId, revoke: Revoke, superseded_by: Option<ConnectionId>, event: Event, now: Timestamp) -> Option<(Connection, RevocationState)>;
+    fn purge(id: &ConnectionId) -> ();
+    fn claim_revocations(limit: u32, push: Duration, now: Timestamp) -> Vec<Revocation>;
+    fn queue_revocation(connection: &ConnectionId, app: &AppName, refresh_token: RefreshToken, now: Timestamp) -> ();
+    fn finish_revocation(id: i64, state: RevocationState, now: Timestamp) -> ();
+    fn claim_due(query: DueQuery) -> Vec<ConnectionId>;
+    fn note_usage(usage: Vec<Usage>) -> ();
+    fn note_event(id: &ConnectionId, event: Event, now: Timestamp) -> ();
+    fn events(id: &ConnectionId, limit: u32) -> Vec<StoredEvent>;
+    fn change_head() -> i64;
+    fn changes(after: i64) -> (Vec<Change>, i64);
+    fn app_state(app: &AppName) -> AppState;
+    fn reject_app(app: &AppName, rejected: CredentialsRejected) -> ();
+    fn accept_app(app: &AppName, secret_fingerprint: String) -> ();
+    fn switch_to_single_use(app: &AppName, now: Timestamp) -> bool;
+    fn create_key(key: ApiKey, hash: [u8; 32]) -> ();
+    fn keys() -> Vec<ApiKey>;
+    fn key_by_hash(hash: [u8; 32]) -> Option<ApiKey>;
+    fn revoke_key(id: &str, now: Timestamp) -> bool;
+    fn create_session(session: ConnectSession) -> ();
+    fn session(id: &str) -> Option<ConnectSession>;
+    fn finish_session(id: &str, outcome: SessionOutcome) -> ();
+    fn begin_authorization(authorization: Authorization) -> ();
+    fn spend_state(state_hash: [u8; 32], now: Timestamp) -> Option<Authorization>;
+    fn sweep(before: Timestamp) -> ();
+    fn ping() -> ();
+}

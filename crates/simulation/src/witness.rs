@@ -1,0 +1,482 @@
+//! Sees everything: the provider's books, every exchange on the wire, every commit of the store. Judges as it sees.
+//!
+//! It takes part in nothing. What it knows, no process of a run ever learns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::redemption::LEASE;
+use evergrant_domain::{ConnectionStatus, ReconnectReason, Rotation, Version};
+use evergrant_store::contract::Held;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::gate::Gate;
+use crate::grants::{End, Grants, Issue, Presented};
+use crate::scenario::{Kind, Scenario};
+use crate::trace::Trace;
+use crate::violation::{Oracle, Violation};
+
+/// Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Witness {
+    pub(crate) trace: Trace,
+    pub(crate) scenario: Arc<Scenario>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was seen so far.
+pub(crate) struct Seen {
+    pub(crate) grants: Grants,
+    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) connections: Vec<Watched>,
+    /// The provider rotates, and the store knows since then.
+    rotation_known: bool,
+    /// When the database last lost commits.
+    lost_commits_at: Option<Duration>,
+    violations: Vec<Violation>,
+}
+
+/// One connection to the provider, and what went over it.
+pub(crate) struct Exchange {
+    pub(crate) process: String,
+    gate: Gate,
+    /// When the first byte of a redemption left, and which refresh token it presents.
+    sent: Option<(Duration, String)>,
+    /// When the process let go of it.
+    pub(crate) over: Option<Duration>,
+    /// The provider has judged it, and said so in an answer that means it.
+    definite: bool,
+    issue: Option<Issue>,
+    /// How many bytes the whole answer has, and how many were read.
+    length: Option<usize>,
+    read: usize,
+    /// When the process had the whole answer.
+    delivered: Option<Duration>,
+}
+
+/// What the store holds of a connection, as it changed.
+#[derive(Default)]
+pub(crate) struct Watched {
+    pub(crate) history: Vec<Stored>,
+    /// Every access token that was ever the stored one.
+    stored_access_tokens: std::collections::BTreeSet<String>,
+    /// Redemptions over a lost outcome that a person asked for.
+    pub(crate) tries_of_persons: u32,
+    pub(crate) purged: bool,
+}
+
+/// A connection between two commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) since: Duration,
+    pub(crate) version: Version,
+    pub(crate) status: ConnectionStatus,
+    pub(crate) refresh_token: Option<String>,
+    pub(crate) access_token: Option<String>,
+}
+
+impl Witness {
+    pub(crate) fn new(trace: &Trace, scenario: &Arc<Scenario>) -> Self {
+        Self {
+            trace: trace.clone(),
+            scenario: Arc::clone(scenario),
+            seen: Arc::new(Mutex::new(Seen {
+                grants: Grants::new(scenario.kind, scenario.family, scenario.lifetime),
+                exchanges: Vec::new(),
+                connections: (0..scenario.connections).map(|_| Watched::default()).collect(),
+                rotation_known: !scenario.rotation_unknown,
+                lost_commits_at: None,
+                violations: Vec::new(),
+            })),
+        }
+    }
+
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock()
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.trace.now()
+    }
+
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.seen().violations.clone()
+    }
+
+    /// Something that must never be.
+    pub(crate) fn blame(&self, oracle: Oracle, what: String) {
+        self.blame_under(&mut self.seen(), oracle, what);
+    }
+
+    fn blame_under(&self, seen: &mut Seen, oracle: Oracle, what: String) {
+        self.trace.note("VIOLATION", format_args!("{oracle:?}: {what}"));
+        seen.violations.push(Violation {
+            oracle,
+            at: self.now(),
+            what,
+        });
+    }
+
+    /// A process has a connection to the provider.
+    pub(crate) fn connected(&self, process: &str, gate: &Gate) -> usize {
+        let mut seen = self.seen();
+        seen.exchanges.push(Exchange {
+            process: process.to_owned(),
+            gate: gate.clone(),
+            sent: None,
+            over: None,
+            definite: false,
+            issue: None,
+            length: None,
+            read: 0,
+            delivered: None,
+        });
+        seen.exchanges.len() - 1
+    }
+
+    /// The first byte of a redemption leaves: I2, and that what is presented is the stored one.
+    pub(crate) fn sends(&self, exchange: usize, refresh_token: &str) {
+        let now = self.now();
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        let process = seen.exchanges[exchange].process.clone();
+        self.trace
+            .note(&process, format_args!("presents {refresh_token} (exchange {exchange})"));
+        seen.exchanges[exchange].sent = Some((now, refresh_token.to_owned()));
+        let Some(connection) = seen.connection_of(refresh_token) else {
+            return;
+        };
+        if let Some(stored) = seen.connections[connection].history.last()
+            && stored.refresh_token.as_deref() != Some(refresh_token)
+            && self.scenario.kind != Kind::Never
+        {
+            let what = format!(
+                "{process} presents {refresh_token}, but version {} with {:?} is stored since {:.3}",
+                stored.version,
+                stored.refresh_token,
+                stored.since.as_secs_f64()
+            );
+            self.blame_under(seen, Oracle::PresentedOnce, what);
+        }
+        let others: Vec<String> = seen
+            .exchanges
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != exchange)
+            .filter_map(|(other, e)| {
+                let (since, token) = e.sent.as_ref().filter(|_| e.over.is_none())?;
+                let theirs = seen.connection_of(token)? == connection;
+                let moved_on = token != refresh_token && self.scenario.kind == Kind::Never;
+                // Killed or stopped for long: the lease was rightly taken over.
+                let gone = e.gate.is_killed() || e.gate.stood_still_since(*since) + DEADLINE_AT_MOST > LEASE;
+                (theirs && !moved_on && !gone && seen.same_grant(token, refresh_token))
+                    .then(|| format!("exchange {other} of {}", e.process))
+            })
+            .collect();
+        if !others.is_empty() {
+            let what = format!("{process} presents {refresh_token} beside {}", others.join(", "));
+            self.blame_under(seen, Oracle::OneInFlight, what);
+        }
+    }
+
+    /// The process lets go of the connection.
+    pub(crate) fn lets_go(&self, exchange: usize) {
+        let now = self.now();
+        self.seen().exchanges[exchange].over.get_or_insert(now);
+    }
+
+    /// The provider judges a presented refresh token: I1.
+    pub(crate) fn judge(&self, exchange: usize, refresh_token: &str) -> Presented {
+        let now = self.now();
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        self.judge_replay(seen, exchange, refresh_token, now);
+        let presented = seen.grants.present(refresh_token, now);
+        let shown = match &presented {
+            Presented::Accepted(issue) => format!("accepts {refresh_token}, issues {}", issue.refresh_token),
+            Presented::Refused => format!("refuses {refresh_token}"),
+        };
+        self.trace
+            .note("provider", format_args!("{shown} (exchange {exchange})"));
+        if let Presented::Accepted(issue) = &presented {
+            seen.exchanges[exchange].issue = Some(issue.clone());
+        }
+        presented
+    }
+
+    fn judge_replay(&self, seen: &mut Seen, exchange: usize, refresh_token: &str, now: Duration) {
+        let Some(refresh) = seen.grants.refresh.get_mut(refresh_token) else {
+            return;
+        };
+        let spent = match (self.scenario.kind, refresh.accepted_at) {
+            (Kind::Never, _) | (_, None) => false,
+            (Kind::Grace(window), Some(at)) => now >= at + window,
+            (Kind::SingleUse, Some(_)) => true,
+        };
+        if !spent {
+            return;
+        }
+        refresh.replays += 1;
+        let (replays, grant) = (refresh.replays, refresh.grant);
+        let connection = seen.grants.grants[grant].connection;
+        // The declared replay; where the provider can be asked first, there is none.
+        let declared = u32::from(!self.scenario.introspects) + seen.connections[connection].tries_of_persons;
+        if seen.rotation_known && replays > declared && !self.scenario.wall_time_jumps() {
+            let process = &seen.exchanges[exchange].process;
+            let what = format!("{process} presented {refresh_token}, which was spent, for the {replays}. time");
+            self.blame_under(seen, Oracle::PresentedOnce, what);
+        }
+    }
+
+    /// The provider's answer begins to leave: so many bytes make it whole.
+    pub(crate) fn answers(&self, exchange: usize, length: Option<usize>, definite: bool) {
+        let mut seen = self.seen();
+        seen.exchanges[exchange].length = length;
+        seen.exchanges[exchange].definite = definite;
+    }
+
+    /// The process has read some of the answer.
+    pub(crate) fn reads(&self, exchange: usize, bytes: usize) {
+        let now = self.now();
+        let mut seen = self.seen();
+        let it = &mut seen.exchanges[exchange];
+        it.read += bytes;
+        if it.delivered.is_none() && it.length.is_some_and(|length| it.read >= length) {
+            it.delivered = Some(now);
+            if it.issue.is_some() {
+                let process = it.process.clone();
+                self.trace
+                    .note(process, format_args!("has the answer of exchange {exchange}"));
+            }
+        }
+    }
+
+    /// The database lost its last commits: what follows from that is not the product's doing.
+    pub(crate) fn loses_commits(&self) {
+        let now = self.now();
+        self.seen().lost_commits_at = Some(now);
+    }
+
+    /// The store knows that the provider rotates.
+    pub(crate) fn rotation_is_known(&self) {
+        self.seen().rotation_known = true;
+    }
+
+    /// What the store holds of a connection after a commit of `process`: I3, and that nobody is condemned wrongly.
+    pub(crate) fn stores(&self, connection: usize, held: Option<&Held>, process: &str, lost_commits: bool) {
+        let now = self.now();
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        let Some(held) = held else {
+            let watched = &mut seen.connections[connection];
+            watched.purged = !watched.history.is_empty();
+            return;
+        };
+        let stored = Stored {
+            since: now,
+            version: held.connection.version,
+            status: held.connection.status.clone(),
+            refresh_token: held
+                .tokens
+                .as_ref()
+                .and_then(|tokens| Some(tokens.refresh_token.as_ref()?.expose().to_owned())),
+            access_token: held
+                .tokens
+                .as_ref()
+                .map(|tokens| tokens.access_token.expose().to_owned()),
+        };
+        let watched = &mut seen.connections[connection];
+        let last = watched.history.last().cloned();
+        if last.as_ref().is_some_and(|last| {
+            let unchanged = Stored {
+                since: last.since,
+                ..stored.clone()
+            };
+            *last == unchanged
+        }) {
+            return;
+        }
+        watched.stored_access_tokens.extend(stored.access_token.clone());
+        watched.history.push(stored.clone());
+        self.trace.note(
+            process,
+            format_args!(
+                "connection {connection} is {} at version {} with {}{}",
+                shown(&stored.status),
+                stored.version,
+                stored.refresh_token.as_deref().unwrap_or("nothing"),
+                if held.connection.unproven { ", unproven" } else { "" },
+            ),
+        );
+        if let Some(last) = last
+            && !lost_commits
+        {
+            let same_tokens = last.access_token == stored.access_token && last.refresh_token == stored.refresh_token;
+            if stored.version < last.version || (stored.version == last.version && !same_tokens) {
+                let what = format!("connection {connection} went from {last:?} to {stored:?}");
+                self.blame_under(seen, Oracle::WholeAndForward, what);
+            }
+            self.judge_condemnation(seen, connection, &last, &stored);
+        }
+    }
+
+    fn judge_condemnation(&self, seen: &mut Seen, connection: usize, last: &Stored, stored: &Stored) {
+        let ConnectionStatus::ReconnectRequired { reason, .. } = &stored.status else {
+            return;
+        };
+        if last.status == stored.status {
+            return;
+        }
+        let token = last.refresh_token.clone().unwrap_or_default();
+        let Some(grant) = seen.grants.grant_of(&token) else {
+            return;
+        };
+        let ended = seen.grants.grants[grant].ended.map(|(_, why)| why);
+        let redeems = seen.grants.redeems(&token, self.now());
+        let lost = seen.lost_an_answer(grant);
+        let right = match reason {
+            ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
+            ReconnectReason::RedemptionOutcomeLost => {
+                ended == Some(End::Customer)
+                    || (lost && self.scenario.kind != Kind::Never && !(self.scenario.introspects && redeems))
+            }
+            ReconnectReason::WrongClient
+            | ReconnectReason::AccountMismatch
+            | ReconnectReason::NoRefreshToken
+            | ReconnectReason::Uninstalled => false,
+        };
+        if !right {
+            let what = format!(
+                "connection {connection} says {} of {token}; the grant's end: {ended:?}, it redeems: {redeems}, an answer was lost: {lost}",
+                reason.as_str()
+            );
+            self.blame_under(seen, Oracle::CondemnedRightly, what);
+        }
+    }
+
+    /// Once a run is over: what was issued, arrived, and is nowhere.
+    pub(crate) fn judge_what_was_lost(&self) {
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        let mut blamed = Vec::new();
+        for (number, exchange) in seen.exchanges.iter().enumerate() {
+            let (Some(issue), Some(delivered), Some((sent, token))) =
+                (&exchange.issue, exchange.delivered, &exchange.sent)
+            else {
+                continue;
+            };
+            let Some(connection) = seen.connection_of(token) else {
+                continue;
+            };
+            let watched = &seen.connections[connection];
+            if watched.stored_access_tokens.contains(&issue.access_token) || watched.purged {
+                continue;
+            }
+            // Reconnected or disconnected meanwhile, or another's answer was stored: this one is the past.
+            let moved = watched
+                .history
+                .iter()
+                .any(|stored| stored.since >= *sent && stored.refresh_token.as_deref() != Some(token.as_str()));
+            if moved || exchange.gate.lived_shorter_than(delivered + TO_STORE) {
+                continue;
+            }
+            blamed.push(format!(
+                "{} had the answer of exchange {number} at {:.3} and lived on; {} is stored nowhere",
+                exchange.process,
+                delivered.as_secs_f64(),
+                issue.refresh_token
+            ));
+        }
+        for what in blamed {
+            self.blame_under(seen, Oracle::NothingLost, what);
+        }
+    }
+}
+
+/// The longest that an exchange may take.
+const DEADLINE_AT_MOST: Duration = evergrant_domain::redemption::DEADLINE;
+/// How long a process that lives may take to bring an answer to safety.
+const TO_STORE: Duration = Duration::from_secs(5);
+
+impl Exchange {
+    /// Whether a refresh token was redeemed by it.
+    pub(crate) fn brought_tokens(&self) -> bool {
+        self.issue.is_some()
+    }
+}
+
+impl Seen {
+    /// Refresh tokens of a connection that some process had in hand, and that the provider would accept.
+    pub(crate) fn held_and_alive(&self, connection: usize, now: Duration) -> Vec<String> {
+        let stored = self.connections[connection]
+            .history
+            .iter()
+            .filter_map(|stored| stored.refresh_token.clone());
+        let last = stored.last();
+        let answers = self.exchanges.iter().filter_map(|exchange| {
+            let safe = exchange.delivered? + TO_STORE;
+            let issue = exchange.issue.as_ref()?;
+            let of_it = self.connection_of(&issue.refresh_token)? == connection;
+            (of_it && !exchange.gate.lived_shorter_than(safe)).then(|| issue.refresh_token.clone())
+        });
+        let grant = last.as_ref().and_then(|token| self.grants.grant_of(token));
+        let mut alive: Vec<String> = answers
+            .chain(last)
+            // Of the last grant: what an earlier consent brought was left to the provider when the customer consented anew.
+            .filter(|token| self.grants.grant_of(token) == grant && self.grants.redeems(token, now))
+            .collect();
+        alive.sort();
+        alive.dedup();
+        alive
+    }
+
+    /// Whose a refresh token is, while it is of the grant that the store holds.
+    pub(crate) fn connection_of(&self, refresh_token: &str) -> Option<usize> {
+        let grant = self.grants.grant_of(refresh_token)?;
+        Some(self.grants.grants[grant].connection)
+    }
+
+    fn same_grant(&self, one: &str, other: &str) -> bool {
+        self.grants.grant_of(one) == self.grants.grant_of(other)
+    }
+
+    /// Whether a presentation of this grant may have been accepted without its answer being stored.
+    pub(crate) fn lost_an_answer(&self, grant: usize) -> bool {
+        self.exchanges.iter().any(|exchange| {
+            let of_it = exchange
+                .sent
+                .as_ref()
+                .is_some_and(|(_, token)| self.grants.grant_of(token) == Some(grant));
+            let known = exchange.delivered.is_some() && exchange.definite;
+            let stored = exchange.issue.as_ref().is_some_and(|issue| {
+                self.connections[self.grants.grants[grant].connection]
+                    .stored_access_tokens
+                    .contains(&issue.access_token)
+            });
+            of_it && !stored && (!known || exchange.issue.is_some())
+        })
+    }
+
+    /// What the store held of a connection at a moment.
+    pub(crate) fn stored_at(&self, connection: usize, at: Duration) -> Option<&Stored> {
+        let history = &self.connections[connection].history;
+        history.iter().rev().find(|stored| stored.since <= at)
+    }
+}
+
+/// The rotation that the app is configured with.
+pub(crate) fn configured_rotation(scenario: &Scenario) -> Rotation {
+    match scenario.kind {
+        Kind::Never => Rotation::Never,
+        _ if scenario.rotation_unknown => Rotation::Never,
+        Kind::Grace(window) => Rotation::Grace(window),
+        Kind::SingleUse => Rotation::SingleUse,
+    }
+}
+
+fn shown(status: &ConnectionStatus) -> String {
+    match status {
+        ConnectionStatus::ReconnectRequired { reason, .. } => format!("reconnect_required ({})", reason.as_str()),
+        other => other.as_str().to_owned(),
+    }
+}
