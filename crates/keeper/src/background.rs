@@ -214,7 +214,10 @@ impl Keeper {
             .claim_revocations(REVOKE_AT_ONCE, REVOKE_PUSH, now)
             .await?
         {
-            self.revoke(revocation).await?;
+            // One that cannot be finished holds up no other: it is claimed again later.
+            if let Err(error) = self.revoke(revocation).await {
+                tracing::warn!(event = "store_error", %error, "what became of a revocation could not be noted");
+            }
         }
         Ok(())
     }

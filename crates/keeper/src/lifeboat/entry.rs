@@ -207,3 +207,112 @@ impl Entry {
 fn key_id(vault: &Vault) -> String {
     vault.fingerprint("vault_key", "")
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
+mod tests {
+    use evergrant_store::VaultKey;
+
+    use super::*;
+
+    fn answer() -> Answer {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        Answer {
+            name: "c1.7.12.print".into(),
+            app: AppName::parse("crm").unwrap(),
+            lease: Lease::new(
+                ConnectionId::parse("c1").unwrap(),
+                Version::new(7),
+                Fence::new(12),
+            ),
+            tokens: TokenSet {
+                access_token: AccessToken::new("canary-access"),
+                refresh_token: Some(RefreshToken::new("canary-refresh")),
+                token_type: "bearer".into(),
+                scopes: vec!["oauth".into(), "contacts".into()],
+                issued_at: at(100),
+                ends: Ends {
+                    soft: at(1600),
+                    hard: at(1895),
+                    expires: at(1900),
+                },
+                unproven: false,
+            },
+            mismatch: None,
+            account: Some(Account {
+                id: AccountId::parse("1001").unwrap(),
+                domain: Some("acme.example".into()),
+                user: None,
+            }),
+            event: Event::new(EventKind::Refreshed, "a new access token"),
+            rotated: true,
+            created_at: at(1),
+            connected_at: at(2),
+        }
+    }
+
+    fn vault() -> Vault {
+        Vault::new(VaultKey::generate())
+    }
+
+    #[test]
+    fn what_was_sealed_opens_as_it_was_and_shows_no_token() {
+        let vault = vault();
+        let sealed = Entry::seal(&answer(), &vault);
+        let text = String::from_utf8(sealed.clone()).unwrap();
+        assert!(!text.contains("canary") && !text.contains("acme"), "{text}");
+        let entry = Entry::parse(&sealed).unwrap();
+        assert!(entry.is_of(&ConnectionId::parse("c1").unwrap()));
+        assert!(!entry.is_of(&ConnectionId::parse("c2").unwrap()));
+        let opened = entry.open(&vault).unwrap();
+        assert_eq!(format!("{opened:?}"), format!("{:?}", answer()));
+        let tokens = opened.tokens;
+        assert_eq!(tokens.access_token.expose(), "canary-access");
+        assert_eq!(tokens.refresh_token.unwrap().expose(), "canary-refresh");
+    }
+
+    #[test]
+    fn the_mismatch_comes_back_as_what_it_is() {
+        let vault = vault();
+        let answer = Answer {
+            mismatch: Some("666".into()),
+            event: Event::new(EventKind::AccountMismatch, "another account"),
+            ..answer()
+        };
+        let sealed = Entry::seal(&answer, &vault);
+        let opened = Entry::parse(&sealed).unwrap().open(&vault).unwrap();
+        assert_eq!(opened.mismatch.as_deref(), Some("666"));
+        assert_eq!(opened.event, answer.event);
+    }
+
+    #[test]
+    fn an_entry_opens_for_no_other_connection_version_lease_or_attempt() {
+        let vault = vault();
+        let text = String::from_utf8(Entry::seal(&answer(), &vault)).unwrap();
+        for (what, instead) in [
+            ("\"connection\":\"c1\"", "\"connection\":\"c2\""),
+            ("\"version\":7", "\"version\":8"),
+            ("\"fence\":12", "\"fence\":13"),
+            ("c1.7.12.print", "c1.7.12.other"),
+        ] {
+            let changed = text.replace(what, instead);
+            assert_ne!(changed, text, "{what}");
+            let opened = Entry::parse(changed.as_bytes()).unwrap().open(&vault);
+            assert_eq!(opened.unwrap_err(), Unreadable::Damaged, "{instead}");
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_key_is_named_as_such() {
+        let (ours, theirs) = (vault(), vault());
+        let sealed = Entry::seal(&answer(), &theirs);
+        let error = Entry::parse(&sealed).unwrap().open(&ours).unwrap_err();
+        assert_eq!(error, Unreadable::OtherKey { key: key_id(&theirs) });
+        for damaged in [&b"{}"[..], b"", &sealed[..sealed.len() - 9]] {
+            assert_eq!(Entry::parse(damaged).unwrap_err(), Unreadable::Damaged);
+        }
+    }
+}

@@ -8,9 +8,13 @@
 mod app;
 mod connecting;
 mod crash;
+mod killed;
+mod lifeboat;
 mod lost;
 mod once;
 mod refused;
 mod rejected;
+mod stage;
 mod steps;
+mod turns;
 mod world;

@@ -1,7 +1,6 @@
 //! A store whose every step can be watched, failed, or made the last one of this process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -78,16 +77,6 @@ impl Steps {
     /// As a failover does, or a backup that is put back: from now on `inner` answers.
     pub(crate) fn swap(&self, inner: Arc<dyn Store>) {
         *self.inner.lock() = inner;
-    }
-
-    /// Answers nothing while `away` says so.
-    pub(crate) fn away(inner: Arc<dyn Store>, away: Arc<AtomicBool>) -> Arc<dyn Store> {
-        Self::watched(inner, move |_, _| {
-            if away.load(Ordering::SeqCst) {
-                return Err(gone(false));
-            }
-            Ok(())
-        })
     }
 
     /// Fails the first `times` steps of this name before they happen.

@@ -8,12 +8,15 @@ use std::time::Duration;
 use evergrant_domain::{
     AccessToken, AccountId, App, AppName, Connection, ConnectionId, Customer, RefreshToken, Timestamp,
 };
-use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings, SystemClock};
+use evergrant_keeper::{
+    Clock, Import, ImportTokens, Keeper, KeeperParts, Lifeboat, Surroundings, SystemClock,
+};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
 use evergrant_store::{ByLease, PostgresStore, SqliteStore, Store, Vault, VaultKey};
 use hubspot_sim::{SimConfig, Simulator};
 
 pub(crate) use crate::app::app;
+use crate::steps::Steps;
 
 pub(crate) const HUB: u64 = 1001;
 pub(crate) const CLIENT: &str = "sim-client";
@@ -25,7 +28,7 @@ pub(crate) const PAST_EXPIRY: Duration = Duration::from_secs(1801);
 pub(crate) struct MovedClock(AtomicI64);
 
 impl MovedClock {
-    fn ahead(&self) -> Duration {
+    pub(crate) fn ahead(&self) -> Duration {
         Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs())
     }
 }
@@ -71,10 +74,14 @@ impl World {
 
     /// With a store in a PostgreSQL database of its own.
     pub(crate) async fn on_postgres(rotation: hubspot_sim::Rotation) -> Self {
-        let server = test_postgres::Server::shared();
+        Self::with(rotation).await.on(test_postgres::Server::shared())
+    }
+
+    /// With a store in a database of its own on this server.
+    pub(crate) fn on(self, server: &test_postgres::Server) -> Self {
         Self {
             postgres: Some(server.url(&server.database())),
-            ..Self::with(rotation).await
+            ..self
         }
     }
 
@@ -104,7 +111,12 @@ impl World {
         };
         let vault = Arc::new(Vault::new(VaultKey::from_base64(&self.key).unwrap()));
         let store = PostgresStore::open(url, vault.clone()).await.unwrap();
-        (Arc::new(store), vault)
+        (Steps::moved(Arc::new(store), self.clock.clone()), vault)
+    }
+
+    /// Where lifeboats are kept: all keepers of this world see the same one.
+    pub(crate) fn lifeboat(&self) -> PathBuf {
+        self.folder.path().join("lifeboat")
     }
 
     /// A keeper with a store of its own, as another process would have. Its background work does not run.
@@ -164,6 +176,16 @@ pub(crate) async fn open(database: &std::path::Path, key: &str) -> (Arc<dyn Stor
 }
 
 pub(crate) fn keeper(app: App, store: Arc<dyn Store>, vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Keeper {
+    keeper_with(app, store, vault, clock, None)
+}
+
+pub(crate) fn keeper_with(
+    app: App,
+    store: Arc<dyn Store>,
+    vault: Arc<Vault>,
+    clock: Arc<dyn Clock>,
+    lifeboat: Option<Arc<dyn Lifeboat>>,
+) -> Keeper {
     Keeper::new(KeeperParts {
         apps: vec![app],
         store,
@@ -174,7 +196,7 @@ pub(crate) fn keeper(app: App, store: Arc<dyn Store>, vault: Arc<Vault>, clock: 
             ..Surroundings::default()
         },
         coordination: Arc::new(ByLease),
-        lifeboat: None,
+        lifeboat,
         max_stale: Duration::from_secs(60),
     })
 }
