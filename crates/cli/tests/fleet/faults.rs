@@ -1,5 +1,6 @@
 //! Carries out what was planned.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rustix::process::Signal;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use crate::fleet::{Fleet, portal};
+use crate::fleet::{Fleet, connection_of, portal};
 use crate::plan::{Endpoint, Fault};
 
 /// How long a redemption takes at most from the provider's yes to the commit, on a machine that is busy.
@@ -20,6 +21,12 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// One fault from its beginning to its end.
 pub(crate) async fn carry_out(fleet: Arc<Fleet>, fault: Fault) {
+    fleet.tally.write_down(&format!("{fault:?} begins"));
+    happen(&fleet, fault).await;
+    fleet.tally.write_down(&format!("{fault:?} is over"));
+}
+
+async fn happen(fleet: &Arc<Fleet>, fault: Fault) {
     let troubles = &fleet.troubles;
     match fault {
         Fault::Kill {
@@ -32,7 +39,7 @@ pub(crate) async fn carry_out(fleet: Arc<Fleet>, fault: Fault) {
                 fleet.in_refresh_of(process, connection).await;
             }
             fleet.kill(process, &mut running, Signal::KILL).await;
-            explain_losses(&fleet, process).await;
+            explain_losses(fleet, process).await;
             sleep(away).await;
             fleet.revive(process, &mut running).await;
         }
@@ -54,14 +61,14 @@ pub(crate) async fn carry_out(fleet: Arc<Fleet>, fault: Fault) {
             troubles.stopped[process].begin();
             service.signal(Signal::STOP);
             if lasts >= LEASE {
-                explain_losses(&fleet, process).await;
+                explain_losses(fleet, process).await;
             }
             sleep(lasts).await;
             service.signal(Signal::CONT);
             troubles.stopped[process].end();
             if lasts >= LEASE {
                 // It may have been stopped between the last check and the first byte.
-                explain_losses(&fleet, process).await;
+                explain_losses(fleet, process).await;
             }
         }
         Fault::Database {
@@ -102,7 +109,7 @@ pub(crate) async fn carry_out(fleet: Arc<Fleet>, fault: Fault) {
         Fault::Endpoint { connection, how } => {
             troubles.endpoint[connection].mark();
             if how.loses_answers() {
-                fleet.books.explain_loss(portal(connection));
+                fleet.books.answer_lost(portal(connection));
             }
             let fault = hubspot_sim::Fault::token(kind(how)).hub(portal(connection));
             fleet.installation.hubspot.arm(fault);
@@ -135,18 +142,30 @@ fn kind(how: Endpoint) -> FaultKind {
     }
 }
 
-/// A process has just been killed or stopped: every connection whose refresh token the provider has, or had a moment ago, may
-/// have lost one answer with it. While the store is away, answers are held in memory since then.
+/// A process has just been killed or stopped: every connection with an answer that is unsettled may have lost it. While the store
+/// is away, answers wait in memory.
 async fn explain_losses(fleet: &Fleet, process: usize) {
     let mut before = BETWEEN_ANSWER_AND_COMMIT;
     if let Some(began) = fleet.troubles.store_away_since(process) {
         before += began.elapsed();
     }
-    let hubspot = &fleet.installation.hubspot;
-    let mut hot = fleet.books.hot(hubspot, before);
+    let mut lost = unsettled(fleet, before);
     sleep(ON_ITS_WAY).await;
-    hot.extend(fleet.books.hot(hubspot, ON_ITS_WAY));
-    for portal in hot {
-        fleet.books.explain_loss(portal);
+    lost.extend(unsettled(fleet, ON_ITS_WAY));
+    for portal in lost {
+        fleet.books.holder_lost(portal);
     }
+}
+
+/// The accounts whose refresh token the provider has, or has accepted within this time without a new version being seen since.
+fn unsettled(fleet: &Fleet, within: Duration) -> BTreeSet<u64> {
+    let hot = fleet.books.hot(&fleet.installation.hubspot, within);
+    let is_settled = |portal, accepted: Option<_>| {
+        let seen = connection_of(portal).and_then(|connection| fleet.seen[connection].newest_since());
+        accepted.is_some() && seen > accepted
+    };
+    hot.into_iter()
+        .filter(|(portal, accepted)| !is_settled(*portal, *accepted))
+        .map(|(portal, _)| portal)
+        .collect()
 }

@@ -42,7 +42,6 @@ pub(crate) struct Fleet {
     pub(crate) database: Option<Database>,
     pub(crate) redis: Option<test_redis::Server>,
     processes: Vec<Process>,
-    began: Instant,
     ends: AtomicBool,
 }
 
@@ -122,7 +121,6 @@ impl Fleet {
             database,
             redis,
             processes,
-            began: Instant::now(),
             ends: AtomicBool::new(false),
         });
         for process in 0..PROCESSES {
@@ -139,10 +137,6 @@ impl Fleet {
             );
         }
         fleet
-    }
-
-    pub(crate) fn began(&self) -> Instant {
-        self.began
     }
 
     /// `evergrant` on the fleet's store.

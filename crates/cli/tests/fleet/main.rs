@@ -23,7 +23,7 @@
 //!    served one before, which nobody has replaced since and which has not ended, unless its store was away for longer than
 //!    `max_stale`. A stopped process may hold a lock, so then nobody is sure to reach the store;
 //! 3. *no token*: 503 `provider_unavailable` or `overloaded` with `Retry-After`, every token that anybody has seen of the connection had
-//!    ended, and up to [`witness::STANDSTILL`] before there was what keeps everybody from another one: the token endpoint failed, or a
+//!    ended or the process itself was stopped at some moment of the call, and up to [`witness::STANDSTILL`] before there was what keeps everybody from another one: the token endpoint failed, or a
 //!    process died or was stopped, maybe with the lease.
 //!
 //! Besides, no process may ever serve a lower version than it has served before, nor any process two token sets under one

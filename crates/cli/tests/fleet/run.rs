@@ -91,6 +91,8 @@ pub(crate) async fn run(plan: Plan) -> Report {
     report.judge(&fleet.books, &ledger, &grown);
     report.counts = fleet.tally.counts.lock().unwrap().clone();
     report.wrong.append(&mut fleet.tally.wrong.lock().unwrap());
+    /// Lines of a failure that say what the processes said last.
+    const PRINTED: usize = 60;
     let printed = fleet.installation.printed();
     for line in printed.lines().filter(|line| holds_a_secret(line)) {
         report
@@ -98,7 +100,8 @@ pub(crate) async fn run(plan: Plan) -> Report {
             .push(format!("printed: {}…", &line[..line.len().min(80)]));
     }
     let lines: Vec<_> = printed.lines().collect();
-    report.printed = lines[lines.len().saturating_sub(200)..].join("\n");
+    report.printed = lines[lines.len().saturating_sub(PRINTED)..].join("\n");
+    report.diary = fleet.tally.diary.lock().unwrap().join("\n");
     report.took = began.elapsed();
     report
 }

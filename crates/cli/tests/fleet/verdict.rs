@@ -1,6 +1,6 @@
 //! The provider's books held against the fleet's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,24 +14,48 @@ use crate::witness::Counts;
 #[derive(Debug, Default)]
 pub(crate) struct Books(Mutex<BTreeMap<u64, Page>>);
 
+/// What is known of one account.
 #[derive(Debug, Default)]
 struct Page {
     /// When a refresh was seen to be accepted.
     accepted: Vec<Instant>,
-    in_flight: bool,
-    /// How many answers may have been lost with a holder, or were lost by the simulator.
-    explained: u64,
+    in_flight: u64,
+    in_flight_max: u64,
+    /// When a holder was lost that may have had an answer, or was about to get one.
+    holders_lost: Vec<Instant>,
+    /// How many answers the simulator was told to lose.
+    answers_lost: u64,
+    /// How often two redemptions were in flight that nothing explains.
+    overlaps: u64,
+}
+
+impl Page {
+    /// Two redemptions at a time: explained where a holder was lost and what it sent is still with the provider.
+    fn overlaps_at(&mut self, now: Instant) {
+        /// The slowest answer, and a little.
+        const STILL_THERE: Duration = Duration::from_secs(4);
+        let explained = self.holders_lost.iter().any(|at| now - *at <= STILL_THERE);
+        self.overlaps += u64::from(!explained);
+    }
+
+    fn explained(&self) -> u64 {
+        self.answers_lost + self.holders_lost.len() as u64
+    }
 }
 
 impl Books {
     /// Copies what is new.
     pub(crate) fn look(&self, hubspot: &Simulator) -> Ledger {
+        let mut pages = self.0.lock().unwrap();
         let ledger = hubspot.ledger();
         let now = Instant::now();
-        let mut pages = self.0.lock().unwrap();
         for grant in &ledger.grants {
             let page = pages.entry(grant.hub_id).or_default();
-            page.in_flight = grant.refreshes_in_flight > 0;
+            let (in_flight, max) = (grant.refreshes_in_flight, grant.refreshes_in_flight_max);
+            if max > page.in_flight_max.max(1) || (in_flight > 1 && page.in_flight <= 1) {
+                page.overlaps_at(now);
+            }
+            (page.in_flight, page.in_flight_max) = (in_flight, max);
             while (page.accepted.len() as u64) < grant.refreshes_accepted {
                 page.accepted.push(now);
             }
@@ -45,7 +69,7 @@ impl Books {
             .lock()
             .unwrap()
             .get(&portal)
-            .is_some_and(|page| page.in_flight)
+            .is_some_and(|page| page.in_flight > 0)
     }
 
     /// Whether anything was accepted since.
@@ -56,26 +80,39 @@ impl Books {
         last.is_some_and(|at| *at >= since)
     }
 
-    /// The portals whose refresh token is at the provider, or was accepted within this time.
-    pub(crate) fn hot(&self, hubspot: &Simulator, within: Duration) -> BTreeSet<u64> {
+    /// The portals whose refresh token is at the provider, or was accepted within this time; with the moment of that.
+    pub(crate) fn hot(&self, hubspot: &Simulator, within: Duration) -> BTreeMap<u64, Option<Instant>> {
         self.look(hubspot);
         let pages = self.0.lock().unwrap();
-        let hot = pages.iter().filter(|(_, page)| {
-            page.in_flight || page.accepted.last().is_some_and(|at| at.elapsed() <= within)
+        let hot = pages.iter().filter_map(|(portal, page)| {
+            let accepted = page.accepted.last().copied();
+            if page.in_flight > 0 {
+                return Some((*portal, None));
+            }
+            accepted
+                .filter(|at| at.elapsed() <= within)
+                .map(|at| (*portal, Some(at)))
         });
-        hot.map(|(portal, _)| *portal).collect()
+        hot.collect()
     }
 
-    pub(crate) fn explain_loss(&self, portal: u64) {
-        self.0.lock().unwrap().entry(portal).or_default().explained += 1;
+    /// A holder is gone that may have had an answer.
+    pub(crate) fn holder_lost(&self, portal: u64) {
+        let mut pages = self.0.lock().unwrap();
+        pages.entry(portal).or_default().holders_lost.push(Instant::now());
     }
 
-    fn explained(&self, portal: u64) -> u64 {
-        self.0
-            .lock()
-            .unwrap()
+    /// The simulator was told to lose an answer.
+    pub(crate) fn answer_lost(&self, portal: u64) {
+        self.0.lock().unwrap().entry(portal).or_default().answers_lost += 1;
+    }
+
+    /// How many answers may have been lost, and how often two redemptions at a time are unexplained.
+    fn explained(&self, portal: u64) -> (u64, u64) {
+        let pages = self.0.lock().unwrap();
+        pages
             .get(&portal)
-            .map_or(0, |page| page.explained)
+            .map_or((0, 0), |page| (page.explained(), page.overlaps))
     }
 }
 
@@ -99,6 +136,8 @@ pub(crate) struct Report {
     pub(crate) lost_grants: u64,
     /// Everything that must not be, in words.
     pub(crate) wrong: Vec<String>,
+    /// What happened when.
+    pub(crate) diary: String,
     /// The end of what the processes printed.
     pub(crate) printed: String,
 }
@@ -113,7 +152,7 @@ impl Report {
                 continue;
             };
             let accepted = grant.refreshes_accepted;
-            let explained = books.explained(portal);
+            let (explained, overlaps) = books.explained(portal);
             let lost = accepted.saturating_sub(grown);
             self.accepted += accepted;
             self.stored += grown;
@@ -136,10 +175,10 @@ impl Report {
                 self.wrong
                     .push(format!("portal {portal}: {replays} replays, {lost} answers lost"));
             }
-            if grant.refreshes_in_flight_max > 1 && explained == 0 {
+            if overlaps > 0 {
+                self.double_redemptions += overlaps;
                 self.wrong.push(format!(
-                    "portal {portal}: {} redemptions at a time",
-                    grant.refreshes_in_flight_max
+                    "portal {portal}: {overlaps} times two redemptions at a time"
                 ));
             }
             if ledger.refresh_tokens_of(portal).any(|token| token.dead) {
@@ -165,9 +204,10 @@ impl Report {
         println!("{self}");
         assert!(
             self.wrong.is_empty(),
-            "{}\n\nagain: {}\n\n{}",
+            "{}\n\nagain: {}\n\n{}\n\n{}",
             self.wrong.join("\n"),
             self.command,
+            self.diary,
             self.printed
         );
     }

@@ -35,8 +35,9 @@ pub(crate) struct Call {
     pub(crate) process: usize,
     kind: Kind,
     sent: Instant,
-    /// The least version that may come back.
+    /// The least version that may come back, and what said so.
     least: i64,
+    because: String,
 }
 
 /// What was seen of one connection.
@@ -45,7 +46,7 @@ pub(crate) struct Seen(Mutex<Sights>);
 
 #[derive(Debug, Default)]
 struct Sights {
-    /// When each version was seen first, in their order.
+    /// When each new version was seen first.
     versions: Vec<(i64, Instant)>,
     /// The access token of each version.
     tokens: BTreeMap<i64, String>,
@@ -57,6 +58,7 @@ struct Sights {
 
 #[derive(Debug, Clone, Copy)]
 struct Sight {
+    kind: Kind,
     version: i64,
     at: Instant,
     ends: Option<Instant>,
@@ -78,11 +80,24 @@ pub(crate) struct Counts {
     pub(crate) longest_wait: Duration,
 }
 
-/// The numbers so far, and what must not be.
-#[derive(Debug, Default)]
+/// The numbers so far, what must not be, and what happened.
+#[derive(Debug)]
 pub(crate) struct Tally {
+    began: Instant,
+    pub(crate) diary: Mutex<Vec<String>>,
     pub(crate) counts: Mutex<Counts>,
     pub(crate) wrong: Mutex<Vec<String>>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            diary: Mutex::default(),
+            counts: Mutex::default(),
+            wrong: Mutex::default(),
+        }
+    }
 }
 
 impl Tally {
@@ -90,8 +105,16 @@ impl Tally {
         count(&mut self.counts.lock().unwrap());
     }
 
+    /// Something must not be.
     pub(crate) fn wrong(&self, what: String) {
+        self.write_down(&what);
         self.wrong.lock().unwrap().push(what);
+    }
+
+    /// Something happens, for whoever reads of a failure.
+    pub(crate) fn write_down(&self, what: &str) {
+        let line = format!("{:>7.2} s  {what}", self.began.elapsed().as_secs_f64());
+        self.diary.lock().unwrap().push(line);
     }
 }
 
@@ -106,7 +129,10 @@ impl Seen {
     pub(crate) fn begin(&self, process: usize, kind: Kind, fleet: &Fleet) -> Call {
         let sent = Instant::now();
         let sights = self.0.lock().unwrap();
-        let mut least = sights.of[process].map_or(0, |sight| sight.version);
+        let (mut least, mut because) = sights.of[process].map_or_else(Default::default, |sight| {
+            let ago = sent.duration_since(sight.at).as_millis();
+            (sight.version, format!("{:?} there {ago} ms before", sight.kind))
+        });
         // What anybody saw a while ago everybody knows, unless the news could not reach it.
         let news_came = !fleet.troubles.store_since(process, sent, FEED + AFTERSHOCK);
         if news_came
@@ -115,14 +141,16 @@ impl Seen {
                 .iter()
                 .rev()
                 .find(|(_, at)| sent.duration_since(*at) > FEED)
+            && *known > least
         {
-            least = least.max(*known);
+            (least, because) = (*known, format!("somebody more than {} s before", FEED.as_secs()));
         }
         Call {
             process,
             kind,
             sent,
             least,
+            because,
         }
     }
 
@@ -163,11 +191,10 @@ impl Seen {
                     Err(error) => error.clone(),
                 };
                 fleet.tally.wrong(format!(
-                    "avoidable: {:?} of portal {portal} at process {}, after {:.1} s, {:.1} s from the start: {shown}: {why}",
+                    "avoidable: {:?} of portal {portal} at process {}, after {:.1} s: {why}: {shown}",
                     call.kind,
                     call.process,
                     (now - call.sent).as_secs_f64(),
-                    fleet.began().elapsed().as_secs_f64(),
                 ));
                 |counts| counts.avoidable += 1
             }
@@ -176,14 +203,19 @@ impl Seen {
         false
     }
 
+    /// When the newest version was seen first.
+    pub(crate) fn newest_since(&self) -> Option<Instant> {
+        self.0.lock().unwrap().versions.last().map(|(_, at)| *at)
+    }
+
     fn note(&self, fleet: &Fleet, portal: u64, call: &Call, now: Instant, served: Served) {
         let mut sights = self.0.lock().unwrap();
         let version = served.version;
         if version < call.least {
             fleet.tally.count(|counts| counts.went_back += 1);
             fleet.tally.wrong(format!(
-                "portal {portal}: process {} answered {:?} with version {version} after {}",
-                call.process, call.kind, call.least
+                "portal {portal}: process {} answered {:?} with version {version} although {} was seen by {}",
+                call.process, call.kind, call.least, call.because,
             ));
         }
         if sights.versions.last().is_none_or(|(last, _)| *last < version) {
@@ -198,9 +230,14 @@ impl Seen {
             }
         }
         sights.ends = sights.ends.max(served.ends);
+        // What a refresh reports is what the store holds; this process serves it once the feed has told of it.
+        if call.kind == Kind::Refresh {
+            return;
+        }
         let last = &mut sights.of[call.process];
         if last.is_none_or(|last| last.version <= version) {
             *last = Some(Sight {
+                kind: call.kind,
                 version,
                 at: now,
                 ends: served.ends.or(last
@@ -252,7 +289,8 @@ impl Seen {
                     .unwrap()
                     .ends
                     .is_some_and(|ends| ends > Instant::now());
-                if call.kind != Kind::Refresh && serves {
+                let stood_still = troubles.stopped[process].since(sent, MOMENT);
+                if call.kind != Kind::Refresh && serves && !stood_still {
                     return Err("a token that was seen still served");
                 }
                 let endpoint = connection_of(portal)
