@@ -2,8 +2,8 @@
 //!
 //! What it does is the list [`STEPS`], in that order, stopping at the first that fails; each step can be run on its own by
 //! its name. Start reading there. `house` holds the rules of this repository that no compiler knows, `policy` those about
-//! dependencies, `clients` brings what the whole-system tests need, `trials` what takes longer than CI has time, `shell` runs
-//! programs.
+//! dependencies, `deploy` judges what is shipped beside the binary, `clients` brings what the whole-system tests need,
+//! `trials` what takes longer than CI has time, `shell` runs programs.
 
 mod clients;
 mod deploy;
