@@ -30,8 +30,8 @@ const PREFIX: &str = "evergrant";
 const CHANNEL: &str = "evergrant:turns";
 /// How long a key lives that nobody renews: how long a dead holder holds up the others.
 const LIFE: Duration = Duration::from_secs(5);
-/// How often a holder renews it. Two renewals may fail.
-const RENEW_EVERY: Duration = Duration::from_millis(1500);
+/// How often a holder renews it during its life: two renewals may fail.
+const RENEWALS: u32 = 3;
 /// How often those who wait look without having been woken: a dead holder wakes nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an answer may take. It is all that a Redis which does not answer costs a turn.
@@ -84,7 +84,11 @@ impl From<RedisError> for RedisRefused {
 }
 
 /// Turns by a key and a queue in Redis, 6 or newer.
-pub struct ByRedis(Arc<Shared>);
+pub struct ByRedis {
+    shared: Arc<Shared>,
+    look_every: Duration,
+    life: Duration,
+}
 
 impl ByRedis {
     /// For the Redis that a `redis://` or, with TLS, `rediss://` URL names. Asks it nothing yet: the engine starts without it,
@@ -96,14 +100,32 @@ impl ByRedis {
         let info = info.set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3));
         let client = Client::open(info)?;
         let waiting = Waiting::default();
-        Ok(Self(Arc::new(Shared {
-            process: uuid::Uuid::now_v7().to_string(),
+        let shared = Shared {
             link: Mutex::new(Arc::new(Link::new(&client, &waiting)?)),
             client,
             waiting,
             health: Mutex::default(),
             runtime: Handle::current(),
-        })))
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            look_every: LOOK_EVERY,
+            life: LIFE,
+        })
+    }
+
+    /// The same where those who wait look this often without having been woken.
+    #[must_use]
+    pub fn looking_every(mut self, look_every: Duration) -> Self {
+        self.look_every = look_every;
+        self
+    }
+
+    /// The same where a holder that is gone holds up the others for this long.
+    #[must_use]
+    pub fn living(mut self, life: Duration) -> Self {
+        self.life = life;
+        self
     }
 }
 
@@ -111,14 +133,14 @@ impl ByRedis {
 impl Coordination for ByRedis {
     async fn turn(&self, id: &ConnectionId, patience: Duration) -> Turn {
         let ends = Instant::now() + patience;
-        if !self.0.health.lock().may_be_asked() {
+        if !self.shared.health.lock().may_be_asked() {
             return Turn::Mine(Guard::nothing());
         }
-        let place = Place::new(&self.0, id);
+        let place = Place::new(self, id);
         loop {
             match place.ticket.take().await {
                 Ok(taken) => {
-                    if self.0.health.lock().answered() {
+                    if self.shared.health.lock().answered() {
                         tracing::info!(event = "redis_answers", "turns are waited for in Redis again");
                     }
                     if taken {
@@ -126,7 +148,7 @@ impl Coordination for ByRedis {
                     }
                 }
                 Err(what) => {
-                    if self.0.health.lock().failed() {
+                    if self.shared.health.lock().failed() {
                         tracing::warn!(
                             event = "redis_unavailable",
                             "turns cannot be waited for in Redis, and are waited for as in the mode lease: {what}"
@@ -135,7 +157,7 @@ impl Coordination for ByRedis {
                     return Turn::Mine(Guard::nothing());
                 }
             }
-            let look = ends.min(Instant::now() + LOOK_EVERY);
+            let look = ends.min(Instant::now() + self.look_every);
             let woken = timeout_at(look, place.woken.notified()).await.is_ok();
             if !woken && look == ends {
                 return Turn::NotYet;
@@ -154,8 +176,6 @@ impl fmt::Debug for ByRedis {
 type Waiting = Arc<Mutex<HashMap<String, Arc<Notify>>>>;
 
 struct Shared {
-    /// Tokens of this process begin with it.
-    process: String,
     client: Client,
     /// The connection in use. One that did not answer is left behind, whatever became of it.
     link: Mutex<Arc<Link>>,
@@ -268,18 +288,19 @@ struct Ticket {
     shared: Arc<Shared>,
     keys: [String; 2],
     token: String,
+    life: Duration,
 }
 
 impl Ticket {
     async fn take(&self) -> Result<bool, String> {
-        let life = LIFE.as_millis().to_string();
+        let life = self.life.as_millis().to_string();
         self.shared.ask(TAKE, &self.keys, [&self.token, &life]).await
     }
 
     // Where the following two fail, the key's life ends soon.
 
     async fn renew(&self) {
-        let life = LIFE.as_millis().to_string();
+        let life = self.life.as_millis().to_string();
         let _ = self.shared.ask(RENEW, &self.keys, [&self.token, &life]).await;
     }
 
@@ -295,15 +316,17 @@ struct Place {
 }
 
 impl Place {
-    fn new(shared: &Arc<Shared>, id: &ConnectionId) -> Self {
-        let token = format!("{}:{}", shared.process, uuid::Uuid::now_v7());
+    fn new(turns: &ByRedis, id: &ConnectionId) -> Self {
+        let token = uuid::Uuid::now_v7().to_string();
         let woken = Arc::new(Notify::new());
-        shared.waiting.lock().insert(token.clone(), Arc::clone(&woken));
+        let waiting = &turns.shared.waiting;
+        waiting.lock().insert(token.clone(), Arc::clone(&woken));
         let ticket = Ticket {
-            shared: Arc::clone(shared),
+            shared: Arc::clone(&turns.shared),
             // The braces keep both on one node of a cluster.
             keys: ["turn", "queue"].map(|kind| format!("{PREFIX}:{kind}:{{{id}}}")),
             token,
+            life: turns.life,
         };
         Self { ticket, woken }
     }
@@ -313,7 +336,7 @@ impl Place {
         let (guard, mut dropped) = oneshot::channel::<()>();
         let runtime = self.ticket.shared.runtime.clone();
         runtime.spawn(async move {
-            while timeout(RENEW_EVERY, &mut dropped).await.is_err() {
+            while timeout(self.ticket.life / RENEWALS, &mut dropped).await.is_err() {
                 self.ticket.renew().await;
             }
         });

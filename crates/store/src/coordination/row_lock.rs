@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError, Timeouts};
 use evergrant_domain::ConnectionId;
-use evergrant_domain::redemption::LEASE;
+use evergrant_domain::redemption::{LEASE, LEASE_MAX};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -22,9 +22,9 @@ use crate::postgres::{OpenError, describe, sessions};
 
 /// How many turns this process holds or waits for at a time, each in a session. Whoever finds none free waits for one.
 const SESSIONS: usize = 16;
-/// How long a row stays locked whose holder does nothing any more: one that is stopped holds up the others no longer. A
-/// redemption is over by then, even one whose lease was renewed.
-const HELD_AT_MOST: Duration = Duration::from_secs(3 * LEASE.as_secs());
+/// How long a row stays locked whose holder does nothing any more: one that is stopped holds up the others no longer. Longer
+/// than any lease may be renewed, so that nobody is passed over who redeems still.
+const HELD_AT_MOST: Duration = Duration::from_secs(LEASE_MAX.as_secs() + LEASE.as_secs());
 /// How much later than it should the server may answer, before it is taken for gone.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long to wait for the server to take a lock back. Then the session is closed, which does it as well.
