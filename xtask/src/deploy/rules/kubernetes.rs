@@ -9,6 +9,7 @@ impl Rules<'_> {
         self.service_container();
         self.around_the_pods();
         self.kustomization();
+        self.rendered();
     }
 
     fn pods(&mut self) {
@@ -242,5 +243,54 @@ impl Rules<'_> {
             mounted,
             "kustomization.yaml: its configuration is the one that is mounted",
         );
+    }
+
+    /// What kustomize makes of it; judged where it could be run.
+    fn rendered(&mut self) {
+        let rendered = self.at("/kubernetes/rendered");
+        if rendered.is_null() {
+            return;
+        }
+        let pod = &rendered["StatefulSet"][0]["spec"]["template"]["spec"];
+        let tag = format!("/evergrant:{}", self.text("/package/version"));
+        for container in list(&pod["containers"])
+            .into_iter()
+            .chain(list(&pod["initContainers"]))
+        {
+            let image = container["image"].as_str().unwrap_or_default();
+            self.holds(
+                image.ends_with(&tag),
+                "rendered: the image has a registry and the tag",
+            );
+        }
+        let map = &rendered["ConfigMap"][0];
+        let name = &map["metadata"]["name"];
+        let mounted = list(&pod["volumes"])
+            .iter()
+            .any(|volume| volume["configMap"]["name"] == *name);
+        self.holds(
+            mounted && *name != "evergrant",
+            "rendered: the pods mount the configuration by the name with its hash",
+        );
+        self.is(
+            "rendered: the configuration",
+            &map["data"]["evergrant.toml"],
+            self.text("/configuration_text/kubernetes"),
+        );
+        self.holds(
+            rendered["Secret"].is_null(),
+            "rendered: no secret is among what is applied",
+        );
+        for (kind, count) in [
+            ("StatefulSet", 1),
+            ("Service", 2),
+            ("PodDisruptionBudget", 1),
+            ("NetworkPolicy", 1),
+        ] {
+            self.holds(
+                list(&rendered[kind]).len() == count,
+                "rendered: everything is there",
+            );
+        }
     }
 }
