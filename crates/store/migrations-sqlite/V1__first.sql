@@ -41,6 +41,9 @@ CREATE TABLE connections (
     lease_boot        TEXT,
     lease_until       INTEGER,
     lease_shown_until INTEGER,
+    -- The intent: each attempt at redeeming this version's refresh token that may have reached the provider, as an array of
+    -- its lease's fence, when it began, and its holder. In the row, so that one statement takes the lease and adds to it.
+    attempts          TEXT NOT NULL DEFAULT '[]',
 
     trouble_failed_at       INTEGER,
     trouble_code            TEXT,
@@ -71,6 +74,7 @@ CREATE TABLE connections (
     CHECK (status = 'active' OR trouble_failed_at IS NULL),
     CHECK (status = 'active' OR status = 'reconnect_required' OR lease_holder IS NULL),
     CHECK (status <> 'disconnected' OR refresh_token IS NULL),
+    CHECK (status <> 'disconnected' OR attempts = '[]'),
     CHECK (kind = 'oauth' OR refresh_token IS NULL),
     CHECK ((refresh_token IS NULL) = (refresh_token_fingerprint IS NULL)),
     CHECK (account_id IS NOT NULL OR (account_domain IS NULL AND account_user IS NULL)),
@@ -90,15 +94,6 @@ CREATE UNIQUE INDEX one_live_connection_per_grant ON connections (app, refresh_t
 CREATE INDEX connections_by_account ON connections (app, account_id) WHERE status <> 'disconnected';
 CREATE INDEX connections_by_creation ON connections (created_at, id);
 CREATE INDEX connections_due ON connections (app, soft_end) WHERE status = 'active' AND kind = 'oauth';
-
--- The intent: one row for each attempt at redeeming a version's refresh token that may have reached the provider.
-CREATE TABLE attempts (
-    connection TEXT NOT NULL REFERENCES connections (id) ON DELETE CASCADE,
-    fence      INTEGER NOT NULL,
-    version    INTEGER NOT NULL,
-    began_at   INTEGER NOT NULL,
-    PRIMARY KEY (connection, fence)
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -149,8 +144,26 @@ CREATE TABLE apps (
     rejected_fingerprint  TEXT,
     single_use_since      INTEGER,
     secret_that_worked    TEXT,
+    -- The breaker of the token endpoint.
+    endpoint_failures     INTEGER,
+    endpoint_code         TEXT,
+    endpoint_rest_until   INTEGER,
+    -- The last look whether it does again, and by which connection.
+    probed_at             INTEGER,
+    probed_by             TEXT,
+    CHECK ((endpoint_failures IS NULL) = (endpoint_code IS NULL)),
+    CHECK ((endpoint_failures IS NULL) = (endpoint_rest_until IS NULL)),
+    CHECK ((probed_at IS NULL) = (probed_by IS NULL)),
     CHECK ((rejected_code IS NULL) = (rejected_since IS NULL)),
     CHECK ((rejected_code IS NULL) = (rejected_fingerprint IS NULL))
+) STRICT;
+
+-- Each app's exchanges with its token endpoint in the second that `second` counts; `granted` is what the last claim got.
+CREATE TABLE exchanges (
+    app     TEXT PRIMARY KEY,
+    second  INTEGER NOT NULL,
+    used    INTEGER NOT NULL,
+    granted INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE api_keys (

@@ -13,6 +13,7 @@ mod address;
 mod apps;
 mod connections;
 mod db;
+mod hints;
 mod open;
 mod redeeming;
 mod tls;
@@ -20,26 +21,32 @@ mod upkeep;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
+use evergrant_domain::breaker::Breaker;
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
+use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
+use parking_lot::Mutex;
 
 pub(crate) use self::db::describe;
-use self::db::{Db, Tries};
+use self::db::{Db, Purpose, Tries};
+use self::hints::Hints;
 pub use self::open::OpenError;
 pub(crate) use self::open::sessions;
 use crate::contract::{
     ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
     CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
-    Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, StoredEvent,
-    Usage,
+    Pulse, Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
+    StoredEvent, Usage,
 };
+use crate::record::HighestSeen;
 use crate::vault::Vault;
 
 /// The store in a PostgreSQL database.
@@ -48,17 +55,25 @@ pub struct PostgresStore {
     vault: Arc<Vault>,
     /// The name under which this instance holds leases, for people who look into the table.
     me: Arc<str>,
+    /// How often it asked for one, so that a lease whose answer was lost is known again.
+    askings: AtomicI64,
+    hints: Hints,
+    feed: Mutex<HighestSeen>,
 }
 
 impl PostgresStore {
     /// Opens the database that a `postgres://` URL names, and brings its schema up to date. Which protection the connection
     /// gets is said by `sslmode`; where the URL says nothing, a server elsewhere must prove itself (`verify-full`).
     pub async fn open(url: &str, vault: Arc<Vault>) -> Result<Self, OpenError> {
-        let pool = open::open(url, &vault).await?;
+        let (pool, door) = open::open(url, &vault).await?;
+        let me: Arc<str> = uuid::Uuid::now_v7().to_string().into();
         Ok(Self {
             pool,
             vault,
-            me: uuid::Uuid::now_v7().to_string().into(),
+            hints: Hints::new(door, Arc::clone(&me)),
+            me,
+            askings: AtomicI64::new(0),
+            feed: Mutex::default(),
         })
     }
 
@@ -74,33 +89,27 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
-/// What a session is taken for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// To read: each statement stands alone.
-    Read,
-    /// To write: in a transaction, which is repeated as a whole where another one got in its way.
-    Write,
-}
-
 /// Does its work in a session, again and again as far as [`Tries`] allows. A macro, because a closure that returns a future
 /// cannot yet say that this future is `Send`.
 macro_rules! in_session {
     ($store:expr, $purpose:expr, $db:ident => $work:expr) => {{
-        let mut tries = Tries::new(&$store.pool);
+        let mut tries = Tries::new($purpose, &$store.pool);
         loop {
             let tried = async {
                 let session = Db::take(&$store.pool, &$store.vault, &$store.me).await?;
-                if $purpose == Purpose::Write {
+                if $purpose == Purpose::Transaction {
                     session.begin().await?;
                 }
                 let $db = &session;
                 let done = $work.await;
-                if $purpose == Purpose::Write {
+                if $purpose == Purpose::Transaction {
                     match &done {
                         Ok(_) => session.commit().await?,
                         Err(_) => session.rollback().await,
                     }
+                }
+                if session.has_fed() {
+                    $store.hints.tell();
                 }
                 done
             };
@@ -115,7 +124,7 @@ macro_rules! in_session {
 #[async_trait]
 impl Store for PostgresStore {
     async fn create(&self, new: NewConnection, now: Timestamp) -> Result<Connected, StoreError> {
-        in_session!(self, Purpose::Write, db => db.create(&new, now))
+        in_session!(self, Purpose::Transaction, db => db.create(&new, now))
     }
 
     async fn reconnect(
@@ -126,7 +135,7 @@ impl Store for PostgresStore {
         event: Event,
         now: Timestamp,
     ) -> Result<Connected, StoreError> {
-        in_session!(self, Purpose::Write, db => db.reconnect(id, account.as_ref(), &tokens, &event, now))
+        in_session!(self, Purpose::Transaction, db => db.reconnect(id, account.as_ref(), &tokens, &event, now))
     }
 
     async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError> {
@@ -157,7 +166,7 @@ impl Store for PostgresStore {
         labels: Option<Vec<(String, String)>>,
         now: Timestamp,
     ) -> Result<Connected, StoreError> {
-        in_session!(self, Purpose::Write, db => db.patch(id, customer.as_ref(), labels.as_deref(), now))
+        in_session!(self, Purpose::Transaction, db => db.patch(id, customer.as_ref(), labels.as_deref(), now))
     }
 
     async fn take_lease(
@@ -168,7 +177,12 @@ impl Store for PostgresStore {
         on: LeaseOn,
         now: Timestamp,
     ) -> Result<LeaseAnswer, StoreError> {
-        in_session!(self, Purpose::Write, db => db.take_lease(id, version, lasts, on, now))
+        let asking = self.askings.fetch_add(1, Ordering::Relaxed);
+        in_session!(self, Purpose::Statement, db => db.take_lease(id, version, lasts, on, asking, now))
+    }
+
+    async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.renew_lease(lease, lasts))
     }
 
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {
@@ -176,7 +190,26 @@ impl Store for PostgresStore {
     }
 
     async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError> {
-        in_session!(self, Purpose::Write, db => db.land(lease, &refreshed, now))
+        if refreshed.account.is_none() {
+            let landed: Result<_, StoreError> =
+                in_session!(self, Purpose::Statement, db => db.land_at_once(lease, &refreshed, now));
+            if let Some(held) = landed? {
+                return Ok(Landed::Stored(held));
+            }
+        }
+        in_session!(self, Purpose::Transaction, db => db.land(lease, &refreshed, now))
+    }
+
+    async fn restore(
+        &self,
+        id: &ConnectionId,
+        shown: Version,
+        version: Version,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<Held>, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.restore(id, shown, version, &tokens, &event, now))
     }
 
     async fn give_up(
@@ -187,7 +220,7 @@ impl Store for PostgresStore {
         event: Option<Event>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.give_up(lease, presented, trouble.as_ref(), event.as_ref(), now))
+        in_session!(self, Purpose::Statement, db => db.give_up(lease, presented, trouble.as_ref(), event.as_ref(), now))
     }
 
     async fn condemn(
@@ -197,7 +230,7 @@ impl Store for PostgresStore {
         event: Event,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        in_session!(self, Purpose::Write, db => db.condemn(lease, reason, &event, now))
+        in_session!(self, Purpose::Statement, db => db.condemn(lease, reason, &event, now))
     }
 
     async fn begin_cooldown(
@@ -206,7 +239,7 @@ impl Store for PostgresStore {
         version: Version,
         now: Timestamp,
     ) -> Result<CooldownAnswer, StoreError> {
-        in_session!(self, Purpose::Write, db => db.begin_cooldown(id, version, now))
+        in_session!(self, Purpose::Transaction, db => db.begin_cooldown(id, version, now))
     }
 
     async fn claim_forced_refresh(
@@ -215,7 +248,7 @@ impl Store for PostgresStore {
         every: Duration,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        in_session!(self, Purpose::Write, db => db.claim_forced_refresh(id, every, now))
+        in_session!(self, Purpose::Statement, db => db.claim_forced_refresh(id, every, now))
     }
 
     async fn disconnect(
@@ -226,11 +259,11 @@ impl Store for PostgresStore {
         event: Event,
         now: Timestamp,
     ) -> Result<Option<(Connection, RevocationState)>, StoreError> {
-        in_session!(self, Purpose::Write, db => db.disconnect(id, revoke, superseded_by.as_ref(), &event, now))
+        in_session!(self, Purpose::Transaction, db => db.disconnect(id, revoke, superseded_by.as_ref(), &event, now))
     }
 
     async fn purge(&self, id: &ConnectionId) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.purge(id))
+        in_session!(self, Purpose::Transaction, db => db.purge(id))
     }
 
     async fn claim_revocations(
@@ -239,7 +272,7 @@ impl Store for PostgresStore {
         push: Duration,
         now: Timestamp,
     ) -> Result<Vec<Revocation>, StoreError> {
-        in_session!(self, Purpose::Write, db => db.claim_revocations(limit, push, now))
+        in_session!(self, Purpose::Transaction, db => db.claim_revocations(limit, push, now))
     }
 
     async fn queue_revocation(
@@ -249,7 +282,7 @@ impl Store for PostgresStore {
         refresh_token: RefreshToken,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.queue_revocation(connection, app, &refresh_token, now))
+        in_session!(self, Purpose::Transaction, db => db.queue_revocation(connection, app, &refresh_token, now))
     }
 
     async fn finish_revocation(
@@ -258,19 +291,19 @@ impl Store for PostgresStore {
         state: RevocationState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.finish_revocation(id, state, now))
+        in_session!(self, Purpose::Transaction, db => db.finish_revocation(id, state, now))
     }
 
     async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError> {
-        in_session!(self, Purpose::Write, db => db.claim_due(&query))
+        in_session!(self, Purpose::Statement, db => db.claim_due(&query))
     }
 
     async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.note_usage(&usage))
+        in_session!(self, Purpose::Statement, db => db.note_usage(&usage))
     }
 
     async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.record_event(id, &event, now))
+        in_session!(self, Purpose::Transaction, db => db.record_event(id, &event, now))
     }
 
     async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
@@ -290,19 +323,54 @@ impl Store for PostgresStore {
     }
 
     async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.reject_app(app, &rejected))
+        in_session!(self, Purpose::Statement, db => db.reject_app(app, &rejected))
     }
 
     async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.accept_app(app, &secret_fingerprint))
+        in_session!(self, Purpose::Statement, db => db.accept_app(app, &secret_fingerprint))
+    }
+
+    async fn claim_probe(
+        &self,
+        app: &AppName,
+        connection: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.claim_probe(app, connection, every, now))
+    }
+
+    async fn endpoint_failed(
+        &self,
+        app: &AppName,
+        code: String,
+        retry_after: Option<Duration>,
+        jitter: Jitter,
+        now: Timestamp,
+    ) -> Result<Breaker, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.endpoint_failed(app, &code, retry_after, jitter, now))
+    }
+
+    async fn endpoint_works(&self, app: &AppName) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Statement, db => db.endpoint_works(app))
+    }
+
+    async fn claim_exchanges(
+        &self,
+        app: &AppName,
+        wanted: u32,
+        per_second: u32,
+        _now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.claim_exchanges(app, wanted, per_second))
     }
 
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
-        in_session!(self, Purpose::Write, db => db.switch_to_single_use(app, now))
+        in_session!(self, Purpose::Transaction, db => db.switch_to_single_use(app, now))
     }
 
     async fn create_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.create_key(&key, hash))
+        in_session!(self, Purpose::Transaction, db => db.create_key(&key, hash))
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
@@ -314,11 +382,11 @@ impl Store for PostgresStore {
     }
 
     async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
-        in_session!(self, Purpose::Write, db => db.revoke_key(id, now))
+        in_session!(self, Purpose::Transaction, db => db.revoke_key(id, now))
     }
 
     async fn create_session(&self, session: ConnectSession) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.create_session(&session))
+        in_session!(self, Purpose::Transaction, db => db.create_session(&session))
     }
 
     async fn session(&self, id: &str) -> Result<Option<ConnectSession>, StoreError> {
@@ -326,11 +394,11 @@ impl Store for PostgresStore {
     }
 
     async fn finish_session(&self, id: &str, outcome: SessionOutcome) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.finish_session(id, &outcome))
+        in_session!(self, Purpose::Transaction, db => db.finish_session(id, &outcome))
     }
 
     async fn begin_authorization(&self, authorization: Authorization) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.begin_authorization(&authorization))
+        in_session!(self, Purpose::Transaction, db => db.begin_authorization(&authorization))
     }
 
     async fn spend_state(
@@ -338,11 +406,25 @@ impl Store for PostgresStore {
         state_hash: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError> {
-        in_session!(self, Purpose::Write, db => db.spend_state(state_hash, now))
+        in_session!(self, Purpose::Transaction, db => db.spend_state(state_hash, now))
     }
 
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Write, db => db.sweep(before))
+        in_session!(self, Purpose::Transaction, db => db.sweep(before))
+    }
+
+    async fn pulse(&self) -> Result<Pulse, StoreError> {
+        let read: Result<_, StoreError> = in_session!(self, Purpose::Read, db => db.pulse());
+        let (now, server, feed) = read?;
+        let steps_back = self.feed.lock().note(feed);
+        Ok(Pulse {
+            now: Some(now),
+            epoch: format!("{server} {steps_back}"),
+        })
+    }
+
+    async fn hint(&self) {
+        self.hints.told().await;
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -15,8 +15,8 @@ use evergrant_domain::redemption::Intent;
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{
-    AccessToken, Connection, ConnectionId, ConnectionStatus, Kind, ReconnectReason, RefreshToken, TokenSet,
-    Version,
+    AccessToken, Connection, ConnectionId, ConnectionStatus, Fence, Kind, ReconnectReason, RefreshToken,
+    Timestamp, TokenSet, Version,
 };
 
 #[cfg(test)]
@@ -25,20 +25,16 @@ pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorizatio
 pub(crate) use self::columns::{Columns, label_list, list, strange};
 pub(crate) use self::landing::LandsAs;
 pub(crate) use self::upkeep::{
-    read_app_state, read_change, read_event, read_revocation, read_revocation_state, seal_for_revocation,
+    HighestSeen, read_app_state, read_change, read_event, read_revocation, read_revocation_state,
+    seal_for_revocation,
 };
-use crate::contract::{Held, StoreError};
+use crate::contract::{Held, Lease, LeaseAnswer, StoreError};
 use crate::vault::{Place, Vault};
 
 pub(crate) type Stored<T> = Result<T, StoreError>;
 
-/// Every column of a connection, with what its attempts sum up to.
-pub(crate) const SELECT_CONNECTION: &str = "
-    SELECT c.*,
-           (SELECT count(*) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS attempts,
-           (SELECT min(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS first_attempt_at,
-           (SELECT max(a.began_at) FROM attempts a WHERE a.connection = c.id AND a.version = c.version) AS last_attempt_at
-      FROM connections c";
+/// Every column of a connection.
+pub(crate) const SELECT_CONNECTION: &str = "SELECT c.* FROM connections c";
 
 /// What the vault check seals. Its words do not matter, only that they open.
 const CHECK: &str = "evergrant";
@@ -141,7 +137,6 @@ pub(crate) fn read_held(vault: &Vault, row: &impl Columns) -> Stored<Held> {
 pub(crate) fn read_connection(row: &impl Columns) -> Stored<Connection> {
     let id: ConnectionId = row.parsed("id")?;
     let version = Version::new(row.number("version")?);
-    let attempts = row.count("attempts")?;
     let since = || row.time("status_since");
     let status = match row.text("status")?.as_str() {
         "active" => ConnectionStatus::Active,
@@ -172,13 +167,7 @@ pub(crate) fn read_connection(row: &impl Columns) -> Stored<Connection> {
         }),
         None => None,
     };
-    let (first_at, last_at) = (row.maybe_time("first_attempt_at")?, row.maybe_time("last_attempt_at")?);
-    let intent = first_at.zip(last_at).map(|(first_at, last_at)| Intent {
-        version,
-        first_at,
-        attempts,
-        last_at,
-    });
+    let intent = intent(version, row.attempts("attempts")?.iter())?;
     Ok(Connection {
         app: row.parsed("app")?,
         customer: row.parsed("customer")?,
@@ -212,6 +201,55 @@ pub(crate) fn read_connection(row: &impl Columns) -> Stored<Connection> {
         refresh_in_progress_until: row.maybe_time("lease_shown_until")?,
         id,
     })
+}
+
+/// One attempt at redeeming: the fence of its lease, when it began, its holder, whether that took over from another one, and
+/// which of the holder's askings it answers.
+pub(crate) type Attempt = (i64, i64, String, bool, i64);
+
+fn intent<'a>(
+    version: Version,
+    attempts: impl Iterator<Item = &'a Attempt> + Clone,
+) -> Stored<Option<Intent>> {
+    let began_at = attempts.map(|(_, began_at, ..)| *began_at);
+    let Some((first_at, last_at)) = began_at.clone().min().zip(began_at.clone().max()) else {
+        return Ok(None);
+    };
+    Ok(Some(Intent {
+        version,
+        first_at: Timestamp::from_millis(first_at),
+        last_at: Timestamp::from_millis(last_at),
+        attempts: u32::try_from(began_at.count()).map_err(|_| strange("attempts"))?,
+    }))
+}
+
+/// The lease that the attempt of this holder's asking goes with, where the row still has both.
+pub(crate) fn read_taken(
+    vault: &Vault,
+    row: &impl Columns,
+    holder: &str,
+    asking: i64,
+) -> Stored<Option<LeaseAnswer>> {
+    let attempts = row.attempts("attempts")?;
+    let fence = row.number("fence")?;
+    let is_own = |attempt: &&Attempt| attempt.0 == fence && attempt.2 == holder && attempt.4 == asking;
+    let Some((_, _, _, took_over, _)) = attempts.iter().find(is_own) else {
+        return Ok(None);
+    };
+    if row.maybe_text("lease_holder")?.as_deref() != Some(holder) {
+        return Ok(None);
+    }
+    let held = read_held(vault, row)?;
+    let connection = &held.connection;
+    Ok(Some(LeaseAnswer::Taken {
+        lease: Lease::new(connection.id.clone(), connection.version, Fence::new(fence)),
+        earlier: intent(
+            connection.version,
+            attempts.iter().filter(|attempt| !is_own(attempt)),
+        )?,
+        took_over: *took_over,
+        held: Box::new(held),
+    }))
 }
 
 fn read_cooldown(row: &impl Columns) -> Stored<Option<Cooldown>> {

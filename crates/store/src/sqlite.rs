@@ -27,8 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use evergrant_domain::breaker::Breaker;
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
+use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
@@ -140,6 +142,15 @@ impl SqliteStore {
             Runner::Inline(inline) => inline.read(work),
         }
     }
+
+    /// A file goes by its machine's clock. A simulation may want another store's way.
+    fn clock_of_its_own(&self) -> Option<Timestamp> {
+        match &self.runner {
+            Runner::Threads { .. } => None,
+            #[cfg(feature = "simulation")]
+            Runner::Inline(inline) => inline.clock_of_its_own(),
+        }
+    }
 }
 
 impl fmt::Debug for SqliteStore {
@@ -216,6 +227,11 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
+        let lease = lease.clone();
+        self.write(move |db| db.renew_lease(&lease, lasts)).await
+    }
+
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {
         let lease = lease.clone();
         self.read(move |db| db.lease_lasts(&lease, at_least)).await
@@ -224,6 +240,20 @@ impl Store for SqliteStore {
     async fn land(&self, lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Result<Landed, StoreError> {
         let lease = lease.clone();
         self.write(move |db| db.land(&lease, &refreshed, now)).await
+    }
+
+    async fn restore(
+        &self,
+        id: &ConnectionId,
+        shown: Version,
+        version: Version,
+        tokens: TokenSet,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Option<Held>, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.restore(&id, shown, version, &tokens, &event, now))
+            .await
     }
 
     async fn give_up(
@@ -362,6 +392,49 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn claim_probe(
+        &self,
+        app: &AppName,
+        connection: &ConnectionId,
+        every: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (app, connection) = (app.clone(), connection.clone());
+        self.write(move |db| db.claim_probe(&app, &connection, every, now))
+            .await
+    }
+
+    async fn endpoint_failed(
+        &self,
+        app: &AppName,
+        code: String,
+        retry_after: Option<Duration>,
+        jitter: Jitter,
+        now: Timestamp,
+    ) -> Result<Breaker, StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.endpoint_failed(&app, &code, retry_after, jitter, now))
+            .await
+    }
+
+    async fn endpoint_works(&self, app: &AppName) -> Result<(), StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.endpoint_works(&app)).await
+    }
+
+    async fn claim_exchanges(
+        &self,
+        app: &AppName,
+        wanted: u32,
+        per_second: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let app = app.clone();
+        let now = self.clock_of_its_own().unwrap_or(now);
+        self.write(move |db| db.claim_exchanges(&app, wanted, per_second, now))
+            .await
+    }
+
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
         let app = app.clone();
         self.write(move |db| db.switch_to_single_use(&app, now)).await
@@ -415,15 +488,23 @@ impl Store for SqliteStore {
     }
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {
-        match &self.runner {
+        let epoch = match &self.runner {
             Runner::Threads { epoch, .. } => {
                 let epoch = Arc::clone(epoch);
-                let epoch = self.read(move |db| epoch.now(db)).await?;
-                Ok(Pulse { now: None, epoch })
+                self.read(move |db| epoch.now(db)).await?
             }
             #[cfg(feature = "simulation")]
-            Runner::Inline(inline) => inline.pulse(),
-        }
+            Runner::Inline(inline) => inline.epoch()?,
+        };
+        Ok(Pulse {
+            now: self.clock_of_its_own(),
+            epoch,
+        })
+    }
+
+    /// Files tell nobody.
+    async fn hint(&self) {
+        std::future::pending::<()>().await;
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -60,7 +60,7 @@ impl Db {
     }
 
     async fn feed_keys(&self) -> Tried<()> {
-        self.execute("INSERT INTO changes (kind) VALUES ('keys')", &[])
+        self.feed("INSERT INTO changes (kind) VALUES ('keys') RETURNING 1", &[])
             .await?;
         Ok(())
     }

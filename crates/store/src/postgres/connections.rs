@@ -6,10 +6,12 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, ConnectionStatus, Customer, Timestamp, TokenSet, Version,
 };
 
-use super::db::{Db, Failure, Tried, storable};
-use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
+use super::db::{Db, Failure, Told, Tried, recorded, storable};
+use crate::contract::{
+    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
+};
 use crate::record::{
-    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, read_connection,
+    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, read_connection, read_held,
 };
 
 impl Db {
@@ -97,7 +99,7 @@ impl Db {
                     revocation = NULL, version = $5, fence = fence + 1,
                     access_token = $6, refresh_token = $7, refresh_token_fingerprint = $8, token_type = $9, scopes = $10,
                     issued_at = $11, soft_end = $12, hard_end = $13, expires_at = $14,
-                    unproven = $15, connected_at = $16, updated_at = $16,
+                    unproven = $15, connected_at = $16, updated_at = $16, attempts = '[]',
                     lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL,
                     trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                     trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL,
@@ -123,10 +125,72 @@ impl Db {
             ],
         )
         .await?;
-        self.forget_attempts(id).await?;
         self.spare_from_revocation(&old.app, tokens).await?;
         self.record_change(id, event, now).await?;
         Ok(Connected::Stored(self.written(id).await?))
+    }
+
+    /// Rule 18: only over the version that was looked at, so of two processes that hold newer sets one restores. The fence
+    /// grows as for a new grant: whoever redeemed under what was lost does so no more.
+    pub(super) async fn restore(
+        &self,
+        id: &ConnectionId,
+        shown: Version,
+        version: Version,
+        tokens: &TokenSet,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<Option<Held>> {
+        let sealed = self.seal(id, version, tokens);
+        let told = Told::new(event);
+        let restored = self
+            .feed(
+                concat!(
+                    "WITH changed AS (
+                         UPDATE connections c
+                            SET status = 'active', status_reason = NULL, status_since = NULL,
+                                version = $7, fence = fence + 1, attempts = '[]',
+                                access_token = $8, refresh_token = $9, refresh_token_fingerprint = $10,
+                                token_type = $11, scopes = $12,
+                                issued_at = $13, soft_end = $14, hard_end = $15, expires_at = $16,
+                                unproven = $17, updated_at = $2,
+                                lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL,
+                                trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                                trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL,
+                                claimed_until = 0
+                          WHERE id = $1 AND version = $6 AND version < $7 AND status <> 'disconnected'
+                            AND NOT EXISTS (SELECT 1 FROM connections other
+                                             WHERE other.app = c.app AND other.id <> c.id
+                                               AND other.refresh_token_fingerprint = $10)
+                          RETURNING *), ",
+                    recorded!(),
+                    " SELECT * FROM changed"
+                ),
+                &[
+                    &id.as_str(),
+                    &now.millis(),
+                    &told.kind,
+                    &told.detail,
+                    &told.correlation_id,
+                    &shown.number(),
+                    &version.number(),
+                    &sealed.access_token,
+                    &sealed.refresh_token,
+                    &sealed.fingerprint,
+                    &storable(&tokens.token_type),
+                    &list(tokens.scopes.iter().map(String::as_str)),
+                    &tokens.issued_at.millis(),
+                    &tokens.ends.soft.millis(),
+                    &tokens.ends.hard.millis(),
+                    &tokens.ends.expires.millis(),
+                    &tokens.unproven,
+                ],
+            )
+            .await?;
+        Ok(restored
+            .first()
+            .map(|row| read_held(&self.vault, row))
+            .transpose()?)
     }
 
     pub(super) async fn patch(
@@ -204,7 +268,7 @@ impl Db {
             "UPDATE connections
                 SET status = 'disconnected', status_reason = NULL, status_since = $2, superseded_by = $3,
                     revocation = $4, version = version + 1, fence = fence + 1,
-                    access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL,
+                    access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL, attempts = '[]',
                     lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL,
                     trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                     trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL, updated_at = $2
@@ -217,7 +281,6 @@ impl Db {
             ],
         )
         .await?;
-        self.forget_attempts(id).await?;
         self.record_change(id, event, now).await?;
         Ok(self.connection(id).await?.map(|connection| (connection, state)))
     }
@@ -315,6 +378,17 @@ impl Db {
         {
             return Ok(Some(Connected::AccountTaken { by }));
         }
+        let by = self.grant_holder(id, app, tokens).await?;
+        Ok(by.map(|by| Connected::GrantTaken { by }))
+    }
+
+    /// The other connection of this app that holds this refresh token.
+    pub(super) async fn grant_holder(
+        &self,
+        id: &ConnectionId,
+        app: &AppName,
+        tokens: &TokenSet,
+    ) -> Tried<Option<ConnectionId>> {
         let Some(token) = &tokens.refresh_token else {
             return Ok(None);
         };
@@ -324,8 +398,7 @@ impl Db {
                 &[&app.as_str(), &fingerprint(&self.vault, token), &id.as_str()],
             )
             .await?;
-        let by = row.map(|row| row.parsed("id")).transpose()?;
-        Ok(by.map(|by| Connected::GrantTaken { by }))
+        Ok(row.map(|row| row.parsed("id")).transpose()?)
     }
 
     /// The live connection of an app, customer and account that is not this one.
@@ -367,17 +440,6 @@ impl Db {
         self.row(
             "SELECT pg_advisory_xact_lock(17751, hashtext($1))",
             &[&account.id.as_str()],
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// The attempts at an older version's refresh token count for nothing any more.
-    pub(super) async fn forget_attempts(&self, id: &ConnectionId) -> Tried<()> {
-        self.execute(
-            "DELETE FROM attempts
-              WHERE connection = $1 AND version < (SELECT version FROM connections WHERE id = $1)",
-            &[&id.as_str()],
         )
         .await?;
         Ok(())

@@ -162,6 +162,36 @@ impl Columns for Row {
     }
 }
 
+/// What a statement that changes a connection goes on with: its history and the change feed, the one with the other. It names
+/// what it changed `changed`, and begins its values with id, now, and the event's three ([`Told`]).
+macro_rules! recorded {
+    () => {
+        "told AS (
+             INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
+             SELECT $2, id, $3, $4, version, $5 FROM changed),
+         fed AS (
+             INSERT INTO changes (kind, connection, version) SELECT 'connection', id, version FROM changed)"
+    };
+}
+pub(super) use recorded;
+
+/// An event as values.
+pub(super) struct Told {
+    pub(super) kind: &'static str,
+    pub(super) detail: String,
+    pub(super) correlation_id: Option<String>,
+}
+
+impl Told {
+    pub(super) fn new(event: &Event) -> Self {
+        Self {
+            kind: event.kind.as_str(),
+            detail: storable(&event.detail),
+            correlation_id: event.provider_correlation_id.as_deref().map(storable),
+        }
+    }
+}
+
 /// The values of a statement.
 pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
@@ -171,6 +201,7 @@ pub(super) struct Db {
     client: Option<Client>,
     unfinished: AtomicBool,
     in_transaction: AtomicBool,
+    fed: AtomicBool,
     pub(super) vault: Arc<Vault>,
     /// The name under which this instance holds leases.
     pub(super) me: Arc<str>,
@@ -192,6 +223,7 @@ impl Db {
             client: Some(pool.get().await?),
             unfinished: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
+            fed: AtomicBool::new(false),
             vault: Arc::clone(vault),
             me: Arc::clone(me),
         })
@@ -263,6 +295,18 @@ impl Db {
         self.answered(asked).await
     }
 
+    /// A statement that may write into the change feed; says what it changed.
+    pub(super) async fn feed(&self, sql: &str, values: Values<'_>) -> Tried<Vec<Row>> {
+        let changed = self.rows(sql, values).await?;
+        self.fed.fetch_or(!changed.is_empty(), Ordering::Relaxed);
+        Ok(changed)
+    }
+
+    /// Whether there is something new in the change feed, once what was done here is committed.
+    pub(super) fn has_fed(&self) -> bool {
+        self.fed.load(Ordering::Relaxed)
+    }
+
     /// Keeps every other transaction from changing this connection until this one ends; `false` where there is none. What is
     /// read of it afterwards stands.
     pub(super) async fn lock(&self, id: &ConnectionId) -> Tried<bool> {
@@ -296,7 +340,7 @@ impl Db {
         Ok(row.map(|row| read_connection(&row)).transpose()?)
     }
 
-    async fn connection_row(&self, id: &ConnectionId) -> Tried<Option<Row>> {
+    pub(super) async fn connection_row(&self, id: &ConnectionId) -> Tried<Option<Row>> {
         self.row(&format!("{SELECT_CONNECTION} WHERE c.id = $1"), &[&id.as_str()])
             .await
     }
@@ -309,15 +353,16 @@ impl Db {
 
     /// Appends to a connection's history; nothing where there is no such connection.
     pub(super) async fn record_event(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Tried<()> {
+        let told = Told::new(event);
         self.execute(
             "INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
              SELECT $2, id, $3, $4, version, $5 FROM connections WHERE id = $1",
             &[
                 &id.as_str(),
                 &now.millis(),
-                &event.kind.as_str(),
-                &storable(&event.detail),
-                &event.provider_correlation_id.as_deref().map(storable),
+                &told.kind,
+                &told.detail,
+                &told.correlation_id,
             ],
         )
         .await?;
@@ -326,9 +371,10 @@ impl Db {
 
     /// Tells every process that a connection changed.
     pub(super) async fn feed_connection(&self, id: &ConnectionId) -> Tried<()> {
-        self.execute(
+        self.feed(
             "INSERT INTO changes (kind, connection, version)
-             SELECT 'connection', id, version FROM connections WHERE id = $1",
+             SELECT 'connection', id, version FROM connections WHERE id = $1
+             RETURNING 1",
             &[&id.as_str()],
         )
         .await?;
@@ -348,17 +394,34 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
+/// What a session is taken for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To read: each statement stands alone.
+    Read,
+    /// To write with one statement, which is its own transaction and may be asked for again where its answer was lost: what was
+    /// done already is not done twice.
+    Statement,
+    /// To write: in a transaction, which is repeated as a whole where another one got in its way.
+    Transaction,
+}
+
 /// How often a transaction may be tried still.
 pub(super) struct Tries {
+    purpose: Purpose,
     made: u32,
+    /// Whether an answer was lost that may have been a commit's.
+    lost_one: bool,
     /// Where these transactions run.
     pool: Pool,
 }
 
 impl Tries {
-    pub(super) fn new(pool: &Pool) -> Self {
+    pub(super) fn new(purpose: Purpose, pool: &Pool) -> Self {
         Self {
+            purpose,
             made: 0,
+            lost_one: false,
             pool: pool.clone(),
         }
     }
@@ -368,20 +431,33 @@ impl Tries {
         self.made += 1;
         // What happened to one session happened to all of them: a restart, a failover, a changed table.
         let empty_the_pool = || self.pool.retain(|_, _| false);
-        let error = match failure {
-            Failure::Final(error) => return Err(error),
+        // A statement that stands alone commits with its answer, or without.
+        let lost = self.purpose == Purpose::Statement;
+        let (error, again) = match failure {
+            Failure::Final(error) => (error, false),
             Failure::Silent(error) => {
                 empty_the_pool();
-                return Err(error);
+                self.lost_one |= lost;
+                (error, false)
             }
-            Failure::Again(error) => error,
+            Failure::Again(error) => (error, true),
             Failure::Anew(error) => {
                 empty_the_pool();
-                error
+                self.lost_one |= lost;
+                (error, true)
             }
         };
-        if self.made >= TRIES {
-            return Err(error);
+        if !again || self.made >= TRIES {
+            return Err(match error {
+                StoreError::Unavailable {
+                    what,
+                    outcome_unknown,
+                } => StoreError::Unavailable {
+                    what,
+                    outcome_unknown: outcome_unknown || self.lost_one,
+                },
+                other => other,
+            });
         }
         tokio::time::sleep(REPEAT_AFTER * 2_u32.pow(self.made)).await;
         Ok(())

@@ -130,10 +130,17 @@ fn named(path: Option<&PathBuf>) -> String {
 }
 
 /// Opens the database that the URL names, and brings its schema up to date.
-pub(super) async fn open(url: &str, vault: &Vault) -> Result<Pool, OpenError> {
+pub(super) async fn open(url: &str, vault: &Vault) -> Result<(Pool, Door), OpenError> {
     let (address, tls) = read(url)?;
     prepare(&address, tls.clone(), vault).await?;
-    pool(&address, tls, CONNECTIONS)
+    let pool = pool(&address, tls.clone(), CONNECTIONS)?;
+    Ok((pool, Door { address, tls }))
+}
+
+/// What a session needs that is not the pool's.
+pub(super) struct Door {
+    pub(super) address: Address,
+    pub(super) tls: MakeRustlsConnect,
 }
 
 /// Sessions for other purposes than the store's own, so that neither waits for the other.

@@ -1,86 +1,110 @@
 //! Who may redeem a refresh token, and what becomes of the answer: PROTOCOL.md, rules 2 to 5 and 11 to 16.
 //!
-//! Every transaction here locks its connection's row first and reads it afterwards: what it read stands until it commits.
+//! What every redemption does is one statement each: an `UPDATE` that waited for another one judges its `WHERE` anew, by the
+//! row as that left it. A transaction of several locks its connection's row first and reads it afterwards: what it read stands
+//! until it commits.
 
 use std::time::Duration;
 
-use evergrant_domain::connection::{Account, RefreshTrouble};
+use evergrant_domain::connection::{Account, Landing, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::rejection::Cooldown;
-use evergrant_domain::{ConnectionId, ConnectionStatus, Fence, ReconnectReason, Timestamp, Version};
+use evergrant_domain::{Connection, ConnectionId, ConnectionStatus, ReconnectReason, Timestamp, Version};
 
-use super::db::{Db, Tried, storable};
+use super::db::{Db, Told, Tried, recorded, storable};
 use crate::contract::{
-    CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
+    CooldownAnswer, Held, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
-use crate::record::{Columns as _, LandsAs, list};
+use crate::record::{list, read_held, read_taken};
 
 impl Db {
+    /// Rule 2: one statement takes the lease and adds an attempt beside those of earlier holders, so a takeover adds and never
+    /// replaces. `asking` tells it from any other asking of this instance: asked again because the answer was lost, it finds
+    /// what it took.
     pub(super) async fn take_lease(
         &self,
         id: &ConnectionId,
         version: Version,
         lasts: Duration,
         on: LeaseOn,
+        asking: i64,
         now: Timestamp,
     ) -> Tried<LeaseAnswer> {
-        let locked = self
-            .row(
-                "SELECT lease_until IS NOT NULL AS leased FROM connections WHERE id = $1 FOR NO KEY UPDATE",
-                &[&id.as_str()],
-            )
-            .await?;
-        let (Some(locked), Some(before)) = (locked, self.held(id).await?) else {
-            return Ok(LeaseAnswer::Missing);
-        };
-        if before.connection.version != version || !on.allows(&before.connection.status) {
-            return Ok(LeaseAnswer::Moved(Box::new(before)));
-        }
         // Time: this database's clock alone judges, as it is inside the statement; `now()` would be the transaction's start.
         let taken = self
             .row(
                 "UPDATE connections
-                    SET fence = fence + 1, lease_holder = $2, lease_shown_until = $3,
-                        lease_until = clock_timestamp() + $4::bigint * interval '1 millisecond'
-                  WHERE id = $1 AND (lease_until IS NULL OR lease_until <= clock_timestamp())
-                  RETURNING fence",
+                    SET fence = fence + 1, lease_holder = $4, lease_shown_until = $5,
+                        lease_until = clock_timestamp() + $6::bigint * interval '1 millisecond',
+                        attempts = (attempts::jsonb || jsonb_build_array(jsonb_build_array(
+                                        fence + 1, $7::bigint, $4::text, lease_holder IS NOT NULL, $8::bigint)))::text
+                  WHERE id = $1 AND version = $2
+                    AND (status = 'active' OR ($3 AND status_reason = 'redemption_outcome_lost'))
+                    AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+                  RETURNING *",
                 &[
                     &id.as_str(),
+                    &version.number(),
+                    &(on == LeaseOn::LostOutcome),
                     &&*self.me,
                     &now.after(lasts).millis(),
+                    &millis(lasts),
+                    &now.millis(),
+                    &asking,
+                ],
+            )
+            .await?;
+        let row = match taken {
+            Some(row) => row,
+            None => match self.connection_row(id).await? {
+                Some(row) => row,
+                None => return Ok(LeaseAnswer::Missing),
+            },
+        };
+        if let Some(taken) = read_taken(&self.vault, &row, &self.me, asking)? {
+            return Ok(taken);
+        }
+        let held = read_held(&self.vault, &row)?;
+        if held.connection.version != version || !on.allows(&held.connection.status) {
+            return Ok(LeaseAnswer::Moved(Box::new(held)));
+        }
+        Ok(LeaseAnswer::Busy)
+    }
+
+    /// Rule 5: only under this very lease. The version may have moved: who still speaks with the provider keeps others away.
+    pub(super) async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Tried<bool> {
+        let renewed = self
+            .execute(
+                "UPDATE connections
+                    SET lease_until = greatest(lease_until, clock_timestamp() + $4::bigint * interval '1 millisecond'),
+                        lease_shown_until = lease_shown_until + greatest(0, $4::bigint
+                            - (extract(epoch FROM lease_until - clock_timestamp()) * 1000)::bigint)
+                  WHERE id = $1 AND fence = $2 AND lease_holder = $3 AND clock_timestamp() < lease_until",
+                &[
+                    &lease.connection().as_str(),
+                    &lease.fence().number(),
+                    &&*self.me,
                     &millis(lasts),
                 ],
             )
             .await?;
-        let Some(taken) = taken else {
-            return Ok(LeaseAnswer::Busy);
-        };
-        let fence = taken.number("fence")?;
-        // Rule 2: an attempt of its own beside those of earlier holders, so a takeover adds and never replaces.
-        self.execute(
-            "INSERT INTO attempts (connection, fence, version, began_at) VALUES ($1, $2, $3, $4)",
-            &[&id.as_str(), &fence, &version.number(), &now.millis()],
-        )
-        .await?;
-        Ok(LeaseAnswer::Taken {
-            lease: Lease::new(id.clone(), version, Fence::new(fence)),
-            earlier: before.connection.intent,
-            held: self.written(id).await?,
-            took_over: locked.flag("leased")?,
-        })
+        Ok(renewed > 0)
     }
 
     pub(super) async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Tried<bool> {
-        // Rule 4: the version, too. A late answer may have landed since: then this refresh token has been redeemed.
+        // Rule 4: the version, too. A late answer may have landed since: then this refresh token has been redeemed. And the
+        // holder: a replica that takes over without the last commits gives fences out again.
         let lasts = self
             .row(
                 "SELECT 1 FROM connections
-              WHERE id = $1 AND version = $2 AND fence = $3 AND status <> 'disconnected'
-                AND clock_timestamp() + $4::bigint * interval '1 millisecond' <= lease_until",
+                  WHERE id = $1 AND version = $2 AND fence = $3 AND lease_holder = $4
+                    AND (status = 'active' OR status_reason = 'redemption_outcome_lost')
+                    AND clock_timestamp() + $5::bigint * interval '1 millisecond' <= lease_until",
                 &[
                     &lease.connection().as_str(),
                     &lease.version().number(),
                     &lease.fence().number(),
+                    &&*self.me,
                     &millis(at_least),
                 ],
             )
@@ -88,34 +112,56 @@ impl Db {
         Ok(lasts.is_some())
     }
 
-    /// Rules 14 to 16.
-    pub(super) async fn land(&self, lease: &Lease, refreshed: &Refreshed, now: Timestamp) -> Tried<Landed> {
-        let id = lease.connection();
-        self.lock(id).await?;
-        let Some(found) = self.connection(id).await? else {
-            // Purged, which only a disconnected connection can be.
-            return Ok(Landed::Disconnected);
-        };
+    /// Rules 14 to 16, where nothing stands in the way; `None` where something does.
+    pub(super) async fn land_at_once(
+        &self,
+        lease: &Lease,
+        refreshed: &Refreshed,
+        now: Timestamp,
+    ) -> Tried<Option<Box<Held>>> {
         let tokens = &refreshed.tokens;
-        let sealed = self.seal(id, lease.version().next(), tokens);
-        let attempts = self.attempts(id, lease.version()).await?;
-        let lands = LandsAs::new(&found.status, refreshed, attempts, now);
-        // Rule 15: the lease is freed only where it is still this one.
-        let stored = self
-            .execute(
-                "UPDATE connections
-                    SET version = version + 1, access_token = $4, refresh_token = $5,
-                        refresh_token_fingerprint = $6, token_type = $7, scopes = $8,
-                        issued_at = $9, soft_end = $10, hard_end = $11, expires_at = $12,
-                        unproven = $13, status = $14, status_reason = $15, status_since = $16,
-                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
-                        trouble_next_attempt_at = NULL, claimed_until = 0, last_refresh_at = $17, updated_at = $17,
-                        lease_holder = CASE WHEN fence = $3 THEN NULL ELSE lease_holder END,
-                        lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
-                        lease_shown_until = CASE WHEN fence = $3 THEN NULL ELSE lease_shown_until END
-                  WHERE id = $1 AND version = $2 AND status <> 'disconnected'",
+        let sealed = self.seal(lease.connection(), lease.version().next(), tokens);
+        let told = Told::new(&refreshed.event);
+        // Rule 14: a mismatch is stored with its reason, rule 15: the lease is freed only where it is still this one, rule 16:
+        // $20 are the reasons that a token set which landed takes away.
+        let landed = self
+            .feed(
+                concat!(
+                    "WITH changed AS (
+                         UPDATE connections c
+                            SET version = version + 1, access_token = $8, refresh_token = $9,
+                                refresh_token_fingerprint = $10, token_type = $11, scopes = $12,
+                                issued_at = $13, soft_end = $14, hard_end = $15, expires_at = $16,
+                                unproven = $17 OR jsonb_array_length(attempts::jsonb) > 1
+                                        OR coalesce(status_reason = ANY ($19), false),
+                                status = CASE WHEN $18::text IS NOT NULL OR status_reason <> ALL ($19)
+                                              THEN 'reconnect_required' ELSE 'active' END,
+                                status_reason = CASE WHEN $18 IS NOT NULL THEN $18
+                                                     WHEN status_reason <> ALL ($19) THEN status_reason END,
+                                status_since = CASE WHEN $18 <> coalesce(status_reason, '') THEN $2
+                                                    WHEN $18 IS NOT NULL OR status_reason <> ALL ($19)
+                                                    THEN status_since END,
+                                attempts = '[]',
+                                trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                                trouble_next_attempt_at = NULL, claimed_until = 0,
+                                last_refresh_at = $2, updated_at = $2,
+                                lease_holder = CASE WHEN fence = $7 THEN NULL ELSE lease_holder END,
+                                lease_until = CASE WHEN fence = $7 THEN NULL ELSE lease_until END,
+                                lease_shown_until = CASE WHEN fence = $7 THEN NULL ELSE lease_shown_until END
+                          WHERE id = $1 AND version = $6 AND status <> 'disconnected'
+                            AND NOT EXISTS (SELECT 1 FROM connections other
+                                             WHERE other.app = c.app AND other.id <> c.id
+                                               AND other.refresh_token_fingerprint = $10)
+                          RETURNING *), ",
+                    recorded!(),
+                    " SELECT * FROM changed"
+                ),
                 &[
-                    &id.as_str(),
+                    &lease.connection().as_str(),
+                    &now.millis(),
+                    &told.kind,
+                    &told.detail,
+                    &told.correlation_id,
                     &lease.version().number(),
                     &lease.fence().number(),
                     &sealed.access_token,
@@ -127,37 +173,61 @@ impl Db {
                     &tokens.ends.soft.millis(),
                     &tokens.ends.hard.millis(),
                     &tokens.ends.expires.millis(),
-                    &lands.unproven,
-                    &lands.status,
-                    &lands.reason.map(ReconnectReason::as_str),
-                    &lands.since.map(Timestamp::millis),
-                    &now.millis(),
+                    &tokens.unproven,
+                    &refreshed
+                        .mismatch
+                        .as_ref()
+                        .map(|_| ReconnectReason::AccountMismatch.as_str()),
+                    &reasons_that_a_token_set_takes_away(),
                 ],
             )
             .await?;
-        if stored == 0 {
-            return self.refuse_answer(lease, refreshed, now).await;
-        }
-        if let Some(account) = &refreshed.account {
-            self.pin_account(id, account).await?;
-        }
-        self.forget_attempts(id).await?;
-        self.record_change(id, &refreshed.event, now).await?;
-        Ok(Landed::Stored(self.written(id).await?))
+        let held = landed
+            .first()
+            .map(|row| read_held(&self.vault, row))
+            .transpose()?;
+        Ok(held.map(Box::new))
     }
 
-    async fn refuse_answer(&self, lease: &Lease, refreshed: &Refreshed, now: Timestamp) -> Tried<Landed> {
-        let held = self.written(lease.connection()).await?;
-        let ConnectionStatus::Disconnected { .. } = held.connection.status else {
-            return Ok(Landed::Moved(held));
-        };
-        // Whoever left wanted the grant to end, and this is its newest token; unless it was to stay alive for others.
+    /// The same, and what stands in the way.
+    pub(super) async fn land(&self, lease: &Lease, refreshed: &Refreshed, now: Timestamp) -> Tried<Landed> {
+        let id = lease.connection();
+        if !self.lock(id).await? {
+            return Ok(Landed::Purged);
+        }
+        if self.land_at_once(lease, refreshed, now).await?.is_some() {
+            if let Some(account) = &refreshed.account {
+                self.pin_account(id, account).await?;
+            }
+            return Ok(Landed::Stored(self.written(id).await?));
+        }
+        let held = self.written(id).await?;
+        if let ConnectionStatus::Disconnected { .. } = held.connection.status {
+            return self.refuse_answer(&held.connection, refreshed, now).await;
+        }
+        if held.connection.version == lease.version()
+            && let Some(by) = self
+                .grant_holder(id, &held.connection.app, &refreshed.tokens)
+                .await?
+        {
+            return Ok(Landed::GrantTaken { by });
+        }
+        Ok(Landed::Moved(held))
+    }
+
+    /// Whoever left wanted the grant to end, and this is its newest token; unless it was to stay alive for others.
+    async fn refuse_answer(
+        &self,
+        connection: &Connection,
+        refreshed: &Refreshed,
+        now: Timestamp,
+    ) -> Tried<Landed> {
         if matches!(
-            self.revocation_state(lease.connection()).await?,
+            self.revocation_state(&connection.id).await?,
             RevocationState::Pending | RevocationState::Done
         ) && let Some(token) = &refreshed.tokens.refresh_token
         {
-            self.queue_revocation(lease.connection(), &held.connection.app, token, now)
+            self.queue_revocation(&connection.id, &connection.app, token, now)
                 .await?;
         }
         Ok(Landed::Disconnected)
@@ -191,47 +261,53 @@ impl Db {
         event: Option<&Event>,
         now: Timestamp,
     ) -> Tried<()> {
-        let id = lease.connection().as_str();
-        self.lock(lease.connection()).await?;
-        if presented == Presented::No {
-            // Rule 2: its own attempt and no other's, however often it says so.
-            self.execute(
-                "DELETE FROM attempts WHERE connection = $1 AND fence = $2",
-                &[&id, &lease.fence().number()],
-            )
-            .await?;
-        }
+        let told = event.map(Told::new);
+        let troubled = "$10::bigint IS NOT NULL AND version = $6 AND status = 'active'";
+        // Rule 2: its own attempt and no other's, however often it says so.
         self.execute(
-            "UPDATE connections SET lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL
-              WHERE id = $1 AND fence = $2",
-            &[&id, &lease.fence().number()],
+            &format!(
+                "WITH changed AS (
+                     UPDATE connections
+                        SET attempts = CASE WHEN $8 THEN (
+                                SELECT coalesce(jsonb_agg(attempt), '[]') FROM jsonb_array_elements(attempts::jsonb) attempt
+                                 WHERE (attempt ->> 0)::bigint <> $7 OR attempt ->> 2 <> $9)::text ELSE attempts END,
+                            lease_holder = CASE WHEN fence = $7 THEN NULL ELSE lease_holder END,
+                            lease_until = CASE WHEN fence = $7 THEN NULL ELSE lease_until END,
+                            lease_shown_until = CASE WHEN fence = $7 THEN NULL ELSE lease_shown_until END,
+                            trouble_failed_at = CASE WHEN {troubled} THEN $10 ELSE trouble_failed_at END,
+                            trouble_code = CASE WHEN {troubled} THEN $11 ELSE trouble_code END,
+                            trouble_failures = CASE WHEN {troubled} THEN $12 ELSE trouble_failures END,
+                            trouble_next_attempt_at =
+                                CASE WHEN {troubled} THEN $13 ELSE trouble_next_attempt_at END,
+                            claimed_until = CASE WHEN {troubled} THEN 0 ELSE claimed_until END,
+                            updated_at = CASE WHEN {troubled} THEN $2 ELSE updated_at END
+                      WHERE id = $1
+                      RETURNING id, version)
+                 INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
+                 SELECT $2, id, $3, $4, version, $5 FROM changed WHERE $3::text IS NOT NULL"
+            ),
+            &[
+                &lease.connection().as_str(),
+                &now.millis(),
+                &told.as_ref().map(|told| told.kind),
+                &told.as_ref().map(|told| &told.detail),
+                &told.as_ref().and_then(|told| told.correlation_id.as_ref()),
+                &lease.version().number(),
+                &lease.fence().number(),
+                &(presented == Presented::No),
+                &&*self.me,
+                &trouble.map(|trouble| trouble.failed_at.millis()),
+                &trouble.map(|trouble| storable(&trouble.code)),
+                &trouble.map(|trouble| i64::from(trouble.failures)),
+                &trouble.map(|trouble| trouble.next_attempt_at.millis()),
+            ],
         )
         .await?;
-        if let Some(trouble) = trouble {
-            self.execute(
-                "UPDATE connections
-                    SET trouble_failed_at = $3, trouble_code = $4, trouble_failures = $5,
-                        trouble_next_attempt_at = $6, claimed_until = 0, updated_at = $7
-                  WHERE id = $1 AND version = $2 AND status = 'active'",
-                &[
-                    &id,
-                    &lease.version().number(),
-                    &trouble.failed_at.millis(),
-                    &storable(&trouble.code),
-                    &i64::from(trouble.failures),
-                    &trouble.next_attempt_at.millis(),
-                    &now.millis(),
-                ],
-            )
-            .await?;
-        }
-        if let Some(event) = event {
-            self.record_event(lease.connection(), event, now).await?;
-        }
         Ok(())
     }
 
-    /// Rule 11: evidence becomes a verdict only where nothing has moved since.
+    /// Rule 11: evidence becomes a verdict only where nothing has moved since, and under the very lease that it was gathered
+    /// under.
     pub(super) async fn condemn(
         &self,
         lease: &Lease,
@@ -239,29 +315,40 @@ impl Db {
         event: &Event,
         now: Timestamp,
     ) -> Tried<bool> {
+        let told = Told::new(event);
         let condemned = self
-            .execute(
-                "UPDATE connections
-                    SET status = 'reconnect_required', status_reason = $4, status_since = $5, updated_at = $5,
-                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
-                        trouble_next_attempt_at = NULL, claimed_until = 0,
-                        lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL
-                  WHERE id = $1 AND version = $2 AND fence = $3 AND status = 'active'",
+            .feed(
+                concat!(
+                    "WITH changed AS (
+                         UPDATE connections
+                            SET status = 'reconnect_required', status_reason = $9, updated_at = $2,
+                                status_since = CASE WHEN status_reason = $9 THEN status_since ELSE $2 END,
+                                trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                                trouble_next_attempt_at = NULL, claimed_until = 0,
+                                lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL
+                          WHERE id = $1 AND version = $6 AND fence = $7 AND lease_holder = $8
+                            AND (status = 'active' OR status_reason = 'redemption_outcome_lost')
+                          RETURNING id, version), ",
+                    recorded!(),
+                    " SELECT 1 FROM changed"
+                ),
                 &[
                     &lease.connection().as_str(),
+                    &now.millis(),
+                    &told.kind,
+                    &told.detail,
+                    &told.correlation_id,
                     &lease.version().number(),
                     &lease.fence().number(),
+                    &&*self.me,
                     &reason.as_str(),
-                    &now.millis(),
                 ],
             )
             .await?;
-        if condemned == 0 {
+        if condemned.is_empty() {
             self.give_up(lease, Presented::Unknown, None, None, now).await?;
-            return Ok(false);
         }
-        self.record_change(lease.connection(), event, now).await?;
-        Ok(true)
+        Ok(!condemned.is_empty())
     }
 
     /// A 401 redeems at most once per connection and cooldown, over all processes.
@@ -300,16 +387,20 @@ impl Db {
         ).await?;
         Ok(claimed > 0)
     }
+}
 
-    async fn attempts(&self, id: &ConnectionId, version: Version) -> Tried<u32> {
-        let counted = self
-            .row(
-                "SELECT count(*) AS attempts FROM attempts WHERE connection = $1 AND version = $2",
-                &[&id.as_str(), &version.number()],
-            )
-            .await?;
-        Ok(counted.map_or(Ok(0), |row| row.count("attempts"))?)
-    }
+/// Rule 16, for the statement that applies it.
+fn reasons_that_a_token_set_takes_away() -> Vec<&'static str> {
+    let since = Timestamp::from_millis(0);
+    let takes_away = |reason: &ReconnectReason| {
+        let status = ConnectionStatus::ReconnectRequired {
+            reason: *reason,
+            since,
+        };
+        status.after_token_set_landed() == Landing::ActiveUnproven
+    };
+    let reasons = ReconnectReason::ALL.into_iter().filter(takes_away);
+    reasons.map(ReconnectReason::as_str).collect()
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -8,7 +8,7 @@ use super::db::{Db, Tried};
 use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Usage};
 use crate::record::{
     Columns as _, fingerprint, read_change, read_event, read_revocation, read_revocation_state,
-    seal_for_revocation,
+    seal_for_revocation, strange,
 };
 
 /// How many changes one read of the feed brings at most.
@@ -141,37 +141,42 @@ impl Db {
     }
 
     pub(super) async fn claim_due(&self, query: &DueQuery) -> Tried<Vec<ConnectionId>> {
-        let mut claimed = Vec::new();
-        for (app, used_since) in &query.apps {
-            let left = i64::from(query.limit) - i64::try_from(claimed.len()).unwrap_or(i64::MAX);
-            // The statement that reads them pushes them on: no other process claims them, too. What another one claims at
-            // this moment is skipped, not waited for. An array, because a list behind IN may be made more than once, and then
-            // claims more than the limit.
-            let rows = self
-                .rows(
-                    "UPDATE connections SET claimed_until = $3
-                      WHERE id = ANY (ARRAY(
-                                SELECT id FROM connections
-                                 WHERE app = $1 AND status = 'active' AND kind = 'oauth' AND soft_end <= $2
-                                   AND claimed_until <= $2
-                                   AND (trouble_next_attempt_at IS NULL OR trouble_next_attempt_at <= $2)
-                                   AND ($4::bigint IS NULL OR last_call_at >= $4)
-                                 ORDER BY soft_end LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED))
-                      RETURNING id",
-                    &[
-                        &app.as_str(),
-                        &query.now.millis(),
-                        &query.now.after(query.push).millis(),
-                        &used_since.map(Timestamp::millis),
-                        &left,
-                    ],
-                )
-                .await?;
-            for row in &rows {
-                claimed.push(row.parsed("id")?);
-            }
-        }
-        Ok(claimed)
+        // The statement that reads them pushes them on: no other process claims them, too. What another one claims at this
+        // moment is skipped, not waited for. An array, because a list behind IN may be made more than once, and then claims more
+        // than the limit.
+        let (apps, used_since): (Vec<&str>, Vec<Option<i64>>) = query
+            .apps
+            .iter()
+            .map(|(app, used_since)| (app.as_str(), used_since.map(Timestamp::millis)))
+            .unzip();
+        let rows = self
+            .rows(
+                "UPDATE connections SET claimed_until = $4
+                  WHERE id = ANY (ARRAY(
+                            SELECT due.id
+                              FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS asked (app, used_since, place)
+                             CROSS JOIN LATERAL (
+                                    SELECT id FROM connections
+                                     WHERE app = asked.app AND status = 'active' AND kind = 'oauth' AND soft_end <= $3
+                                       AND claimed_until <= $3
+                                       AND (trouble_next_attempt_at IS NULL OR trouble_next_attempt_at <= $3)
+                                       AND (asked.used_since IS NULL OR last_call_at >= asked.used_since)
+                                     ORDER BY soft_end LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED) AS due
+                             ORDER BY asked.place LIMIT $5))
+                  RETURNING id",
+                &[
+                    &apps,
+                    &used_since,
+                    &query.now.millis(),
+                    &query.now.after(query.push).millis(),
+                    &i64::from(query.limit),
+                ],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| row.parsed("id"))
+            .collect::<Result<_, _>>()?)
     }
 
     /// Merges: of two times the later one wins, and nothing takes one away. One statement for all of them, and locked in
@@ -184,13 +189,10 @@ impl Db {
                 .map(|usage| pick(usage).map(Timestamp::millis))
                 .collect()
         };
-        self.rows(
-            "SELECT 1 FROM connections WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
-            &[&ids],
-        )
-        .await?;
         self.execute(
-            "UPDATE connections c
+            "WITH locked AS MATERIALIZED (
+                 SELECT id FROM connections WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE)
+             UPDATE connections c
                 SET last_call_at = greatest(c.last_call_at, u.call_at),
                     last_success_at = greatest(c.last_success_at, u.success_at),
                     last_refresh_at = greatest(c.last_refresh_at, u.refresh_at),
@@ -205,6 +207,7 @@ impl Db {
                             AS told (id, call_at, success_at, refresh_at, unauthorized_at, forbidden_at,
                                      rate_limited_at)
                       GROUP BY id) u
+               JOIN locked USING (id)
               WHERE c.id = u.id",
             &[
                 &ids,
@@ -272,6 +275,24 @@ impl Db {
         };
         let changes = rows.iter().map(read_change).collect::<Result<_, _>>()?;
         Ok((changes, read_to))
+    }
+
+    /// This database's time, which server it is on and since when, and how far the change feed's numbers are.
+    ///
+    /// A replica that takes over begins a timeline of its own; a server that was started again may have been restored.
+    pub(super) async fn pulse(&self) -> Tried<(Timestamp, String, i64)> {
+        let row = self
+            .row(
+                "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now,
+                        CASE WHEN pg_is_in_recovery() THEN 'standby'
+                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+                        || ' ' || (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint AS server,
+                        (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changes_id_seq) AS feed",
+                &[],
+            )
+            .await?
+            .ok_or_else(|| strange("now"))?;
+        Ok((row.time("now")?, row.text("server")?, row.number("feed")?))
     }
 
     pub(super) async fn sweep(&self, before: Timestamp) -> Tried<()> {

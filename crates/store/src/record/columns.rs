@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use evergrant_domain::Timestamp;
 
-use super::Stored;
+use super::{Attempt, Stored};
 use crate::contract::StoreError;
 
 /// The columns of a row. Numbers are 64 bits wide, times are milliseconds since the Unix epoch, lists are JSON.
@@ -71,6 +71,11 @@ pub(crate) trait Columns {
             .iter()
             .map(|text| text.parse().map_err(|_| strange(column)))
             .collect()
+    }
+
+    /// A list of attempts.
+    fn attempts(&self, column: &'static str) -> Stored<Vec<Attempt>> {
+        serde_json::from_str(&self.text(column)?).map_err(|_| strange(column))
     }
 
     /// A list of pairs.

@@ -1,7 +1,7 @@
 //! How a refreshed token set is stored: PROTOCOL.md, rules 14 and 16.
 
 use evergrant_domain::connection::Landing;
-use evergrant_domain::{ConnectionStatus, ReconnectReason, Timestamp};
+use evergrant_domain::{Connection, ConnectionStatus, ReconnectReason, Timestamp};
 
 use crate::contract::Refreshed;
 
@@ -14,13 +14,10 @@ pub(crate) struct LandsAs {
 }
 
 impl LandsAs {
-    /// `attempts`: how many were made on the version that was redeemed.
-    pub(crate) fn new(
-        found: &ConnectionStatus,
-        refreshed: &Refreshed,
-        attempts: u32,
-        now: Timestamp,
-    ) -> Self {
+    /// On the record `found`.
+    pub(crate) fn new(found: &Connection, refreshed: &Refreshed, now: Timestamp) -> Self {
+        let attempts = found.intent.as_ref().map_or(0, |intent| intent.attempts);
+        let found = &found.status;
         let landing = found.after_token_set_landed();
         // Rule 14: a set of another account is kept, since it may be the only one there is, and never serves.
         let (status, reason) = match (&refreshed.mismatch, landing, found) {

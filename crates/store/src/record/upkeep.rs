@@ -1,5 +1,6 @@
 //! Revocations, history, the change feed, and what is known about an app.
 
+use evergrant_domain::breaker::Breaker;
 use evergrant_domain::{ConnectionId, RefreshToken, Version};
 
 use super::{Columns, Stored, unreadable};
@@ -81,6 +82,22 @@ pub(crate) fn read_change(row: &impl Columns) -> Stored<Change> {
     })
 }
 
+/// How far the change feed was ever seen to be. A store that shows less has lost commits.
+#[derive(Debug, Default)]
+pub(crate) struct HighestSeen {
+    head: i64,
+    steps_back: u64,
+}
+
+impl HighestSeen {
+    /// How often it was less than before, this time included.
+    pub(crate) fn note(&mut self, head: i64) -> u64 {
+        self.steps_back += u64::from(head < self.head);
+        self.head = head;
+        self.steps_back
+    }
+}
+
 pub(crate) fn read_app_state(row: &impl Columns) -> Stored<AppState> {
     let rejected = match row.maybe_time("rejected_since")? {
         Some(since) => Some(CredentialsRejected {
@@ -90,9 +107,17 @@ pub(crate) fn read_app_state(row: &impl Columns) -> Stored<AppState> {
         }),
         None => None,
     };
+    let endpoint = match row.maybe_time("endpoint_rest_until")? {
+        Some(rest_until) => Some(Breaker {
+            failures: row.count("endpoint_failures")?,
+            code: row.text("endpoint_code")?,
+            rest_until,
+        }),
+        None => None,
+    };
     Ok(AppState {
-        endpoint: None,
         rejected,
+        endpoint,
         single_use_since: row.maybe_time("single_use_since")?,
         secret_that_worked: row.maybe_text("secret_that_worked")?,
     })

@@ -8,7 +8,9 @@ use evergrant_domain::{
 use rusqlite::{named_params, params};
 
 use super::record::Db;
-use crate::contract::{Connected, ConnectionFilter, NewConnection, RevocationState, Revoke, StoreError};
+use crate::contract::{
+    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
+};
 use crate::record::{
     Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, read_connection,
 };
@@ -94,7 +96,7 @@ impl Db {
                         access_token = :access_token, refresh_token = :refresh_token,
                         refresh_token_fingerprint = :fingerprint, token_type = :token_type, scopes = :scopes,
                         issued_at = :issued_at, soft_end = :soft_end, hard_end = :hard_end, expires_at = :expires_at,
-                        unproven = :unproven, connected_at = :now, updated_at = :now,
+                        unproven = :unproven, connected_at = :now, updated_at = :now, attempts = '[]',
                         lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL,
                         trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                         trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL,
@@ -119,10 +121,62 @@ impl Db {
                 ":unproven": tokens.unproven,
                 ":now": now.millis(),
             })?;
-        self.forget_attempts(id)?;
         self.spare_from_revocation(&old.app, tokens)?;
         self.record_change(id, event, now)?;
         Ok(Connected::Stored(self.written(id)?))
+    }
+
+    /// Rule 18: only over the version that was looked at, so of two processes that hold newer sets one restores. The fence
+    /// grows as for a new grant: whoever redeemed under what was lost does so no more.
+    pub(super) fn restore(
+        &self,
+        id: &ConnectionId,
+        shown: Version,
+        version: Version,
+        tokens: &TokenSet,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<Option<Held>> {
+        let sealed = self.seal(id, version, tokens);
+        let restored = self
+            .sql
+            .prepare_cached(
+                "UPDATE connections
+                    SET status = 'active', status_reason = NULL, status_since = NULL,
+                        version = :version, fence = fence + 1, attempts = '[]',
+                        access_token = :access_token, refresh_token = :refresh_token,
+                        refresh_token_fingerprint = :fingerprint, token_type = :token_type, scopes = :scopes,
+                        issued_at = :issued_at, soft_end = :soft_end, hard_end = :hard_end, expires_at = :expires_at,
+                        unproven = :unproven, updated_at = :now,
+                        lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL,
+                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                        trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL, claimed_until = 0
+                  WHERE id = :id AND version = :shown AND version < :version AND status <> 'disconnected'
+                    AND NOT EXISTS (SELECT 1 FROM connections other
+                                     WHERE other.app = connections.app AND other.id <> connections.id
+                                       AND other.refresh_token_fingerprint = :fingerprint)",
+            )?
+            .execute(named_params! {
+                ":id": id.as_str(),
+                ":shown": shown.number(),
+                ":version": version.number(),
+                ":access_token": sealed.access_token,
+                ":refresh_token": sealed.refresh_token,
+                ":fingerprint": sealed.fingerprint,
+                ":token_type": tokens.token_type,
+                ":scopes": list(tokens.scopes.iter().map(String::as_str)),
+                ":issued_at": tokens.issued_at.millis(),
+                ":soft_end": tokens.ends.soft.millis(),
+                ":hard_end": tokens.ends.hard.millis(),
+                ":expires_at": tokens.ends.expires.millis(),
+                ":unproven": tokens.unproven,
+                ":now": now.millis(),
+            })?;
+        if restored == 0 {
+            return Ok(None);
+        }
+        self.record_change(id, event, now)?;
+        self.held(id)
     }
 
     pub(super) fn patch(
@@ -199,7 +253,7 @@ impl Db {
                 "UPDATE connections
                     SET status = 'disconnected', status_reason = NULL, status_since = ?2, superseded_by = ?3,
                         revocation = ?4, version = version + 1, fence = fence + 1,
-                        access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL,
+                        access_token = NULL, refresh_token = NULL, refresh_token_fingerprint = NULL, attempts = '[]',
                         lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL,
                         trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                         trouble_next_attempt_at = NULL, cooldown_began_at = NULL, cooldown_ms = NULL, updated_at = ?2
@@ -211,7 +265,6 @@ impl Db {
                 superseded_by.map(ConnectionId::as_str),
                 state.as_str(),
             ])?;
-        self.forget_attempts(id)?;
         self.record_change(id, event, now)?;
         Ok(self.connection(id)?.map(|connection| (connection, state)))
     }
@@ -297,6 +350,18 @@ impl Db {
         {
             return Ok(Some(Connected::AccountTaken { by }));
         }
+        Ok(self
+            .grant_holder(id, app, tokens)?
+            .map(|by| Connected::GrantTaken { by }))
+    }
+
+    /// The other connection of this app that holds this refresh token.
+    pub(super) fn grant_holder(
+        &self,
+        id: &ConnectionId,
+        app: &AppName,
+        tokens: &TokenSet,
+    ) -> Stored<Option<ConnectionId>> {
         let Some(token) = &tokens.refresh_token else {
             return Ok(None);
         };
@@ -308,8 +373,7 @@ impl Db {
             fingerprint(&self.vault, token),
             id.as_str(),
         ])?;
-        let by = rows.next()?.map(|row| row.parsed("id")).transpose()?;
-        Ok(by.map(|by| Connected::GrantTaken { by }))
+        rows.next()?.map(|row| row.parsed("id")).transpose()
     }
 
     /// The live connection of an app, customer and account that is not this one.
@@ -340,16 +404,5 @@ impl Db {
             ],
         )?;
         Ok(others.is_some())
-    }
-
-    /// The attempts at an older version's refresh token count for nothing any more.
-    pub(super) fn forget_attempts(&self, id: &ConnectionId) -> Stored<()> {
-        self.sql
-            .prepare_cached(
-                "DELETE FROM attempts
-                  WHERE connection = ?1 AND version < (SELECT version FROM connections WHERE id = ?1)",
-            )?
-            .execute([id.as_str()])?;
-        Ok(())
     }
 }

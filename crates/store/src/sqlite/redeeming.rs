@@ -5,7 +5,7 @@ use std::time::Duration;
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::rejection::Cooldown;
-use evergrant_domain::{ConnectionId, ConnectionStatus, Fence, ReconnectReason, Timestamp, Version};
+use evergrant_domain::{ConnectionId, ConnectionStatus, ReconnectReason, Timestamp, Version};
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::holder::LeaseRow;
@@ -13,7 +13,10 @@ use super::record::Db;
 use crate::contract::{
     CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
-use crate::record::{LandsAs, Stored, list};
+use crate::record::{LandsAs, Stored, list, read_taken};
+
+/// No answer of a transaction is lost here, so none is asked for again.
+const ONLY_ASKING: i64 = 0;
 
 impl Db {
     pub(super) fn take_lease(
@@ -30,40 +33,58 @@ impl Db {
         if before.connection.version != version || !on.allows(&before.connection.status) {
             return Ok(LeaseAnswer::Moved(Box::new(before)));
         }
-        let previous = self.lease_row(id)?;
-        let took_over = previous.is_some();
         // Time: the store alone judges, by whether the holder lives and by the boot-time clock. `now` moves no lease.
-        if previous.is_some_and(|lease| self.holders.holds(&lease)) {
+        if self
+            .lease_row(id)?
+            .is_some_and(|lease| self.holders.holds(&lease))
+        {
             return Ok(LeaseAnswer::Busy);
         }
-        let fence: i64 = self
-            .value(
-                "UPDATE connections
-                    SET fence = fence + 1, lease_holder = :me, lease_boot = :boot, lease_until = :until,
-                        lease_shown_until = :shown_until
-                  WHERE id = :id
-                  RETURNING fence",
-                named_params! {
-                    ":id": id.as_str(),
-                    ":me": self.holders.me(),
-                    ":boot": self.holders.boot(),
-                    ":until": self.holders.in_millis(lasts),
-                    ":shown_until": now.after(lasts).millis(),
-                },
-            )?
-            .unwrap_or_default();
         // Rule 2: an attempt of its own beside those of earlier holders, so a takeover adds and never replaces.
-        self.sql
+        let mut statement = self.sql.prepare_cached(
+            "UPDATE connections
+                SET fence = fence + 1, lease_holder = :me, lease_boot = :boot, lease_until = :until,
+                    lease_shown_until = :shown_until,
+                    attempts = json_insert(attempts, '$[#]', json_array(
+                        fence + 1, :now, :me, json(iif(lease_holder IS NULL, 'false', 'true')), :asking))
+              WHERE id = :id
+              RETURNING *",
+        )?;
+        let mut rows = statement.query(named_params! {
+            ":id": id.as_str(),
+            ":me": self.holders.me(),
+            ":boot": self.holders.boot(),
+            ":until": self.holders.in_millis(lasts),
+            ":shown_until": now.after(lasts).millis(),
+            ":now": now.millis(),
+            ":asking": ONLY_ASKING,
+        })?;
+        let taken = rows
+            .next()?
+            .map(|row| read_taken(&self.vault, row, self.holders.me(), ONLY_ASKING));
+        Ok(taken.transpose()?.flatten().unwrap_or(LeaseAnswer::Missing))
+    }
+
+    /// Rule 5: only under this very lease. The version may have moved: who still speaks with the provider keeps others away.
+    pub(super) fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Stored<bool> {
+        let until = self.holders.in_millis(lasts);
+        let renewed = self
+            .sql
             .prepare_cached(
-                "INSERT INTO attempts (connection, fence, version, began_at) VALUES (?1, ?2, ?3, ?4)",
+                "UPDATE connections
+                    SET lease_until = max(lease_until, :until),
+                        lease_shown_until = lease_shown_until + max(lease_until, :until) - lease_until
+                  WHERE id = :id AND fence = :fence AND lease_holder = :me AND lease_boot = :boot AND :now < lease_until",
             )?
-            .execute(params![id.as_str(), fence, version.number(), now.millis()])?;
-        Ok(LeaseAnswer::Taken {
-            lease: Lease::new(id.clone(), version, Fence::new(fence)),
-            earlier: before.connection.intent,
-            held: self.written(id)?,
-            took_over,
-        })
+            .execute(named_params! {
+                ":id": lease.connection().as_str(),
+                ":fence": lease.fence().number(),
+                ":me": self.holders.me(),
+                ":boot": self.holders.boot(),
+                ":now": self.holders.in_millis(Duration::ZERO),
+                ":until": until,
+            })?;
+        Ok(renewed > 0)
     }
 
     pub(super) fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Stored<bool> {
@@ -86,14 +107,17 @@ impl Db {
     pub(super) fn land(&self, lease: &Lease, refreshed: &Refreshed, now: Timestamp) -> Stored<Landed> {
         let id = lease.connection();
         let Some(found) = self.connection(id)? else {
-            // Purged, which only a disconnected connection can be.
-            return Ok(Landed::Disconnected);
+            return Ok(Landed::Purged);
         };
         let tokens = &refreshed.tokens;
         let version = lease.version().next();
+        if found.version == lease.version()
+            && let Some(by) = self.grant_holder(id, &found.app, tokens)?
+        {
+            return Ok(Landed::GrantTaken { by });
+        }
         let sealed = self.seal(id, version, tokens);
-        let attempts = self.attempts(id, lease.version())?;
-        let lands = LandsAs::new(&found.status, refreshed, attempts, now);
+        let lands = LandsAs::new(&found, refreshed, now);
         // Rule 15: the lease is freed only where it is still this one.
         let stored = self
             .sql
@@ -103,6 +127,7 @@ impl Db {
                         refresh_token_fingerprint = :fingerprint, token_type = :token_type, scopes = :scopes,
                         issued_at = :issued_at, soft_end = :soft_end, hard_end = :hard_end, expires_at = :expires_at,
                         unproven = :unproven, status = :status, status_reason = :reason, status_since = :since,
+                        attempts = '[]',
                         trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                         trouble_next_attempt_at = NULL, claimed_until = 0, last_refresh_at = :now, updated_at = :now,
                         lease_holder = iif(fence = :fence, NULL, lease_holder),
@@ -136,7 +161,6 @@ impl Db {
         if let Some(account) = &refreshed.account {
             self.pin_account(id, account)?;
         }
-        self.forget_attempts(id)?;
         self.record_change(id, &refreshed.event, now)?;
         Ok(Landed::Stored(self.written(id)?))
     }
@@ -188,8 +212,13 @@ impl Db {
         if presented == Presented::No {
             // Rule 2: its own attempt and no other's, however often it says so.
             self.sql
-                .prepare_cached("DELETE FROM attempts WHERE connection = ?1 AND fence = ?2")?
-                .execute(params![id, lease.fence().number()])?;
+                .prepare_cached(
+                    "UPDATE connections
+                        SET attempts = (SELECT json_group_array(json(value)) FROM json_each(attempts)
+                                         WHERE value ->> 0 <> ?2 OR value ->> 2 <> ?3)
+                      WHERE id = ?1",
+                )?
+                .execute(params![id, lease.fence().number(), self.holders.me()])?;
         }
         self.sql
             .prepare_cached(
@@ -222,7 +251,8 @@ impl Db {
         Ok(())
     }
 
-    /// Rule 11: evidence becomes a verdict only where nothing has moved since.
+    /// Rule 11: evidence becomes a verdict only where nothing has moved since, and under the very lease that it was gathered
+    /// under.
     pub(super) fn condemn(
         &self,
         lease: &Lease,
@@ -234,11 +264,13 @@ impl Db {
             .sql
             .prepare_cached(
                 "UPDATE connections
-                    SET status = 'reconnect_required', status_reason = ?4, status_since = ?5, updated_at = ?5,
+                    SET status = 'reconnect_required', status_reason = ?4, updated_at = ?5,
+                        status_since = iif(status_reason = ?4, status_since, ?5),
                         trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
                         trouble_next_attempt_at = NULL, claimed_until = 0,
                         lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL
-                  WHERE id = ?1 AND version = ?2 AND fence = ?3 AND status = 'active'",
+                  WHERE id = ?1 AND version = ?2 AND fence = ?3 AND lease_holder = ?6
+                    AND (status = 'active' OR status_reason = 'redemption_outcome_lost')",
             )?
             .execute(params![
                 lease.connection().as_str(),
@@ -246,6 +278,7 @@ impl Db {
                 lease.fence().number(),
                 reason.as_str(),
                 now.millis(),
+                self.holders.me(),
             ])?;
         if condemned == 0 {
             self.give_up(lease, Presented::Unknown, None, None, now)?;
@@ -293,14 +326,6 @@ impl Db {
             )?
             .execute(params![id.as_str(), now.millis(), now.before(every).millis()])?;
         Ok(claimed > 0)
-    }
-
-    fn attempts(&self, id: &ConnectionId, version: Version) -> Stored<u32> {
-        let count = self.value(
-            "SELECT count(*) FROM attempts WHERE connection = ?1 AND version = ?2",
-            params![id.as_str(), version.number()],
-        )?;
-        Ok(count.unwrap_or(0))
     }
 
     fn lease_row(&self, id: &ConnectionId) -> Stored<Option<LeaseRow>> {

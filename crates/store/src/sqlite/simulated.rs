@@ -43,7 +43,7 @@ use super::open::{OpenError, explain, make_schema, prove_key};
 use super::record::Db;
 use super::transaction::{gone, job, read, write_group};
 use super::{Runner, SqliteStore};
-use crate::contract::{Pulse, StoreError};
+use crate::contract::StoreError;
 use crate::vault::Vault;
 
 /// A clock that the simulation moves, in milliseconds.
@@ -228,13 +228,14 @@ impl Inline {
         answer.try_recv().map_err(|_| gone(true))?
     }
 
-    pub(super) fn pulse(&self) -> Result<Pulse, StoreError> {
+    pub(super) fn epoch(&self) -> Result<String, StoreError> {
         self.refuse_the_dead()?;
+        Ok(self.holder.database.0.failovers.lock().to_string())
+    }
+
+    pub(super) fn clock_of_its_own(&self) -> Option<Timestamp> {
         let shared = &self.holder.database.0;
-        Ok(Pulse {
-            now: (shared.like == Like::Postgres).then(|| Timestamp::from_millis((shared.clocks.wall)())),
-            epoch: shared.failovers.lock().to_string(),
-        })
+        (shared.like == Like::Postgres).then(|| Timestamp::from_millis((shared.clocks.wall)()))
     }
 
     fn with(&self, act: impl FnOnce(&Db)) -> Result<(), StoreError> {

@@ -1,19 +1,29 @@
 //! Stands between store and server, and cuts where a test says.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-const LETS_PASS: u8 = 0;
-const LOSES_COMMITS: u8 = 1;
-const LOSES_ANSWERS_TO_COMMITS: u8 = 2;
+/// What is to be lost, with its session.
+#[derive(Clone, Copy)]
+pub(crate) enum Lost {
+    /// The message does not reach the server.
+    Message,
+    /// The server does what the message asks for, and its answer does not reach the store.
+    Answer,
+}
+
+/// The first message with this text in it, and what is lost of it.
+type Aim = Arc<Mutex<Option<(&'static str, Lost)>>>;
 
 pub(crate) struct Proxy {
     port: u16,
-    mood: Arc<AtomicU8>,
+    aim: Aim,
+    /// How many messages came.
+    asked: Arc<AtomicU32>,
     /// Connections up to this one are silent.
     silent: Arc<AtomicU32>,
 }
@@ -22,19 +32,25 @@ impl Proxy {
     pub(crate) async fn before(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mood = Arc::new(AtomicU8::new(LETS_PASS));
+        let (aim, asked) = (Aim::default(), Arc::new(AtomicU32::new(0)));
         let silent = Arc::new(AtomicU32::new(0));
-        let (its_mood, its_silent) = (Arc::clone(&mood), Arc::clone(&silent));
+        let (its_aim, its_asked, its_silent) = (Arc::clone(&aim), Arc::clone(&asked), Arc::clone(&silent));
         tokio::spawn(async move {
             for number in 1.. {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = UnixStream::connect(&socket).await.unwrap();
                 let its_silent = Arc::clone(&its_silent);
                 let silenced = move || number <= its_silent.load(Ordering::SeqCst);
-                tokio::spawn(pass(client, server, Arc::clone(&its_mood), silenced));
+                let (aim, asked) = (Arc::clone(&its_aim), Arc::clone(&its_asked));
+                tokio::spawn(pass(client, server, aim, asked, silenced));
             }
         });
-        Self { port, mood, silent }
+        Self {
+            port,
+            aim,
+            asked,
+            silent,
+        }
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
@@ -46,21 +62,22 @@ impl Proxy {
         self.silent.store(connections, Ordering::SeqCst);
     }
 
-    /// The next COMMIT does not reach the server.
-    pub(crate) fn lose_a_commit(&self) {
-        self.mood.store(LOSES_COMMITS, Ordering::SeqCst);
+    /// Loses the next message with this text in it, or its answer.
+    pub(crate) fn lose(&self, lost: Lost, of: &'static str) {
+        *self.aim.lock().unwrap() = Some((of, lost));
     }
 
-    /// The answer to the next COMMIT does not reach the store.
-    pub(crate) fn lose_the_answer_to_a_commit(&self) {
-        self.mood.store(LOSES_ANSWERS_TO_COMMITS, Ordering::SeqCst);
+    /// How often the store has asked the server for something and waited for the answer.
+    pub(crate) fn round_trips(&self) -> u32 {
+        self.asked.load(Ordering::SeqCst)
     }
 }
 
 async fn pass(
     mut client: TcpStream,
     mut server: UnixStream,
-    mood: Arc<AtomicU8>,
+    aim: Aim,
+    round_trips: Arc<AtomicU32>,
     silenced: impl Fn() -> bool,
 ) {
     let (mut asked, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
@@ -72,15 +89,15 @@ async fn pass(
                     continue;
                 }
                 let asked = &asked[..length];
-                let lost = if asked.windows(6).any(|word| word == b"COMMIT") {
-                    mood.swap(LETS_PASS, Ordering::SeqCst)
-                } else {
-                    LETS_PASS
-                };
-                if lost == LOSES_COMMITS || server.write_all(asked).await.is_err() {
+                round_trips.fetch_add(1, Ordering::SeqCst);
+                let lost = aim
+                    .lock()
+                    .unwrap()
+                    .take_if(|(of, _)| asked.windows(of.len()).any(|word| word == of.as_bytes()));
+                if matches!(lost, Some((_, Lost::Message))) || server.write_all(asked).await.is_err() {
                     return;
                 }
-                if lost == LOSES_ANSWERS_TO_COMMITS {
+                if matches!(lost, Some((_, Lost::Answer))) {
                     // Waits for it, so that the server has done it, and keeps it.
                     let _ = server.read(&mut answered).await;
                     return;
