@@ -10,7 +10,8 @@ cargo xtask faults …   several services on one store, under load, while proces
   --minutes N              for how long things fail (10); 0 for as long as in CI
   --store postgres|sqlite  where connections are kept (first one, then the other)
   --mode lease|row_lock|redis|mixed
-                           who waits how for their turn (lease); mixed: every process another one
+                           who waits how for their turn (lease); mixed: every process another one;
+                           row_lock: on PostgreSQL only
   --rotation never|grace   what the provider does with refresh tokens (grace on PostgreSQL, never on SQLite)
   --seed N                 decides what fails when (1)";
 
@@ -87,7 +88,13 @@ fn wish(arguments: &[String]) -> Result<Wish> {
             }
             _ => bail!("there is no {key}"),
         }
+        if value == "row_lock" {
+            store = store.or(Some("postgres"));
+        }
         told.push(format!("{}={value}", key.trim_start_matches('-')));
+    }
+    if store == Some("sqlite") && told.iter().any(|word| word == "mode=row_lock") {
+        bail!("row_lock locks rows of PostgreSQL");
     }
     Ok(Wish {
         store,
@@ -114,6 +121,7 @@ mod tests {
     #[test]
     fn what_a_failure_prints_is_understood() {
         check("", None, "minutes=10");
+        check("--mode row_lock", Some("postgres"), "minutes=10 mode=row_lock");
         check(
             "--minutes 0 --store sqlite --mode lease --rotation never --seed 7",
             Some("sqlite"),
@@ -129,6 +137,10 @@ mod tests {
             ("--minutes ten", "--minutes is no number: ten"),
             ("--store mysql", "--store is none of postgres, sqlite: mysql"),
             ("postgres --seed", "there is no postgres"),
+            (
+                "--mode row_lock --store sqlite",
+                "row_lock locks rows of PostgreSQL",
+            ),
         ] {
             let error = wish(&words(line)).expect_err(line).to_string();
             assert_eq!(error, reason);

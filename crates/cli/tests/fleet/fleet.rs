@@ -212,8 +212,15 @@ impl Fleet {
             command
                 .env("EVERGRANT_SERVER__LISTEN", format!("127.0.0.1:{port}"))
                 .env("EVERGRANT_STORE__URL", store)
-                .env("EVERGRANT_COORDINATION__MODE", self.plan.mode.of(process))
+                .env(
+                    "EVERGRANT_COORDINATION__MODE",
+                    self.plan.mode.of(process, self.plan.store),
+                )
                 .env("EVERGRANT_LOG__CALLS", "failures");
+            // Processes on one database have machines of their own, those on one file share one.
+            if self.plan.store == Store::Postgres {
+                command.env("EVERGRANT_LIFEBOAT__DIR", format!("lifeboat-{process}"));
+            }
             if let Some(redis) = &self.redis {
                 command.env("EVERGRANT_COORDINATION__REDIS_URL", redis.url());
             }

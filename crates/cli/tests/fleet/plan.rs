@@ -32,10 +32,14 @@ impl Mode {
         Self::ALL.iter().find(|(_, mode)| *mode == self).unwrap().0
     }
 
-    /// What a process is told.
-    pub(crate) fn of(self, process: usize) -> &'static str {
+    /// What a process is told. Rows are locked in PostgreSQL only.
+    pub(crate) fn of(self, process: usize, store: Store) -> &'static str {
+        let mixed: &[Self] = match store {
+            Store::Postgres => &[Self::Lease, Self::RowLock, Self::Redis],
+            Store::Sqlite => &[Self::Lease, Self::Redis],
+        };
         match self {
-            Self::Mixed => Self::ALL[process % 3].0,
+            Self::Mixed => mixed[process % mixed.len()].name(),
             own => own.name(),
         }
     }

@@ -20,6 +20,9 @@ use crate::verdict::Report;
 /// died at last, the wait after a few failures, an exchange.
 pub(crate) const HEALS_WITHIN: Duration = Duration::from_secs(60);
 
+/// Lines of a failure that say what the processes said last.
+const PRINTED: usize = 60;
+
 /// Carries out a plan and judges what came of it.
 pub(crate) async fn run(plan: Plan) -> Report {
     println!("{}", plan.command());
@@ -91,8 +94,6 @@ pub(crate) async fn run(plan: Plan) -> Report {
     report.judge(&fleet.books, &ledger, &grown);
     report.counts = fleet.tally.counts.lock().unwrap().clone();
     report.wrong.append(&mut fleet.tally.wrong.lock().unwrap());
-    /// Lines of a failure that say what the processes said last.
-    const PRINTED: usize = 60;
     let printed = fleet.installation.printed();
     for line in printed.lines().filter(|line| holds_a_secret(line)) {
         report

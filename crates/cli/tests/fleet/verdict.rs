@@ -25,17 +25,21 @@ struct Page {
     holders_lost: Vec<Instant>,
     /// How many answers the simulator was told to lose.
     answers_lost: u64,
-    /// How often two redemptions were in flight that nothing explains.
-    overlaps: u64,
+    /// When there were two redemptions at a time.
+    overlaps: Vec<Instant>,
 }
 
 impl Page {
-    /// Two redemptions at a time: explained where a holder was lost and what it sent is still with the provider.
-    fn overlaps_at(&mut self, now: Instant) {
+    /// How often there were two redemptions at a time that nothing explains. A lost holder does, while what it sent is still
+    /// with the provider.
+    fn unexplained_overlaps(&self) -> usize {
         /// The slowest answer, and a little.
         const STILL_THERE: Duration = Duration::from_secs(4);
-        let explained = self.holders_lost.iter().any(|at| now - *at <= STILL_THERE);
-        self.overlaps += u64::from(!explained);
+        /// Holders are noted a little after they are lost.
+        const NOTED: Duration = Duration::from_secs(1);
+        let explains = |lost: Instant, at: Instant| lost <= at + NOTED && at <= lost + STILL_THERE;
+        let unexplained = |at: &&Instant| !self.holders_lost.iter().any(|lost| explains(*lost, **at));
+        self.overlaps.iter().filter(unexplained).count()
     }
 
     fn explained(&self) -> u64 {
@@ -53,7 +57,7 @@ impl Books {
             let page = pages.entry(grant.hub_id).or_default();
             let (in_flight, max) = (grant.refreshes_in_flight, grant.refreshes_in_flight_max);
             if max > page.in_flight_max.max(1) || (in_flight > 1 && page.in_flight <= 1) {
-                page.overlaps_at(now);
+                page.overlaps.push(now);
             }
             (page.in_flight, page.in_flight_max) = (in_flight, max);
             while (page.accepted.len() as u64) < grant.refreshes_accepted {
@@ -108,11 +112,11 @@ impl Books {
     }
 
     /// How many answers may have been lost, and how often two redemptions at a time are unexplained.
-    fn explained(&self, portal: u64) -> (u64, u64) {
+    fn explained(&self, portal: u64) -> (u64, usize) {
         let pages = self.0.lock().unwrap();
         pages
             .get(&portal)
-            .map_or((0, 0), |page| (page.explained(), page.overlaps))
+            .map_or((0, 0), |page| (page.explained(), page.unexplained_overlaps()))
     }
 }
 
@@ -176,7 +180,7 @@ impl Report {
                     .push(format!("portal {portal}: {replays} replays, {lost} answers lost"));
             }
             if overlaps > 0 {
-                self.double_redemptions += overlaps;
+                self.double_redemptions += overlaps as u64;
                 self.wrong.push(format!(
                     "portal {portal}: {overlaps} times two redemptions at a time"
                 ));
