@@ -543,10 +543,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<LeaseAnswer, StoreError>;
 
     /// Lets `lease` last at least this long from now, where it is still held: `false` where it is not. Changes nothing else.
-    async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
-        let _ = (lease, lasts);
-        Ok(true)
-    }
+    async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError>;
 
     /// Whether `lease` is still held on the version that it was taken for, and lasts at least this long, by the store's clock.
     async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError>;
@@ -571,10 +568,7 @@ pub trait Store: Send + Sync + 'static {
         tokens: TokenSet,
         event: Event,
         now: Timestamp,
-    ) -> Result<Option<Held>, StoreError> {
-        let _ = (id, shown, version, tokens, event, now);
-        Ok(None)
-    }
+    ) -> Result<Option<Held>, StoreError>;
 
     /// Records a redemption that brought nothing and frees the lease where it is still this one. The trouble is kept only
     /// where the version still stands.
@@ -690,10 +684,7 @@ pub trait Store: Send + Sync + 'static {
         connection: &ConnectionId,
         every: Duration,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let _ = (app, connection, every, now);
-        Ok(true)
-    }
+    ) -> Result<bool, StoreError>;
 
     /// The app's token endpoint did not do what it was asked, for no reason of a connection: counted over the whole fleet by
     /// [`Breaker::next`].
@@ -704,16 +695,10 @@ pub trait Store: Send + Sync + 'static {
         retry_after: Option<Duration>,
         jitter: Jitter,
         now: Timestamp,
-    ) -> Result<Breaker, StoreError> {
-        let _ = app;
-        Ok(Breaker::next(None, code, retry_after, jitter, now))
-    }
+    ) -> Result<Breaker, StoreError>;
 
     /// The app's token endpoint works: nothing counts against it any more.
-    async fn endpoint_works(&self, app: &AppName) -> Result<(), StoreError> {
-        let _ = app;
-        Ok(())
-    }
+    async fn endpoint_works(&self, app: &AppName) -> Result<(), StoreError>;
 
     /// Takes up to `wanted` exchanges with the app's token endpoint out of this second's `per_second`, for this process to use
     /// before the second is over. The whole fleet shares them by the store's clock; `now` is that where it has none of its own.
@@ -723,10 +708,7 @@ pub trait Store: Send + Sync + 'static {
         wanted: u32,
         per_second: u32,
         now: Timestamp,
-    ) -> Result<u32, StoreError> {
-        let _ = (app, per_second, now);
-        Ok(wanted)
-    }
+    ) -> Result<u32, StoreError>;
 
     /// The provider was seen to rotate. `true` for the first to say so.
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
@@ -766,18 +748,11 @@ pub trait Store: Send + Sync + 'static {
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// What the store tells of itself: its clock and its epoch.
-    async fn pulse(&self) -> Result<Pulse, StoreError> {
-        Ok(Pulse {
-            now: None,
-            epoch: String::new(),
-        })
-    }
+    async fn pulse(&self) -> Result<Pulse, StoreError>;
 
     /// Returns once the change feed may have something new: a hint to read it sooner, and no more. Never returns where nobody
     /// hints. What came between two calls is told by the second one at once; one at a time may wait.
-    async fn hint(&self) {
-        std::future::pending::<()>().await;
-    }
+    async fn hint(&self);
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
