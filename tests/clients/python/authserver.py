@@ -154,6 +154,9 @@ class World:
         return graceful and self.now() <= token.superseded_at + self.settings["grace"]
 
     def new_grant(self, user):
+        """A consent takes the place of an earlier one."""
+        if user in self.grants:
+            self.grants[user].revoked = True
         grant = Grant(user)
         self.grants[user] = grant
         return grant

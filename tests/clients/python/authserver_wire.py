@@ -35,7 +35,7 @@ class Ledger:
         self.in_flight = 0
 
     def grant(self, user):
-        fresh = {"in_flight": 0, "overlaps": 0, "calls": 0, "calls_refused": 0, "code_exchanges": 0, "refresh_tokens": {}}
+        fresh = {"in_flight": 0, "overlaps": 0, "refresh_tokens": {}}
         return self.grants.setdefault(user, fresh)
 
     def refresh_token(self, token):
@@ -81,7 +81,7 @@ class Wire:
         if at == "api":
             bearer = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
             owner = self.world.access_tokens.get(bearer)
-            return self.strike(at, owner, environ, start_response, lambda status, _: self.called(environ, owner, status))
+            return self.strike(at, owner, environ, start_response, lambda status, _: self.called(environ, status))
         if at == "token" and "refresh_token" in form:
             return self.redemption(token, environ, start_response)
         names = {"token": "code_exchanges", "introspect": "introspections", "revoke": "revocations"}
@@ -124,14 +124,10 @@ class Wire:
         environ["evergrant.over"] = over
         return self.strike("token", token, environ, start_response, processed)
 
-    def called(self, environ, token, status):
-        with self.lock:
-            if token:
-                grant = self.ledger.grant(token.grant.user)
-                grant["calls"] += 1
-                grant["calls_refused"] += status == 401
-            request = environ.get("HTTP_X_REQ_ID")
-            if request:
+    def called(self, environ, status):
+        request = environ.get("HTTP_X_REQ_ID")
+        if request:
+            with self.lock:
                 record = self.ledger.requests.setdefault(request, {"deliveries": 0, "served": 0})
                 record["deliveries"] += 1
                 record["served"] += status == 200

@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::site::Service;
 
@@ -36,9 +37,8 @@ impl Strace {
 
 impl Drop for Strace {
     fn drop(&mut self) {
-        // Asked to end, it lets go of the service first.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // Not asked: it would wait for a service that it has killed itself, and that nobody has buried yet.
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -64,8 +64,8 @@ fn limit_files(service: &Service, bytes: Option<u64>) {
 /// An address that neither takes connections nor refuses them.
 pub(crate) struct Blackhole {
     pub(crate) address: SocketAddr,
-    _listener: tokio::net::TcpListener,
-    _waiting: Vec<TcpStream>,
+    listener: TcpListener,
+    waiting: Vec<TcpStream>,
 }
 
 impl Blackhole {
@@ -83,8 +83,24 @@ impl Blackhole {
         }
         Self {
             address,
-            _listener: listener,
-            _waiting: waiting,
+            listener,
+            waiting,
         }
+    }
+
+    /// From now on it takes connections, and they lead to `url`.
+    pub(crate) fn leads_to(self, url: &str) -> JoinHandle<()> {
+        let target = url.strip_prefix("http://").unwrap().to_owned();
+        drop(self.waiting);
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = self.listener.accept().await.unwrap();
+                let target = target.clone();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        })
     }
 }

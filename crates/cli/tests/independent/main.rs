@@ -7,12 +7,17 @@
 
 mod between;
 mod clock;
+mod consent;
+mod crash;
+mod database;
+mod disk;
 mod disturb;
 mod endpoint;
 mod lost;
 mod provider;
 mod refresh;
 mod site;
+mod time;
 mod web;
 
 /// Whether to wait for as long as a lease lasts, too. Says what is left out.

@@ -75,9 +75,6 @@ pub(crate) struct GrantRecord {
     pub(crate) replays: u64,
     /// Presentations while another one of the same grant was in flight.
     pub(crate) overlaps: u64,
-    /// API calls with one of its access tokens, and those of them that came back 401.
-    pub(crate) calls: u64,
-    pub(crate) calls_refused: u64,
     pub(crate) live: bool,
     pub(crate) refresh_tokens: Vec<RefreshTokenRecord>,
 }
@@ -214,7 +211,7 @@ impl Provider {
 }
 
 /// A folder or program that `cargo xtask test` prepares and names in the environment.
-fn prepared(variable: &str) -> PathBuf {
+pub(crate) fn prepared(variable: &str) -> PathBuf {
     std::env::var_os(variable)
         .unwrap_or_else(|| {
             panic!("{variable} is not set: run `cargo xtask test`, which installs what these tests need")

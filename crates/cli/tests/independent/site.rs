@@ -1,9 +1,10 @@
 //! An installation in a folder of its own, connected to the independent server, and its services as processes.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use http::Method;
@@ -12,6 +13,8 @@ use serde_json::{Value, json};
 
 use crate::provider::{Provider, Rotation};
 use crate::web::{Answer, Web, eventually};
+
+const EVERGRANT: &str = env!("CARGO_BIN_EXE_evergrant");
 
 /// Where connections are kept.
 #[derive(Debug, Clone)]
@@ -107,10 +110,10 @@ impl Site {
 
     /// `evergrant` with this installation's configuration.
     pub(crate) fn evergrant(&self) -> Command {
-        self.program(env!("CARGO_BIN_EXE_evergrant").as_ref())
+        self.program(EVERGRANT)
     }
 
-    fn program(&self, program: &Path) -> Command {
+    fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .current_dir(self.folder.path())
@@ -141,7 +144,24 @@ impl Site {
         self.serve_as(command)
     }
 
-    /// Tries until a free port is still free when the service takes it.
+    /// A service that is told of a full disk as of any other failure: writing past a limit would end it by a signal.
+    pub(crate) fn serve_with_patience_for_full_disks(&self) -> Service {
+        let mut shell = self.program("sh");
+        shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#, EVERGRANT]);
+        self.serve_as(shell)
+    }
+
+    /// `evergrant migrate` as a child of `parent`.
+    pub(crate) fn migrate_under(&self, parent: Command) -> ExitStatus {
+        let mut command = self.program(parent.get_program());
+        let done = command
+            .args(parent.get_args())
+            .args([EVERGRANT, "migrate"])
+            .output()
+            .unwrap();
+        done.status
+    }
+
     fn serve_as(&self, mut command: Command) -> Service {
         let port = free_port();
         let mut process = command
@@ -284,7 +304,7 @@ impl Service {
     }
 
     /// Waits until it has ended, and says how.
-    pub(crate) fn ended(&self) -> std::process::ExitStatus {
+    pub(crate) fn ended(&self) -> ExitStatus {
         self.process.lock().unwrap().wait().unwrap()
     }
 }
