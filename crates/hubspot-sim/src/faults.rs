@@ -91,6 +91,12 @@ pub enum FaultKind {
     TruncatedJsonAfterIssue,
     /// Issues, then answers 200 without a body.
     EmptyBody,
+    /// Issues, then answers with this status and a short plain text body, as a proxy that did not wait for HubSpot.
+    #[serde(alias = "status_after_execute")]
+    StatusAfterIssue {
+        /// The status code, 200 to 599.
+        code: u16,
+    },
     /// Waits until held requests are released, then issues and answers.
     #[serde(alias = "hold_before_execute")]
     HoldBeforeIssue,
@@ -145,6 +151,7 @@ impl FaultKind {
             Self::AnswerLostAfterIssue
                 | Self::TruncatedJsonAfterIssue
                 | Self::EmptyBody
+                | Self::StatusAfterIssue { .. }
                 | Self::Trickle { .. }
                 | Self::HugeBody { .. }
         )
@@ -156,7 +163,10 @@ impl FaultKind {
 
     fn status_code(&self) -> Option<u16> {
         match self {
-            Self::Status { code, .. } | Self::Html { code } | Self::CustomBody { code, .. } => Some(*code),
+            Self::Status { code, .. }
+            | Self::Html { code }
+            | Self::StatusAfterIssue { code }
+            | Self::CustomBody { code, .. } => Some(*code),
             _ => None,
         }
     }
@@ -519,9 +529,13 @@ where
         }
         FaultKind::CutBeforeIssue => return Err(Cut),
         FaultKind::TruncatedJsonAfterIssue => execute().await.truncated(),
-        FaultKind::EmptyBody => {
-            execute().await;
-            Answer::empty(StatusCode::OK)
+        FaultKind::EmptyBody => instead(execute(), Answer::empty(StatusCode::OK)).await,
+        FaultKind::StatusAfterIssue { code } => {
+            instead(
+                execute(),
+                Answer::text(status(code), format!("error code: {code}")),
+            )
+            .await
         }
         FaultKind::HoldBeforeIssue => {
             gate.pass().await;
@@ -545,12 +559,10 @@ where
             Answer::with_body(status(code), content_type, body)
         }
         FaultKind::Trickle { interval_ms } => {
-            execute().await;
-            Answer::trickle(Duration::from_millis(interval_ms))
+            instead(execute(), Answer::trickle(Duration::from_millis(interval_ms))).await
         }
         FaultKind::HugeBody { mib } => {
-            execute().await;
-            Answer::huge(mib.saturating_mul(1024 * 1024))
+            instead(execute(), Answer::huge(mib.saturating_mul(1024 * 1024))).await
         }
         FaultKind::UnauthorizedEarly | FaultKind::AlwaysUnauthorized | FaultKind::ExpireMidRequest => {
             answer::expired_authentication(now, now, correlation_id)
@@ -559,6 +571,12 @@ where
             answer::missing_scopes(&["crm.objects.contacts.read".to_owned()], correlation_id)
         }
     })
+}
+
+/// The request takes effect, and another answer is given.
+async fn instead(executed: impl Future<Output = Answer>, answer: Answer) -> Answer {
+    executed.await;
+    answer
 }
 
 fn status(code: u16) -> StatusCode {

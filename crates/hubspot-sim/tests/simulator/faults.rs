@@ -45,7 +45,7 @@ async fn a_cut_before_issue_leaves_the_refresh_token_alive() {
 }
 
 #[tokio::test]
-async fn a_truncated_or_empty_answer_was_issued_all_the_same() {
+async fn an_answer_that_is_of_no_use_was_issued_all_the_same() {
     let world = rotating().await;
     let grant = world.grant();
     world
@@ -65,7 +65,17 @@ async fn a_truncated_or_empty_answer_was_issued_all_the_same() {
         world.refresh(&grant.refresh_token).await.refusal(),
         "BAD_REFRESH_TOKEN"
     );
-    assert_eq!(world.hubspot.ledger().answers_lost, 2);
+
+    let grant = world.grant();
+    world
+        .hubspot
+        .arm(Fault::token(FaultKind::StatusAfterIssue { code: 502 }));
+    assert_eq!(world.refresh(&grant.refresh_token).await.status, 502);
+    assert_eq!(
+        world.refresh(&grant.refresh_token).await.refusal(),
+        "BAD_REFRESH_TOKEN"
+    );
+    assert_eq!(world.hubspot.ledger().answers_lost, 3);
 }
 
 #[tokio::test]
