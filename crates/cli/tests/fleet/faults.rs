@@ -129,6 +129,7 @@ fn kind(how: Endpoint) -> FaultKind {
         Endpoint::AnswerLost => FaultKind::AnswerLostAfterIssue,
         Endpoint::Truncated => FaultKind::TruncatedJsonAfterIssue,
         Endpoint::Empty => FaultKind::EmptyBody,
+        Endpoint::FailsAfter => FaultKind::StatusAfterIssue { code: 500 },
         Endpoint::Slow => FaultKind::Slow { delay_ms: 2500 },
         Endpoint::Fails => FaultKind::Status {
             code: 500,

@@ -179,6 +179,8 @@ pub(crate) enum Endpoint {
     Truncated,
     /// Issues, and the answer is empty.
     Empty,
+    /// Issues, and a proxy answers 500.
+    FailsAfter,
     /// Issues, and takes its time.
     Slow,
     /// 500, and nothing is issued.
@@ -190,10 +192,11 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::AnswerLost,
         Self::Truncated,
         Self::Empty,
+        Self::FailsAfter,
         Self::Slow,
         Self::Fails,
         Self::RateLimited,
@@ -205,6 +208,7 @@ impl Endpoint {
             Self::AnswerLost => "answer lost",
             Self::Truncated => "answer truncated",
             Self::Empty => "answer empty",
+            Self::FailsAfter => "500 after issuing",
             Self::Slow => "answer slow",
             Self::Fails => "500",
             Self::RateLimited => "429",
@@ -214,7 +218,10 @@ impl Endpoint {
 
     /// Whether tokens are issued that nobody gets.
     pub(crate) fn loses_answers(self) -> bool {
-        matches!(self, Self::AnswerLost | Self::Truncated | Self::Empty)
+        matches!(
+            self,
+            Self::AnswerLost | Self::Truncated | Self::Empty | Self::FailsAfter
+        )
     }
 }
 
