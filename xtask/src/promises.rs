@@ -29,7 +29,10 @@ impl Promises {
         if path == GUARANTEES {
             self.tests_named.extend(claims(text));
         }
-        if !path.ends_with(".rs") {
+        if !std::path::Path::new(path)
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+        {
             return;
         }
         self.functions.extend(functions(text));
