@@ -98,11 +98,11 @@ pub fn presenting(
 /// follows for this version. One that ended definitely was taken back, and may be repeated. Like any other it waits until the
 /// answers before it can have landed.
 pub fn presenting_once_more(earlier: Option<&Intent>, lost_at: Timestamp, now: Timestamp) -> Presenting {
-    let Some(last) = earlier.filter(|intent| intent.attempts > 0) else {
+    let Some(earlier) = earlier.filter(|intent| intent.attempts > 0) else {
         return Presenting::Now;
     };
-    let quiet_until = last.last_at.after(QUIET_TIME);
-    if last.last_at > lost_at {
+    let quiet_until = earlier.first_at.after(QUIET_TIME);
+    if earlier.last_at > lost_at {
         Presenting::Exhausted
     } else if now < quiet_until {
         Presenting::NotBefore(quiet_until)
@@ -247,26 +247,24 @@ mod tests {
 
     #[test]
     fn a_person_may_try_once_more_after_a_lost_outcome_and_not_again_if_that_is_lost_too() {
-        let check = |last_at: u64, now: u64, expected| {
-            let at = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
+        let at = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
+        let check = |last_at: u64, lost_at: u64, now: u64, expected| {
             let earlier = Intent {
                 version: Version::FIRST,
                 first_at: FIRST_AT,
                 attempts: 2,
                 last_at: at(last_at),
             };
-            let lost_at = at(100);
             assert_eq!(
-                presenting_once_more(Some(&earlier), lost_at, at(now)),
+                presenting_once_more(Some(&earlier), at(lost_at), at(now)),
                 expected,
-                "last attempt {last_at}, now {now}"
+                "last attempt {last_at}, lost at {lost_at}, now {now}"
             );
         };
-        let quiet = |last_at: u64| FIRST_AT.after(Duration::from_secs(last_at) + QUIET_TIME);
-        check(60, 100, Presenting::Now);
-        check(90, 101, Presenting::NotBefore(quiet(90)));
-        check(90, 120, Presenting::Now);
-        check(101, 100_000, Presenting::Exhausted);
+        check(10, 10, 29, Presenting::NotBefore(FIRST_AT.after(QUIET_TIME)));
+        check(10, 10, 30, Presenting::Now);
+        check(60, 100, 100, Presenting::Now);
+        check(101, 100, 100_000, Presenting::Exhausted);
         assert_eq!(presenting_once_more(None, FIRST_AT, FIRST_AT), Presenting::Now);
     }
 

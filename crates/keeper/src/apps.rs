@@ -100,6 +100,7 @@ impl Keeper {
                 rejected,
                 ..AppState::default()
             },
+            None,
         );
         Ok(())
     }

@@ -36,7 +36,7 @@ impl Keeper {
                 code: trouble.code.clone(),
                 retry_after: trouble.next_attempt_at.since(now),
             },
-            None => self.app_was_at_rest(app, now)?,
+            None => self.app_was_at_rest(app, &held.connection.id, now)?,
         };
         if let Some(token) = at_hand {
             self.rest(token, &error);
@@ -318,10 +318,16 @@ impl Keeper {
                 earlier,
                 state,
             };
-            if self.was_in_a_lifeboat(&holding).await? {
-                return Ok(());
+            // An open attempt explains it, too: its answer may land still, and whoever redeems next judges it in its time.
+            if holding
+                .earlier
+                .as_ref()
+                .is_some_and(|earlier| earlier.attempts > 0)
+            {
+                return Ok(self.step_back(&holding.lease, &holding.held, None).await?);
             }
-            self.condemn(&holding, ReconnectReason::GrantRefused, None)
+            let unproven = holding.held.connection.unproven;
+            self.condemn(&holding, redemption::reason_of_refusal(unproven, None), None)
                 .await?;
         }
         Ok(())

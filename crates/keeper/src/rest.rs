@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evergrant_domain::breaker::{Evidence, Passage};
 use evergrant_domain::redemption::DEADLINE;
-use evergrant_domain::{App, Timestamp};
+use evergrant_domain::{App, ConnectionId, Timestamp};
 use evergrant_store::contract::AppState;
 
 use crate::error::KeepError;
@@ -32,6 +32,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 pub(crate) struct Known {
     at: Duration,
     state: AppState,
+    /// The only connection that it is known for: another one may be let through as the probe.
+    only: Option<ConnectionId>,
 }
 
 /// Why an app rests, and how often one redemption may look whether it still must.
@@ -42,10 +44,13 @@ struct Rest {
 
 impl Keeper {
     /// Why an app is left alone, as far as it was read a moment ago.
-    pub(crate) fn app_was_at_rest(&self, app: &App, now: Timestamp) -> Option<KeepError> {
+    pub(crate) fn app_was_at_rest(&self, app: &App, id: &ConnectionId, now: Timestamp) -> Option<KeepError> {
         let boot = self.inner.clock.boot();
         let known = self.inner.at_rest.lock();
         let known = known.get(&app.name).filter(|known| boot < known.at + KNOWN_FOR)?;
+        if known.only.as_ref().is_some_and(|only| only != id) {
+            return None;
+        }
         self.rest_of(app, &known.state, now).map(|rest| rest.error)
     }
 
@@ -61,7 +66,7 @@ impl Keeper {
             Some(CANARY_EVERY) if !proves => UNPROVEN_CANARY_EVERY,
             Some(every) => every,
             None => {
-                self.known_at_rest(app, holding.state.clone());
+                self.known_at_rest(app, holding.state.clone(), None);
                 return Ok(Some(rest.error));
             }
         };
@@ -72,7 +77,7 @@ impl Keeper {
         match claim.await {
             Ok(true) => Ok(None),
             Ok(false) => {
-                self.known_at_rest(app, holding.state.clone());
+                self.known_at_rest(app, holding.state.clone(), Some(&connection.id));
                 Ok(Some(rest.error))
             }
             Err(error) => {
@@ -108,12 +113,20 @@ impl Keeper {
         })
     }
 
-    pub(crate) fn known_at_rest(&self, app: &App, state: AppState) {
+    /// What was read spares others the same look for a while. A connection that is not the probe says so for itself; the second
+    /// one that is not says so for all.
+    pub(crate) fn known_at_rest(&self, app: &App, state: AppState, not_the_probe: Option<&ConnectionId>) {
         let at = self.inner.clock.boot();
-        self.inner
-            .at_rest
-            .lock()
-            .insert(app.name.clone(), Known { at, state });
+        let mut at_rest = self.inner.at_rest.lock();
+        let other = at_rest
+            .get(&app.name)
+            .filter(|known| at < known.at + KNOWN_FOR)
+            .and_then(|known| known.only.as_ref());
+        let only = match (not_the_probe, other) {
+            (Some(id), Some(other)) if other != id => None,
+            (only, _) => only.cloned(),
+        };
+        at_rest.insert(app.name.clone(), Known { at, state, only });
     }
 
     /// Counts what an answer said about the endpoint, for the whole fleet. Written only where it changes something.
@@ -146,7 +159,7 @@ impl Keeper {
                             endpoint: Some(breaker),
                             ..state.clone()
                         };
-                        self.known_at_rest(app, state);
+                        self.known_at_rest(app, state, None);
                     }
                 })
             }

@@ -19,7 +19,12 @@ use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
 const REDIRECT_URI: &str = "http://localhost:8484/oauth/callback";
 
 /// The connection `c1` gets a new grant, in the store alone: as another process would do it.
-pub(crate) async fn reconnect_behind(store: &dyn Store, clock: &dyn Clock, grant: &hubspot_sim::Grant) {
+pub(crate) async fn reconnect_behind(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    id: &ConnectionId,
+    grant: &hubspot_sim::Grant,
+) -> Connected {
     let now = clock.now();
     let tokens = TokenSet {
         access_token: AccessToken::new(grant.access_token.clone()),
@@ -31,9 +36,7 @@ pub(crate) async fn reconnect_behind(store: &dyn Store, clock: &dyn Clock, grant
         unproven: false,
     };
     let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
-    let id = ConnectionId::parse("c1").unwrap();
-    let answer = store.reconnect(&id, None, tokens, event, now).await.unwrap();
-    assert!(matches!(answer, Connected::Stored(_)), "{answer:?}");
+    store.reconnect(id, None, tokens, event, now).await.unwrap()
 }
 
 /// A customer of `portal` consents; the code that comes back.
@@ -163,7 +166,7 @@ async fn a_reconnect_in_mid_refresh_wins_and_the_old_grants_answer_changes_nothi
     });
     world.hubspot.wait_for_held(1).await;
     let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
-    reconnect_behind(&**keeper.store(), &*world.clock, &grant).await;
+    reconnect_behind(&**keeper.store(), &*world.clock, &connection.id, &grant).await;
     world.hubspot.release_held();
     let token = caller.await.unwrap().unwrap();
     assert_eq!(token.access_token.expose(), grant.access_token);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use evergrant_domain::{ReconnectReason, Rotation};
-use evergrant_keeper::{KeepError, Keeper, Renewal};
+use evergrant_domain::connection::Health;
+use evergrant_domain::redemption::QUIET_TIME;
+use evergrant_domain::{Connection, ConnectionStatus, ReconnectReason, Rotation};
+use evergrant_keeper::{Clock as _, KeepError, Keeper, Renewal};
 use hubspot_sim::{Fault, FaultKind};
 
 use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
@@ -187,6 +189,129 @@ async fn without_introspection_a_single_use_token_gets_one_replay_and_no_third_p
         .map(|token| token.presented)
         .sum();
     assert_eq!(presented, 2);
+}
+
+/// Two attempts of unknown outcome, and the end of the token at hand: the outcome is lost.
+async fn outcome_lost(first: Fault, second: Fault) -> (World, Keeper, Connection) {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    app.provider.introspect_url = None;
+    let keeper = world.keeper_of(app).await;
+    let connection = world.connected(&keeper).await;
+    world.hubspot.arm(first);
+    world.hubspot.arm(second);
+    world.pass(PAST_EXPIRY);
+    for _ in 0..2 {
+        fails(&keeper).await;
+        world.pass(Duration::from_secs(60));
+    }
+    let stored = keeper.store().connection(&connection.id).await.unwrap().unwrap();
+    let health = stored.health(world.clock.now(), QUIET_TIME);
+    assert_ne!(health, Some(Health::Healthy));
+    assert_eq!(
+        reason(&fails(&keeper).await),
+        Some(ReconnectReason::RedemptionOutcomeLost)
+    );
+    (world, keeper, connection)
+}
+
+fn presented(world: &World) -> u64 {
+    let tokens = world.hubspot.ledger().refresh_tokens;
+    tokens.iter().map(|token| token.presented).sum()
+}
+
+#[tokio::test]
+async fn after_two_attempts_of_unknown_outcome_a_connection_is_ambiguous_and_its_token_serves_to_its_end() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    app.provider.introspect_url = None;
+    let keeper = world.keeper_of(app).await;
+    let connection = world.connected(&keeper).await;
+    let first = keeper.current(&connection.id, None).await.unwrap();
+    world.hubspot.arm(Fault::token(FaultKind::CutBeforeIssue));
+    let lost = keeper.refresh(&connection.id, None, Renewal::Forced).await;
+    assert!(
+        matches!(lost, Err(KeepError::ProviderUnavailable { .. })),
+        "{lost:?}"
+    );
+    world.pass(Duration::from_secs(1750));
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert_eq!(token.version, first.version);
+    let stored = keeper.store().connection(&connection.id).await.unwrap().unwrap();
+    assert_eq!(
+        stored.health(world.clock.now(), QUIET_TIME),
+        Some(Health::Ambiguous)
+    );
+    assert_eq!(presented(&world), 1, "nothing is urgent while the token serves");
+}
+
+#[tokio::test]
+async fn a_person_may_have_the_token_of_a_lost_outcome_presented_once_more() {
+    let cut = || Fault::token(FaultKind::CutBeforeIssue);
+    let (world, keeper, connection) = outcome_lost(cut(), cut()).await;
+    assert_eq!(presented(&world), 2);
+    // No call does it, only who asks by name.
+    fails(&keeper).await;
+    assert_eq!(presented(&world), 2);
+    let report = keeper
+        .refresh(&connection.id, None, Renewal::IfOld)
+        .await
+        .unwrap();
+    assert!(report.redeemed, "{report:?}");
+    assert_eq!(presented(&world), 3);
+    let stored = keeper.store().connection(&connection.id).await.unwrap().unwrap();
+    assert_eq!(stored.status, ConnectionStatus::Active);
+    assert!(stored.unproven, "rule 16");
+    assert!(keeper.current(&connection.id, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_persons_try_whose_answer_is_lost_too_was_the_last_one() {
+    let cut = || Fault::token(FaultKind::CutBeforeIssue);
+    let (world, keeper, connection) = outcome_lost(cut(), cut()).await;
+    world.hubspot.arm(cut());
+    let lost = keeper.refresh(&connection.id, None, Renewal::Forced).await;
+    assert!(
+        matches!(lost, Err(KeepError::ProviderUnavailable { .. })),
+        "{lost:?}"
+    );
+    assert_eq!(presented(&world), 3);
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(600));
+        let error = keeper
+            .refresh(&connection.id, None, Renewal::Forced)
+            .await
+            .unwrap_err();
+        assert_eq!(reason(&error), Some(ReconnectReason::RedemptionOutcomeLost));
+    }
+    assert_eq!(presented(&world), 3, "counted in the intent");
+}
+
+#[tokio::test]
+async fn a_persons_try_that_is_refused_changes_nothing_and_one_that_never_left_is_not_counted() {
+    // The provider had issued, so what is presented again is refused.
+    let (world, keeper, connection) = outcome_lost(
+        Fault::token(FaultKind::AnswerLostAfterIssue),
+        Fault::token(FaultKind::CutBeforeIssue),
+    )
+    .await;
+    world.pass(Duration::from_secs(60));
+    world.hubspot.arm(Fault::token(FaultKind::Locked));
+    let locked = keeper.refresh(&connection.id, None, Renewal::Forced).await;
+    assert!(
+        matches!(locked, Err(KeepError::ProviderUnavailable { .. })),
+        "{locked:?}"
+    );
+    world.pass(Duration::from_secs(600));
+    let error = keeper
+        .refresh(&connection.id, None, Renewal::Forced)
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&error), Some(ReconnectReason::RedemptionOutcomeLost));
+    let kept = world.hubspot.ledger();
+    assert_eq!(kept.refreshes_refused, 1, "it was asked once more: {kept:?}");
 }
 
 #[tokio::test]

@@ -6,14 +6,19 @@
 )]
 
 mod app;
+mod clocks;
 mod connecting;
 mod crash;
 mod killed;
 mod lifeboat;
 mod lost;
+mod modes;
 mod once;
+mod orders;
 mod refused;
+mod regression;
 mod rejected;
+mod shared;
 mod stage;
 mod steps;
 mod turns;

@@ -48,7 +48,7 @@ async fn a_refusal_that_comes_after_a_reconnect_does_not_condemn_the_new_grant()
     world.hubspot.wait_for_held(1).await;
     let other = world.keeper().await;
     let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
-    crate::connecting::reconnect_behind(&**other.store(), &*world.clock, &grant).await;
+    crate::connecting::reconnect_behind(&**other.store(), &*world.clock, &connection.id, &grant).await;
     world.hubspot.release_held();
     // The caller gets the new grant's token, and the connection stays active.
     let token = caller.await.unwrap().unwrap();

@@ -93,10 +93,15 @@ async fn serve(
             r#"{{"access_token":"{token}-at-{}","refresh_token":"{token}","expires_in":1800,"token_type":"bearer"}}"#,
             at.as_nanos()
         ),
-        401 => r#"{"status":"BAD_CLIENT_ID","message":"missing or unknown client id","error":"invalid_client"}"#.to_owned(),
+        401 => {
+            r#"{"status":"BAD_CLIENT_ID","message":"missing or unknown client id","error":"invalid_client"}"#
+                .to_owned()
+        }
         _ => String::new(),
     };
-    let retry_after = reply.retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
+    let retry_after = reply
+        .retry_after
+        .map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
     let answer = format!(
         "HTTP/1.1 {} X\r\n{retry_after}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         reply.status,
@@ -205,7 +210,13 @@ impl Stage {
     }
 
     /// A connection whose token was issued `age` ago.
-    pub(crate) async fn connect(&self, store: &dyn Store, name: &str, age: Duration, jitter: Jitter) -> ConnectionId {
+    pub(crate) async fn connect(
+        &self,
+        store: &dyn Store,
+        name: &str,
+        age: Duration,
+        jitter: Jitter,
+    ) -> ConnectionId {
         let id = ConnectionId::parse(name).unwrap();
         let issued_at = self.clock.now().before(age);
         let new = NewConnection {

@@ -30,6 +30,8 @@ pub(crate) struct Steps {
     watch: Box<Watch>,
     /// Steps of this name wait for a permit each.
     gate: Option<(&'static str, Arc<Semaphore>)>,
+    /// Its process is stopped right after it was told that its lease is enough, until the lease has ended.
+    stopped: bool,
     /// The store's clock, where it has one, is moved like the machines' clocks are.
     moved: Option<Arc<MovedClock>>,
 }
@@ -40,6 +42,7 @@ impl Steps {
             inner: Mutex::new(inner),
             watch: Box::new(|_, _| Ok(())),
             gate: None,
+            stopped: false,
             moved: None,
         }
     }
@@ -62,6 +65,14 @@ impl Steps {
     ) -> Arc<dyn Store> {
         Arc::new(Self {
             gate: Some((name, permits)),
+            ..Self::new(inner)
+        })
+    }
+
+    /// Of a process that is stopped right before its first byte, for longer than its lease.
+    pub(crate) fn stopped(inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Self {
+            stopped: true,
             ..Self::new(inner)
         })
     }
@@ -132,6 +143,31 @@ macro_rules! steps {
                 Ok(pulse)
             }
 
+            async fn take_lease(&self, id: &ConnectionId, version: Version, lasts: Duration, on: LeaseOn, now: Timestamp) -> Result<LeaseAnswer, StoreError> {
+                (self.watch)("take_lease", Moment::Before)?;
+                let lasts = if self.stopped { Duration::from_millis(1) } else { lasts };
+                let inner = self.inner.lock().clone();
+                let answer = inner.take_lease(id, version, lasts, on, now).await;
+                (self.watch)("take_lease", Moment::After)?;
+                answer
+            }
+
+            async fn renew_lease(&self, lease: &Lease, lasts: Duration) -> Result<bool, StoreError> {
+                (self.watch)("renew_lease", Moment::Before)?;
+                let inner = self.inner.lock().clone();
+                let renewed = !self.stopped && inner.renew_lease(lease, lasts).await?;
+                (self.watch)("renew_lease", Moment::After)?;
+                Ok(renewed)
+            }
+
+            async fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Result<bool, StoreError> {
+                (self.watch)("lease_lasts", Moment::Before)?;
+                let inner = self.inner.lock().clone();
+                let lasts = self.stopped || inner.lease_lasts(lease, at_least).await?;
+                (self.watch)("lease_lasts", Moment::After)?;
+                Ok(lasts)
+            }
+
             async fn hint(&self) {
                 let inner = self.inner.lock().clone();
                 inner.hint().await;
@@ -148,14 +184,11 @@ steps! {
     fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
     fn list(filter: ConnectionFilter) -> Vec<Connection>;
     fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
-    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, on: LeaseOn, now: Timestamp) -> LeaseAnswer;
-    fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
     fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
     fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
     fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, jitter: evergrant_domain::refresh_policy::Jitter, now: Timestamp) -> evergrant_domain::breaker::Breaker;
     fn endpoint_works(app: &AppName) -> ();
     fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
-    fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
     fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
     fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();
     fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;

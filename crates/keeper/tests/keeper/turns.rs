@@ -71,13 +71,16 @@ async fn afloat_for(seconds: u64) -> (usize, Vec<u64>) {
 async fn while_an_answer_is_afloat_its_lease_is_renewed_and_nobody_presents_again() {
     let (presented, renewals) = afloat_for(45).await;
     assert_eq!(presented, 1);
-    assert_eq!(renewals, [10, 20, 30, 40]);
+    assert_eq!(renewals, [10, 20, 30]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_up_to_its_cap_and_no_longer() {
     let (presented, renewals) = afloat_for(90).await;
-    assert_eq!(presented, 2, "the provider never rotates: the other one may go on");
+    assert_eq!(
+        presented, 2,
+        "the provider never rotates: the other one may go on"
+    );
     let last = *renewals.last().unwrap();
     assert!(last <= LEASE_MAX.as_secs() - LEASE.as_secs() + 10, "{renewals:?}");
 }
@@ -165,7 +168,10 @@ async fn a_turn_is_kept_until_the_redemption_has_ended() {
     let id = stage.ended(&**keeper.store(), "c1").await;
     keeper.current(&id, None).await.unwrap();
     let seen = seen.lock().clone();
-    assert_eq!(seen, [("take_lease", true), ("lease_lasts", true), ("land", true)]);
+    assert_eq!(
+        seen,
+        [("take_lease", true), ("lease_lasts", true), ("land", true)]
+    );
     assert!(!kept.load(Ordering::SeqCst), "and given back then");
 }
 
@@ -178,8 +184,13 @@ async fn without_a_turn_nothing_is_redeemed_and_what_moved_meanwhile_is_used() {
     let id = stage.ended(&**other.store(), "c1").await;
     let gave_up = keeper.current(&id, None).await.unwrap_err();
     assert!(matches!(gave_up, KeepError::Overloaded { .. }), "{gave_up:?}");
-    assert!(waits.asked.load(Ordering::SeqCst) > 10, "it looked again every now and then");
+    assert!(
+        waits.asked.load(Ordering::SeqCst) > 10,
+        "it looked again every now and then"
+    );
     assert_eq!(stage.presented().len(), 0);
+    // The flight ends a little later than its first caller.
+    stage.until(60.0).await;
     let began = stage.elapsed();
     let caller = ask(&keeper, &id);
     stage.until(began.as_secs_f64() + 1.0).await;
