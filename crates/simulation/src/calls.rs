@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::LastSeen;
-use evergrant_domain::{AuthorizationCode, ConnectionStatus, ReconnectReason, Version};
+use evergrant_domain::{AuthorizationCode, ConnectionStatus, Version};
 use evergrant_keeper::{AfterRejection, Consent, Current, KeepError, Keeper, Renewal};
 use evergrant_store::contract::Revoke;
 
@@ -64,6 +64,7 @@ impl Caller {
         }
         let expected = self.expect(connection);
         let class = if serves { Class::Rejected } else { Class::Expired };
+        self.note(format_args!("is told that {connection} at {} is {}", token.version, class.as_str()));
         match self.keeper().rejected(&id, token.version, class).await {
             Ok(AfterRejection::Newer { token, .. }) => self.handed_out(connection, &token, &expected),
             Ok(AfterRejection::Stays { .. }) => {}
@@ -73,22 +74,7 @@ impl Caller {
 
     /// A person, or an unforced refresh by a caller.
     pub(crate) async fn refresh(self, connection: usize, renewal: Renewal) {
-        {
-            let mut seen = self.witness.seen();
-            let watched = &mut seen.connections[connection];
-            let lost = watched.history.last().is_some_and(|stored| {
-                matches!(
-                    stored.status,
-                    ConnectionStatus::ReconnectRequired {
-                        reason: ReconnectReason::RedemptionOutcomeLost,
-                        ..
-                    }
-                )
-            });
-            if lost && renewal == Renewal::Forced {
-                watched.tries_of_persons += 1;
-            }
-        }
+        self.note(format_args!("is asked to refresh {connection} ({renewal:?})"));
         if let Err(error) = self.keeper().refresh(&connection_id(connection), None, renewal).await {
             self.refused(connection, &error);
         }
@@ -107,9 +93,7 @@ impl Caller {
         };
         let consented = self.keeper().consent(consent).await;
         if let Err(error) = &consented {
-            self.witness
-                .trace
-                .note(&self.process.name, format_args!("consent for {connection}: {error}"));
+            self.note(format_args!("consent for {connection}: {error}"));
         }
         consented.is_ok()
     }
@@ -193,8 +177,10 @@ impl Caller {
     }
 
     fn refused(&self, connection: usize, error: &KeepError) {
-        self.witness
-            .trace
-            .note(&self.process.name, format_args!("no token of {connection}: {error}"));
+        self.note(format_args!("no token of {connection}: {error}"));
+    }
+
+    fn note(&self, what: std::fmt::Arguments<'_>) {
+        self.witness.trace.note(&self.process.name, what);
     }
 }

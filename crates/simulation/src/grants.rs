@@ -36,6 +36,8 @@ pub(crate) struct Refresh {
     pub(crate) accepted_at: Option<Duration>,
     /// How often it was presented after it was dead.
     pub(crate) replays: u32,
+    /// How often a person asked for it to be presented once more.
+    pub(crate) tries_of_persons: u32,
     /// Whether it was revoked.
     revoked: bool,
 }
@@ -161,6 +163,7 @@ impl Grants {
             grant,
             accepted_at: None,
             replays: 0,
+            tries_of_persons: 0,
             revoked: false,
         };
         self.refresh.insert(token.clone(), refresh);

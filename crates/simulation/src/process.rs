@@ -63,7 +63,6 @@ pub(crate) struct Process {
     pub(crate) gate: Gate,
     pub(crate) keeper: Keeper,
     pub(crate) link: Arc<Link>,
-    pub(crate) clocks: Clocks,
     holder: SimulatedHolder,
 }
 
@@ -112,7 +111,6 @@ impl Process {
             gate,
             keeper,
             link: Arc::clone(&slot.link),
-            clocks: slot.clocks.clone(),
             holder,
         }
     }

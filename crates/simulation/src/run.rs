@@ -99,7 +99,6 @@ struct World {
     processes: Vec<Option<Process>>,
     /// When the next thing is done to a slot: a start, or a SIGCONT.
     due: Vec<Option<Duration>>,
-    machine: Clocks,
     /// Looks at the store from nowhere.
     eye: SqliteStore,
     outage_ends: Option<Duration>,
@@ -107,6 +106,8 @@ struct World {
     disk_mends: Option<Duration>,
     /// Connections that were left, and come back.
     returns: Vec<Option<Duration>>,
+    /// Connections that were left for good.
+    erased: Vec<bool>,
 }
 
 impl World {
@@ -150,9 +151,9 @@ impl World {
             due: slots.iter().map(|_| None).collect(),
             cut_ends: slots.iter().map(|_| None).collect(),
             returns: (0..scenario.connections).map(|_| None).collect(),
+            erased: vec![false; scenario.connections],
             slots,
             shared,
-            machine,
             eye,
             outage_ends: None,
             disk_mends: None,
@@ -288,6 +289,7 @@ impl World {
             run_for(&gate, patience, caller.clone().disconnect(connection));
             self.returns[connection] = Some(self.now() + self.dice.mostly_short(Duration::from_secs(60)));
             if self.dice.happens(0.1) {
+                self.erased[connection] = true;
                 run_for(&gate, patience, caller.purge(connection));
             }
         } else {
@@ -296,7 +298,7 @@ impl World {
     }
 
     fn returns(&self, slot: usize, connection: usize) {
-        if self.shared.witness.seen().connections[connection].purged {
+        if self.erased[connection] {
             return;
         }
         let Some(caller) = self.caller(slot) else {
@@ -441,7 +443,12 @@ impl World {
                         ));
                     }
                 }
-                ConnectionStatus::ReconnectRequired { .. } | ConnectionStatus::Disconnected { .. } => {}
+                ConnectionStatus::ReconnectRequired { .. } => {}
+                ConnectionStatus::Disconnected { .. } => {
+                    for token in seen.held_and_alive(connection, now) {
+                        not_well.push(format!("connection {connection} is disconnected, and {token} still redeems"));
+                    }
+                }
             }
             let open = held.connection.intent.as_ref().is_some_and(|intent| intent.attempts > 0);
             if open && held.connection.status == ConnectionStatus::Active {
@@ -494,20 +501,6 @@ impl World {
                     witness.blame(Oracle::History, what);
                 }
             }
-            self.judge_revocation(connection, history.last().map(|stored| &stored.status));
-        }
-    }
-
-    /// Whoever left has nothing left at the provider that any process ever held.
-    fn judge_revocation(&self, connection: usize, status: Option<&ConnectionStatus>) {
-        if !matches!(status, Some(ConnectionStatus::Disconnected { .. })) {
-            return;
-        }
-        let witness = &self.shared.witness;
-        let alive = witness.seen().held_and_alive(connection, self.now());
-        for token in alive {
-            let what = format!("connection {connection} is disconnected, and {token} still redeems");
-            witness.blame(Oracle::Revoked, what);
         }
     }
 

@@ -40,8 +40,26 @@ struct LinkState {
     cut: bool,
     /// Nothing goes wrong: before the faults, and after them.
     calm: bool,
-    /// When a step last failed or took long.
+    /// When a step last failed or took long, and how many are about it.
     bad_at: Option<Duration>,
+    hanging: u32,
+}
+
+/// A step that takes long.
+struct Hanging<'a>(&'a Link, &'a Witness);
+
+impl<'a> Hanging<'a> {
+    fn on(link: &'a Link, witness: &'a Witness) -> Self {
+        link.0.lock().hanging += 1;
+        Self(link, witness)
+    }
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().hanging -= 1;
+        self.0.went_badly(self.1.now());
+    }
 }
 
 impl Link {
@@ -50,6 +68,7 @@ impl Link {
             cut: false,
             calm: true,
             bad_at: None,
+            hanging: 0,
         }))
     }
 
@@ -88,7 +107,7 @@ impl Link {
     /// Whether every step since then was quick and did what it was asked.
     pub(crate) fn was_good_since(&self, since: Duration) -> bool {
         let state = self.0.lock();
-        !state.cut && state.bad_at.is_none_or(|at| at < since)
+        !state.cut && state.hanging == 0 && state.bad_at.is_none_or(|at| at < since)
     }
 }
 
@@ -119,9 +138,8 @@ impl FaultyStore {
             }
             self.gate.pass().await;
             if self.dice.happens(faults.store_slow) {
-                self.link.went_badly(self.witness.now());
+                let _hanging = Hanging::on(&self.link, &self.witness);
                 sleep(self.dice.between(QUICK, SLOW)).await;
-                self.link.went_badly(self.witness.now());
             }
             if self.dice.happens(faults.store_before) {
                 self.went_wrong(step, "fails");
@@ -133,6 +151,7 @@ impl FaultyStore {
             self.went_wrong(step, "does not reach the store");
             // Some networks say so, others say nothing.
             if self.dice.happens(0.5) {
+                let _hanging = Hanging::on(&self.link, &self.witness);
                 sleep(self.dice.between(QUICK, GIVES_UP)).await;
             }
             return Err(away(false));
@@ -164,6 +183,7 @@ impl FaultyStore {
             if self.dice.happens(faults.store_after) || self.link.is_cut() {
                 self.went_wrong(step, "is done, and nobody says so");
                 if self.dice.happens(0.5) {
+                    let _hanging = Hanging::on(&self.link, &self.witness);
                     sleep(self.dice.between(QUICK, GIVES_UP)).await;
                 }
                 return Err(away(true));
@@ -199,12 +219,65 @@ macro_rules! steps {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
         impl Store for FaultyStore {
+            async fn take_lease(
+                &self,
+                id: &ConnectionId,
+                version: Version,
+                lasts: Duration,
+                on: LeaseOn,
+                now: Timestamp,
+            ) -> Result<LeaseAnswer, StoreError> {
+                self.before("take_lease").await?;
+                let answer = self.store.take_lease(id, version, lasts, on, now).await;
+                let taken = match &answer {
+                    Ok(LeaseAnswer::Taken { held, .. }) => held.tokens.as_ref(),
+                    _ => None,
+                };
+                let token = taken.and_then(|tokens| tokens.refresh_token.clone());
+                if let Some(token) = &token {
+                    self.witness.takes(token.expose(), &self.gate, on);
+                }
+                let told = self.after("take_lease").await;
+                if let (Some(token), Err(_)) = (&token, &told) {
+                    self.witness.excuses_an_attempt(token.expose());
+                }
+                told?;
+                answer
+            }
+
+            async fn give_up(
+                &self,
+                lease: &Lease,
+                presented: Presented,
+                trouble: Option<RefreshTrouble>,
+                event: Option<Event>,
+                now: Timestamp,
+            ) -> Result<(), StoreError> {
+                let asked = async {
+                    self.before("give_up").await?;
+                    let answer = self.store.give_up(lease, presented, trouble, event, now).await;
+                    self.after("give_up").await?;
+                    answer
+                };
+                let answer = asked.await;
+                if answer.is_err()
+                    && let Some(token) = self.witness.stored_refresh_token(lease.connection())
+                {
+                    self.witness.excuses_an_attempt(&token);
+                }
+                answer
+            }
+
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
                 self.before(stringify!($name)).await?;
                 let answer = self.store.$name($($arg),*).await;
                 self.after(stringify!($name)).await?;
                 answer
             })*
+
+            async fn hint(&self) {
+                self.store.hint().await;
+            }
         }
     };
 }
@@ -217,7 +290,6 @@ steps! {
     fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
     fn list(filter: ConnectionFilter) -> Vec<Connection>;
     fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
-    fn take_lease(id: &ConnectionId, version: Version, lasts: Duration, on: LeaseOn, now: Timestamp) -> LeaseAnswer;
     fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
     fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
     fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
@@ -227,7 +299,6 @@ steps! {
     fn pulse() -> Pulse;
     fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
     fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
-    fn give_up(lease: &Lease, presented: Presented, trouble: Option<RefreshTrouble>, event: Option<Event>, now: Timestamp) -> ();
     fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
     fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
     fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;

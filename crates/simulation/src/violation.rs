@@ -26,10 +26,6 @@ pub enum Oracle {
     SeenInTime,
     /// A token that is handed out has not ended.
     ServesFresh,
-    /// What a disconnected connection held is revoked.
-    Revoked,
-    /// Redemptions cost what they must and no more.
-    NoMoreThanNeeded,
     /// Nothing panics.
     NoPanic,
 }

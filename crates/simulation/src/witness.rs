@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::redemption::LEASE;
-use evergrant_domain::{ConnectionStatus, ReconnectReason, Rotation, Version};
-use evergrant_store::contract::Held;
+use evergrant_domain::{ConnectionId, ConnectionStatus, ReconnectReason, Rotation, Version};
+use evergrant_store::contract::{Held, LeaseOn};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::gate::Gate;
 use crate::grants::{End, Grants, Issue, Presented};
+use crate::process::connection_id;
 use crate::scenario::{Kind, Scenario};
 use crate::trace::Trace;
 use crate::violation::{Oracle, Violation};
@@ -31,6 +32,10 @@ pub(crate) struct Seen {
     pub(crate) connections: Vec<Watched>,
     /// The provider rotates, and the store knows since then.
     rotation_known: bool,
+    /// Who took the right to present which refresh token.
+    takers: Vec<(String, Gate)>,
+    /// Refresh tokens with an attempt that nobody could take back.
+    excused: std::collections::BTreeSet<String>,
     /// When the database last lost commits.
     lost_commits_at: Option<Duration>,
     violations: Vec<Violation>,
@@ -60,8 +65,6 @@ pub(crate) struct Watched {
     pub(crate) history: Vec<Stored>,
     /// Every access token that was ever the stored one.
     stored_access_tokens: std::collections::BTreeSet<String>,
-    /// Redemptions over a lost outcome that a person asked for.
-    pub(crate) tries_of_persons: u32,
     pub(crate) purged: bool,
 }
 
@@ -85,6 +88,8 @@ impl Witness {
                 exchanges: Vec::new(),
                 connections: (0..scenario.connections).map(|_| Watched::default()).collect(),
                 rotation_known: !scenario.rotation_unknown,
+                takers: Vec::new(),
+                excused: std::collections::BTreeSet::new(),
                 lost_commits_at: None,
                 violations: Vec::new(),
             })),
@@ -217,10 +222,9 @@ impl Witness {
             return;
         }
         refresh.replays += 1;
-        let (replays, grant) = (refresh.replays, refresh.grant);
-        let connection = seen.grants.grants[grant].connection;
+        let replays = refresh.replays;
         // The declared replay; where the provider can be asked first, there is none.
-        let declared = u32::from(!self.scenario.introspects) + seen.connections[connection].tries_of_persons;
+        let declared = u32::from(!self.scenario.introspects) + refresh.tries_of_persons;
         if seen.rotation_known && replays > declared && !self.scenario.wall_time_jumps() {
             let process = &seen.exchanges[exchange].process;
             let what = format!("{process} presented {refresh_token}, which was spent, for the {replays}. time");
@@ -231,7 +235,7 @@ impl Witness {
     /// The provider's answer begins to leave: so many bytes make it whole.
     pub(crate) fn answers(&self, exchange: usize, length: Option<usize>, definite: bool) {
         let mut seen = self.seen();
-        seen.exchanges[exchange].length = length;
+        seen.exchanges[exchange].length = length.filter(|_| definite);
         seen.exchanges[exchange].definite = definite;
     }
 
@@ -255,6 +259,26 @@ impl Witness {
     pub(crate) fn loses_commits(&self) {
         let now = self.now();
         self.seen().lost_commits_at = Some(now);
+    }
+
+    /// A process took the right to present this.
+    pub(crate) fn takes(&self, refresh_token: &str, gate: &Gate, on: LeaseOn) {
+        let mut seen = self.seen();
+        if let Some(refresh) = seen.grants.refresh.get_mut(refresh_token) {
+            refresh.tries_of_persons += u32::from(on == LeaseOn::LostOutcome);
+        }
+        seen.takers.push((refresh_token.to_owned(), gate.clone()));
+    }
+
+    /// An attempt could not be taken back, for no fault of the process's own.
+    pub(crate) fn excuses_an_attempt(&self, refresh_token: &str) {
+        self.seen().excused.insert(refresh_token.to_owned());
+    }
+
+    /// What is stored now.
+    pub(crate) fn stored_refresh_token(&self, id: &ConnectionId) -> Option<String> {
+        let number = (0..self.scenario.connections).find(|number| connection_id(*number) == *id)?;
+        self.seen().connections[number].history.last()?.refresh_token.clone()
     }
 
     /// The store knows that the provider rotates.
@@ -286,6 +310,10 @@ impl Witness {
                 .map(|tokens| tokens.access_token.expose().to_owned()),
         };
         let watched = &mut seen.connections[connection];
+        if std::mem::take(&mut watched.purged) {
+            // Another connection has the id of one that was erased.
+            watched.history.clear();
+        }
         let last = watched.history.last().cloned();
         if last.as_ref().is_some_and(|last| {
             let unchanged = Stored {
@@ -333,7 +361,7 @@ impl Witness {
         };
         let ended = seen.grants.grants[grant].ended.map(|(_, why)| why);
         let redeems = seen.grants.redeems(&token, self.now());
-        let lost = seen.lost_an_answer(grant);
+        let lost = seen.lost_an_answer(grant) || seen.lost_a_holder(&token);
         let right = match reason {
             ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
             ReconnectReason::RedemptionOutcomeLost => {
@@ -455,6 +483,12 @@ impl Seen {
             });
             of_it && !stored && (!known || exchange.issue.is_some())
         })
+    }
+
+    /// Whether a process that had the right to present it is gone, or could not give it back: nobody knows what it did.
+    fn lost_a_holder(&self, refresh_token: &str) -> bool {
+        let gone = |(token, gate): &(String, Gate)| token == refresh_token && gate.is_killed();
+        self.excused.contains(refresh_token) || self.takers.iter().any(gone)
     }
 
     /// What the store held of a connection at a moment.
