@@ -88,6 +88,7 @@ impl Keeper {
             .map_err(|_| ConnectError::AppNotConfigured {
                 app: consent.app.clone(),
             })?;
+        self.be_on_time().await?;
         let sent_at = self.inner.clock.now();
         let issued = self.exchange(&app, &consent).await?;
         let facts = match self
@@ -129,6 +130,7 @@ impl Keeper {
             .map_err(|_| ConnectError::AppNotConfigured {
                 app: import.app.clone(),
             })?;
+        self.be_on_time().await?;
         let now = self.inner.clock.now();
         let jitter = self.jitter();
         let mut account = import.account.map(|id| Account {
