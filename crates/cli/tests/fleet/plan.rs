@@ -299,13 +299,14 @@ impl Drawing {
     fn draw(mut self) -> Vec<Planned> {
         loop {
             let mut cards = self.cards.clone();
-            while let Some(last) = cards.len().checked_sub(1) {
-                // What takes longest begins first.
-                let card = if cards[last] == Card::StopPastLease {
-                    last
-                } else {
-                    self.random.below(cards.len())
-                };
+            while !cards.is_empty() {
+                // In the short form, what takes a lease's time begins first.
+                let takes_long = |card: &Card| matches!(card, Card::StopPastLease | Card::KillInRefresh);
+                let first = cards
+                    .iter()
+                    .rposition(takes_long)
+                    .filter(|_| self.lasts.is_none());
+                let card = first.unwrap_or_else(|| self.random.below(cards.len()));
                 let card = cards.swap_remove(card);
                 self.play(card);
                 if self.lasts.is_some_and(|lasts| self.now >= lasts) {
