@@ -193,10 +193,11 @@ impl Keeper {
         if seen.is_empty() {
             return Ok(());
         }
-        let usage: Vec<Usage> = seen
+        let mut usage: Vec<Usage> = seen
             .into_iter()
             .map(|(connection, last)| Usage { connection, last })
             .collect();
+        usage.sort_by(|a, b| a.connection.cmp(&b.connection));
         let noted = self.inner.store.note_usage(usage.clone()).await;
         if noted.is_err() {
             for Usage { connection, last } in usage {

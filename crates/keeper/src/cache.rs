@@ -1,7 +1,7 @@
 //! The tokens at hand: what a call with a fresh token reads, without a store, a lock or a copy.
 
 use std::collections::BTreeSet;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -133,7 +133,7 @@ pub(crate) struct Cache {
     tokens: papaya::HashMap<ConnectionId, Entry>,
     /// How often connections were doubted or forgotten, counted in shards by their id.
     moved: Box<[AtomicU64; SHARDS]>,
-    hasher: std::hash::RandomState,
+    hasher: BuildHasherDefault<DefaultHasher>,
     /// Those whose record is to be read again although nobody asks for them.
     to_compare: Mutex<BTreeSet<ConnectionId>>,
 }
@@ -155,7 +155,7 @@ impl Default for Cache {
         Self {
             tokens: papaya::HashMap::new(),
             moved: Box::new([const { AtomicU64::new(0) }; SHARDS]),
-            hasher: std::hash::RandomState::new(),
+            hasher: BuildHasherDefault::new(),
             to_compare: Mutex::default(),
         }
     }

@@ -97,6 +97,11 @@ impl World {
         self.folder.path().join("evergrant.db")
     }
 
+    /// Where the store is, if it is not in the folder.
+    pub(crate) fn database_url(&self) -> &str {
+        self.postgres.as_deref().unwrap()
+    }
+
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
@@ -112,6 +117,18 @@ impl World {
         let vault = Arc::new(Vault::new(VaultKey::from_base64(&self.key).unwrap()));
         let store = PostgresStore::open(url, vault.clone()).await.unwrap();
         (Steps::moved(Arc::new(store), self.clock.clone()), vault)
+    }
+
+    /// The database as it is now, to be opened when it has gone on: a backup, or a replica that is behind.
+    pub(crate) fn backup(&self) -> PathBuf {
+        let backup = self.folder.path().join("backup.db");
+        for file in ["", "-wal"] {
+            let from = format!("{}{file}", self.database().display());
+            if std::path::Path::new(&from).exists() {
+                std::fs::copy(&from, format!("{}{file}", backup.display())).unwrap();
+            }
+        }
+        backup
     }
 
     /// Where lifeboats are kept: all keepers of this world see the same one.
