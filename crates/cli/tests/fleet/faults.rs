@@ -75,24 +75,11 @@ async fn happen(fleet: &Arc<Fleet>, fault: Fault) {
             crash,
             in_refresh_of,
             away,
-        } => {
-            let database = fleet.database.as_ref().unwrap();
-            let _turn = database.turn.lock().await;
-            if let Some(connection) = in_refresh_of {
-                fleet.in_refresh_of(0, connection).await;
-            }
-            troubles.store.begin();
-            block_in_place(|| {
-                if crash {
-                    database.server.crash();
-                } else {
-                    database.server.stop();
-                }
-            });
-            sleep(away).await;
-            block_in_place(|| database.server.start());
-            troubles.store.end();
-        }
+        } => lose_database(fleet, crash, in_refresh_of, away).await,
+        Fault::Castaway {
+            process,
+            in_refresh_of,
+        } => cast_away(fleet, process, in_refresh_of).await,
         Fault::Cut { process } => {
             troubles.cut_off[process].mark();
             fleet.proxy(process).unwrap().cut();
@@ -122,6 +109,42 @@ async fn happen(fleet: &Arc<Fleet>, fault: Fault) {
             block_in_place(|| redis.start());
         }
     }
+}
+
+async fn lose_database(fleet: &Arc<Fleet>, crash: bool, in_refresh_of: Option<usize>, away: Duration) {
+    let database = fleet.database.as_ref().unwrap();
+    let _turn = database.turn.lock().await;
+    if let Some(connection) = in_refresh_of {
+        fleet.in_refresh_of(0, connection).await;
+    }
+    fleet.troubles.store.begin();
+    block_in_place(|| {
+        if crash {
+            database.server.crash();
+        } else {
+            database.server.stop();
+        }
+    });
+    sleep(away).await;
+    block_in_place(|| database.server.start());
+    fleet.troubles.store.end();
+}
+
+/// Nothing explains a loss here: what the provider has issued is in the lifeboat when the process is killed.
+async fn cast_away(fleet: &Arc<Fleet>, process: usize, connection: usize) {
+    /// The slowest answer, 2.5 s, then the second for which the store alone is waited for, and the machine's own slowness.
+    const IN_THE_LIFEBOAT: Duration = Duration::from_secs(6);
+    let database = fleet.database.as_ref().unwrap();
+    let mut running = fleet.turn(process).await;
+    let _turn = database.turn.lock().await;
+    fleet.in_refresh_of(process, connection).await;
+    fleet.troubles.store.begin();
+    block_in_place(|| database.server.stop());
+    sleep(IN_THE_LIFEBOAT).await;
+    fleet.kill(process, &mut running, Signal::KILL).await;
+    block_in_place(|| database.server.start());
+    fleet.troubles.store.end();
+    fleet.revive(process, &mut running).await;
 }
 
 fn kind(how: Endpoint) -> FaultKind {

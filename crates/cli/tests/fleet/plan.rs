@@ -158,6 +158,9 @@ pub(crate) enum Fault {
         in_refresh_of: Option<usize>,
         away: Duration,
     },
+    /// The database goes away while the provider answers, the process is killed with what it then has in hand, and both come
+    /// back. The answer is in the lifeboat: nothing may be lost.
+    Castaway { process: usize, in_refresh_of: usize },
     /// All connections of a process to the database are cut, once.
     Cut { process: usize },
     /// Nothing passes between a process and the database, and nobody is told.
@@ -237,6 +240,7 @@ enum Card {
     ShutDown,
     Crash,
     CrashInRefresh,
+    Castaway,
     Cut,
     Silence,
     Endpoint,
@@ -272,11 +276,14 @@ impl Drawing {
         if plan.store == Store::Postgres {
             cards.extend([
                 Card::ShutDown,
-                Card::Crash,
                 Card::CrashInRefresh,
+                Card::Castaway,
                 Card::Cut,
                 Card::Silence,
             ]);
+        }
+        if plan.store == Store::Postgres && plan.minutes.is_some() {
+            cards.push(Card::Crash);
         }
         if plan.mode.needs_redis() {
             cards.extend([Card::Flush, Card::Redis]);
@@ -349,6 +356,10 @@ impl Drawing {
                 } else {
                     away
                 },
+            },
+            Card::Castaway => Fault::Castaway {
+                process: self.process(Duration::from_secs(8)),
+                in_refresh_of: self.connection(),
             },
             Card::Cut => Fault::Cut {
                 process: self.process(Duration::ZERO),

@@ -182,6 +182,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Stop { in_refresh_of, .. } => in_refresh_of.map_or("stopped", |_| "stopped in a refresh"),
         Fault::Database { crash: true, .. } => "database crashed",
         Fault::Database { crash: false, .. } => "database restarted",
+        Fault::Castaway { .. } => "killed with an answer in hand",
         Fault::Cut { .. } => "cut off",
         Fault::Silence { .. } => "silence",
         Fault::Endpoint { how, .. } => how.name(),

@@ -76,12 +76,11 @@ impl Books {
             .is_some_and(|page| page.in_flight > 0)
     }
 
-    /// Whether anything was accepted since.
-    pub(crate) fn accepted_since(&self, hubspot: &Simulator, portal: u64, since: Instant) -> bool {
+    /// When something was accepted last.
+    pub(crate) fn last_accepted(&self, hubspot: &Simulator, portal: u64) -> Option<Instant> {
         self.look(hubspot);
         let pages = self.0.lock().unwrap();
-        let last = pages.get(&portal).and_then(|page| page.accepted.last());
-        last.is_some_and(|at| *at >= since)
+        pages.get(&portal)?.accepted.last().copied()
     }
 
     /// The portals whose refresh token is at the provider, or was accepted within this time; with the moment of that.

@@ -310,21 +310,20 @@ impl Seen {
 
     /// Whether the process certainly had a token in memory that served when the call came.
     fn is_at_hand(&self, fleet: &Fleet, portal: u64, call: &Call) -> bool {
-        let Some(sight) = self.0.lock().unwrap().of[call.process] else {
+        /// Before that it may have read of a change and not of what it is.
+        const READ: Duration = Duration::from_millis(1500);
+        let accepted = fleet.books.last_accepted(&fleet.installation.hubspot, portal);
+        let sights = self.0.lock().unwrap();
+        let (Some(sight), Some((_, newest_since))) = (sights.of[call.process], sights.versions.last()) else {
             return false;
         };
+        // What was issued since, or is not stored yet, is news that may have come.
+        let no_news = accepted.is_none_or(|accepted| accepted < *newest_since && accepted + READ < sight.at);
         let troubles = &fleet.troubles;
-        // Before that it may have read of a change and not of what it is.
-        let settled = sight
-            .at
-            .checked_sub(Duration::from_millis(1500))
-            .unwrap_or(sight.at);
-        sight.ends.is_some_and(|ends| ends > call.sent)
+        no_news
+            && sight.ends.is_some_and(|ends| ends > call.sent)
             && !troubles.down[call.process].since(sight.at, MOMENT)
             && !troubles.stopped[call.process].since(sight.at, MOMENT)
-            && !fleet
-                .books
-                .accepted_since(&fleet.installation.hubspot, portal, settled)
             && troubles
                 .store_away_since(call.process)
                 .is_none_or(|since| since.elapsed() < SERVES_WITHOUT_STORE)
