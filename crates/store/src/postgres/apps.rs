@@ -156,7 +156,7 @@ impl Db {
         let claimed = self
             .row(
                 "INSERT INTO exchanges AS e (app, second, used, granted)
-                 VALUES ($1, floor(extract(epoch FROM clock_timestamp()))::bigint, least($2, $3), least($2, $3))
+                 VALUES ($1, floor(extract(epoch FROM clock_timestamp()))::bigint, least($2::bigint, $3::bigint), least($2, $3))
                  ON CONFLICT (app) DO UPDATE
                     SET (second, used, granted) = (
                             SELECT second, used + granted, granted

@@ -271,9 +271,9 @@ impl Db {
                         SET attempts = CASE WHEN $8 THEN (
                                 SELECT coalesce(jsonb_agg(attempt), '[]') FROM jsonb_array_elements(attempts::jsonb) attempt
                                  WHERE (attempt ->> 0)::bigint <> $7 OR attempt ->> 2 <> $9)::text ELSE attempts END,
-                            lease_holder = CASE WHEN fence = $7 THEN NULL ELSE lease_holder END,
-                            lease_until = CASE WHEN fence = $7 THEN NULL ELSE lease_until END,
-                            lease_shown_until = CASE WHEN fence = $7 THEN NULL ELSE lease_shown_until END,
+                            lease_holder = CASE WHEN fence = $7 AND lease_holder = $9 THEN NULL ELSE lease_holder END,
+                            lease_until = CASE WHEN fence = $7 AND lease_holder = $9 THEN NULL ELSE lease_until END,
+                            lease_shown_until = CASE WHEN fence = $7 AND lease_holder = $9 THEN NULL ELSE lease_shown_until END,
                             trouble_failed_at = CASE WHEN {troubled} THEN $10 ELSE trouble_failed_at END,
                             trouble_code = CASE WHEN {troubled} THEN $11 ELSE trouble_code END,
                             trouble_failures = CASE WHEN {troubled} THEN $12 ELSE trouble_failures END,

@@ -88,15 +88,17 @@ impl Db {
     }
 
     pub(super) fn lease_lasts(&self, lease: &Lease, at_least: Duration) -> Stored<bool> {
-        // Rule 4: the version, too. A late answer may have landed since: then this refresh token has been redeemed.
+        // Rule 4: the version, too. A late answer may have landed since: then this refresh token has been redeemed. And the
+        // holder: a backup that was put back gives fences out again.
         let until: Option<i64> = self.value(
             "SELECT lease_until FROM connections
-              WHERE id = ?1 AND version = ?2 AND fence = ?3 AND status <> 'disconnected'
-                AND lease_boot = ?4 AND lease_until IS NOT NULL",
+              WHERE id = ?1 AND version = ?2 AND fence = ?3 AND lease_holder = ?4 AND lease_boot = ?5
+                AND (status = 'active' OR status_reason = 'redemption_outcome_lost')",
             params![
                 lease.connection().as_str(),
                 lease.version().number(),
                 lease.fence().number(),
+                self.holders.me(),
                 self.holders.boot(),
             ],
         )?;
@@ -224,9 +226,9 @@ impl Db {
             .prepare_cached(
                 "UPDATE connections
                     SET lease_holder = NULL, lease_boot = NULL, lease_until = NULL, lease_shown_until = NULL
-                  WHERE id = ?1 AND fence = ?2",
+                  WHERE id = ?1 AND fence = ?2 AND lease_holder = ?3",
             )?
-            .execute(params![id, lease.fence().number()])?;
+            .execute(params![id, lease.fence().number(), self.holders.me()])?;
         if let Some(trouble) = trouble {
             self.sql
                 .prepare_cached(

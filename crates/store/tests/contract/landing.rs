@@ -173,6 +173,26 @@ pub(crate) async fn an_answer_for_a_disconnected_connection_goes_into_the_revoca
     assert_eq!(queued(&a).await, ["refresh-c1", "refresh-late"]);
 }
 
+// "A process whose answer is refused because of a disconnect puts its new refresh token into that queue."
+pub(crate) async fn an_answer_for_an_erased_connection_is_the_callers_to_revoke(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1", 1, LEASE).await;
+    store
+        .disconnect(&id("c1"), Revoke::Never, None, event(), at(2))
+        .await
+        .unwrap();
+    store.purge(&id("c1")).await.unwrap();
+    assert!(matches!(land(&store, &lease, "late").await, Landed::Purged));
+    assert_eq!(queued(&store).await, [""; 0]);
+    let token = tokens("late").refresh_token.unwrap();
+    store
+        .queue_revocation(&id("c1"), &app("crm"), token, at(3))
+        .await
+        .unwrap();
+    assert_eq!(queued(&store).await, ["refresh-late"]);
+}
+
 pub(crate) async fn an_answer_does_not_revoke_a_grant_that_was_to_stay_alive(fixture: &impl Fixture) {
     let store = fixture.open().await;
     create(&store, new("c1")).await;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use evergrant_domain::{ReconnectReason, Version};
+use evergrant_domain::{ConnectionStatus, ReconnectReason, Version};
 use evergrant_store::Store;
-use evergrant_store::contract::{CooldownAnswer, LeaseAnswer, LeaseOn, Presented, Revoke};
+use evergrant_store::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Revoke};
 
 use crate::fixture::*;
 
@@ -305,5 +305,151 @@ pub(crate) async fn a_forced_refresh_is_claimed_once_in_its_time(fixture: &impl 
         !a.claim_forced_refresh(&id("nobody"), every, at(10))
             .await
             .unwrap()
+    );
+}
+
+// Rule 5: renewal WHERE fence = mine, and only what is held.
+pub(crate) async fn a_lease_that_is_still_held_is_renewed_and_nothing_else(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let slow = lease(&store, "c1", 1, NO_TIME).await;
+    let renew = async |lease: &_, seconds| {
+        store
+            .renew_lease(lease, Duration::from_secs(seconds))
+            .await
+            .unwrap()
+    };
+    assert!(!renew(&slow, 60).await, "it has run out");
+    let next = lease(&store, "c1", 1, LEASE).await;
+    let before = held(&store, "c1").await.connection;
+    assert!(!renew(&slow, 60).await, "another one has it");
+    let after = held(&store, "c1").await.connection;
+    assert_eq!(format!("{after:?}"), format!("{before:?}"));
+
+    assert!(renew(&next, 300).await);
+    assert!(renew(&next, 1).await, "it is not made shorter");
+    assert!(store.lease_lasts(&next, Duration::from_secs(250)).await.unwrap());
+    let mut after = held(&store, "c1").await.connection;
+    let (shown, now_shown) = (
+        before.refresh_in_progress_until.unwrap(),
+        after.refresh_in_progress_until.unwrap(),
+    );
+    let longer = now_shown.since(shown);
+    assert!(
+        (239..=241).contains(&longer.as_secs()),
+        "people see it, too: {longer:?}"
+    );
+    after.refresh_in_progress_until = before.refresh_in_progress_until;
+    assert_eq!(format!("{after:?}"), format!("{before:?}"));
+
+    // A late answer moved the version; whoever still speaks with the provider keeps others away all the same.
+    land(&store, &slow, "late").await;
+    assert!(renew(&next, 300).await);
+    store
+        .give_up(&next, Presented::Unknown, None, None, at(2))
+        .await
+        .unwrap();
+    assert!(!renew(&next, 60).await, "it was given up");
+}
+
+// A replica that takes over without the last commits gives the same fence to another process.
+pub(crate) async fn a_lease_is_its_holders_alone(fixture: &impl Fixture) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    create(&a, new("c1")).await;
+    let lease = lease(&a, "c1", 1, LEASE).await;
+    assert!(!b.lease_lasts(&lease, NO_TIME).await.unwrap());
+    assert!(!b.renew_lease(&lease, LEASE).await.unwrap());
+    let before = held(&a, "c1").await.connection;
+    b.give_up(&lease, Presented::No, None, None, at(2)).await.unwrap();
+    let after = held(&a, "c1").await.connection;
+    assert_eq!(after.intent, before.intent, "its attempt stays counted");
+    assert!(matches!(take(&b, "c1", 1, LEASE).await, LeaseAnswer::Busy));
+}
+
+// "A person may try once more with `refresh ID`."
+pub(crate) async fn a_lost_outcome_may_be_tried_once_more_where_a_person_asks(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    for reason in ReconnectReason::ALL {
+        let name = reason.as_str();
+        create(&store, new(name)).await;
+        let first = lease(&store, name, 1, LEASE).await;
+        assert!(store.condemn(&first, reason, event(), at(2)).await.unwrap());
+        let ask = async |on| {
+            store
+                .take_lease(&id(name), Version::FIRST, LEASE, on, at(3))
+                .await
+                .unwrap()
+        };
+        assert!(matches!(ask(LeaseOn::Active).await, LeaseAnswer::Moved(_)));
+        let answer = ask(LeaseOn::LostOutcome).await;
+        if reason != ReconnectReason::RedemptionOutcomeLost {
+            assert!(matches!(answer, LeaseAnswer::Moved(_)), "{reason:?}: {answer:?}");
+            continue;
+        }
+        let LeaseAnswer::Taken { lease, earlier, .. } = answer else {
+            panic!("a person asked: {answer:?}");
+        };
+        assert_eq!(earlier.map(|intent| intent.attempts), Some(1));
+        assert!(store.lease_lasts(&lease, NO_TIME).await.unwrap());
+        assert!(store.renew_lease(&lease, LEASE).await.unwrap());
+    }
+}
+
+async fn one_more_try(store: &impl Store, name: &str) -> Lease {
+    create(store, new(name)).await;
+    let first = lease(store, name, 1, LEASE).await;
+    let lost = ReconnectReason::RedemptionOutcomeLost;
+    assert!(store.condemn(&first, lost, event(), at(2)).await.unwrap());
+    let answer = store
+        .take_lease(&id(name), Version::FIRST, LEASE, LeaseOn::LostOutcome, at(3))
+        .await;
+    match answer.unwrap() {
+        LeaseAnswer::Taken { lease, .. } => lease,
+        other => panic!("a person asked: {other:?}"),
+    }
+}
+
+pub(crate) async fn one_more_try_ends_as_any_other(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    let since = |reason, since| ConnectionStatus::ReconnectRequired {
+        reason,
+        since: at(since),
+    };
+    let lost = ReconnectReason::RedemptionOutcomeLost;
+    let status = async |name| held(&store, name).await.connection.status;
+
+    let given_up = one_more_try(&store, "c1").await;
+    store
+        .give_up(
+            &given_up,
+            Presented::Unknown,
+            Some(trouble()),
+            Some(event()),
+            at(4),
+        )
+        .await
+        .unwrap();
+    assert_eq!(status("c1").await, since(lost, 2), "it stays as it was");
+    assert!(!store.lease_lasts(&given_up, NO_TIME).await.unwrap());
+
+    let again = one_more_try(&store, "c2").await;
+    assert!(store.condemn(&again, lost, event(), at(4)).await.unwrap());
+    assert_eq!(status("c2").await, since(lost, 2), "for as long as before");
+    let refused = ReconnectReason::GrantRefused;
+    assert!(
+        !store.condemn(&again, refused, event(), at(5)).await.unwrap(),
+        "one verdict, one lease"
+    );
+
+    let lease = one_more_try(&store, "c3").await;
+    assert!(store.condemn(&lease, refused, event(), at(4)).await.unwrap());
+    assert_eq!(status("c3").await, since(refused, 4));
+
+    let landing = one_more_try(&store, "c4").await;
+    assert!(matches!(land(&store, &landing, "found").await, Landed::Stored(_)));
+    assert_eq!(status("c4").await, ConnectionStatus::Active);
+    assert!(
+        held(&store, "c4").await.connection.unproven,
+        "rule 16: nobody knows which attempt it is of"
     );
 }

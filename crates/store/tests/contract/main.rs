@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a claim that cannot be made ends its test")]
 
 mod access;
+mod apps;
 mod connections;
 mod fixture;
 mod landing;
 mod leases;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod restoring;
 #[cfg(feature = "simulation")]
 mod simulated;
 #[cfg(feature = "sqlite")]
@@ -51,6 +53,10 @@ macro_rules! every_claim {
                 trouble_is_kept_only_where_the_version_stands
                 a_cooldown_allows_one_redemption_and_grows
                 a_forced_refresh_is_claimed_once_in_its_time
+                a_lease_that_is_still_held_is_renewed_and_nothing_else
+                a_lease_is_its_holders_alone
+                a_lost_outcome_may_be_tried_once_more_where_a_person_asks
+                one_more_try_ends_as_any_other
             }
             landing {
                 a_refreshed_set_is_stored_whole_and_settles_everything
@@ -60,6 +66,7 @@ macro_rules! every_claim {
                 a_late_answer_revives_what_was_condemned_for_want_of_it
                 an_answer_for_another_account_is_stored_and_never_serves
                 an_answer_for_a_disconnected_connection_goes_into_the_revocation_queue
+                an_answer_for_an_erased_connection_is_the_callers_to_revoke
                 an_answer_does_not_revoke_a_grant_that_was_to_stay_alive
                 an_account_is_pinned_where_none_was_and_nobody_else_has_it
                 a_verdict_holds_only_for_the_version_it_was_made_on
@@ -90,8 +97,21 @@ macro_rules! every_claim {
                 use_is_merged_and_the_later_time_wins
                 the_change_feed_tells_every_process_what_changed
                 a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
+            }
+            apps {
                 a_refusal_of_an_app_keeps_its_first_time_until_accepted
                 one_process_is_the_first_to_see_an_app_rotate
+                one_probe_in_its_time_each_time_by_another_connection
+                a_success_ends_what_was_probed
+                failures_of_an_endpoint_are_counted_over_all_processes
+                an_endpoint_that_works_has_nothing_counted_against_it
+                exchanges_of_a_second_are_shared_by_all_processes
+            }
+            restoring {
+                a_set_that_the_store_lost_is_put_back_whole
+                nothing_is_put_back_over_what_moved_meanwhile
+                what_is_put_back_needs_no_reconnecting
+                an_epoch_stands_as_long_as_nothing_is_lost
             }
             access {
                 a_key_is_found_by_its_hash_until_and_after_it_is_revoked

@@ -1,7 +1,7 @@
 //! The database of simulations: what they prove holds for a store that keeps the contract, too.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use evergrant_store::sqlite::simulated::{Clocks, Like, SimulatedDatabase};
 use evergrant_store::{SqliteStore, Vault, VaultKey};
@@ -20,9 +20,11 @@ struct Simulated {
 
 impl Simulated {
     fn fresh(like: Like) -> Self {
+        // A millisecond goes by each time somebody looks.
+        let millis = AtomicI64::new(0);
         let clocks = Clocks {
             boot: Arc::new(|| 0),
-            wall: Arc::new(|| 0),
+            wall: Arc::new(move || millis.fetch_add(1, Ordering::Relaxed)),
         };
         Self {
             database: SimulatedDatabase::new(clocks, like).unwrap(),

@@ -5,9 +5,7 @@ use std::time::Duration;
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::{Kind, ReconnectReason, Version};
 use evergrant_store::Store;
-use evergrant_store::contract::{
-    AppState, Change, CredentialsRejected, DueQuery, Presented, RevocationState, Revoke, Usage,
-};
+use evergrant_store::contract::{Change, DueQuery, Presented, RevocationState, Revoke, Usage};
 
 use crate::fixture::*;
 
@@ -214,43 +212,4 @@ pub(crate) async fn a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
     assert_eq!(token_name(&store, "c1").await, "c1");
     create(&store, new("c2")).await;
     assert_eq!(store.changes(head).await.unwrap().0.len(), 1);
-}
-
-pub(crate) async fn a_refusal_of_an_app_keeps_its_first_time_until_accepted(fixture: &impl Fixture) {
-    let store = fixture.open().await;
-    let crm = app("crm");
-    assert_eq!(store.app_state(&crm).await.unwrap(), AppState::default());
-    let refusal = |since, credentials: &str| CredentialsRejected {
-        code: "BAD_CLIENT_SECRET".into(),
-        since: at(since),
-        credentials_fingerprint: credentials.into(),
-    };
-    let refused = async |rejected| {
-        store.reject_app(&crm, rejected).await.unwrap();
-        store.app_state(&crm).await.unwrap().rejected
-    };
-    assert_eq!(refused(refusal(1, "old")).await, Some(refusal(1, "old")));
-    assert_eq!(refused(refusal(2, "old")).await, Some(refusal(1, "old")));
-    assert_eq!(refused(refusal(3, "new")).await, Some(refusal(3, "new")));
-    store.accept_app(&crm, "secret".into()).await.unwrap();
-    let state = store.app_state(&crm).await.unwrap();
-    assert_eq!(
-        (state.rejected, state.secret_that_worked.as_deref()),
-        (None, Some("secret"))
-    );
-    let head = store.change_head().await.unwrap();
-    store.accept_app(&crm, "secret".into()).await.unwrap();
-    assert_eq!(store.change_head().await.unwrap(), head, "nothing changed");
-}
-
-pub(crate) async fn one_process_is_the_first_to_see_an_app_rotate(fixture: &impl Fixture) {
-    let (a, b) = (fixture.open().await, fixture.open().await);
-    let crm = app("crm");
-    let (one, other) = tokio::join!(
-        a.switch_to_single_use(&crm, at(1)),
-        b.switch_to_single_use(&crm, at(1))
-    );
-    assert_ne!(one.unwrap(), other.unwrap());
-    assert!(!a.switch_to_single_use(&crm, at(9)).await.unwrap());
-    assert_eq!(b.app_state(&crm).await.unwrap().single_use_since, Some(at(1)));
 }

@@ -160,18 +160,20 @@ async fn whoever_finds_no_session_free_waits_for_one() {
 async fn whoever_stops_waiting_keeps_nobody_waiting() {
     let fleet = Fleet::of(&[Mode::RowLock]).await;
     let watcher = fleet.database.session().await;
-    let (one, other) = (fleet.process(0).await, Arc::new(fleet.process(1).await));
+    let (one, connection) = (fleet.process(0).await, id(&fleet.name));
+    let other = Arc::new(ByRowLock::open(&fleet.database.url()).unwrap());
     let guard = one.turn_at_last().await;
     let leaves = tokio::spawn({
-        let other = Arc::clone(&other);
-        async move { other.turn_at_last().await }
+        let (other, connection) = (Arc::clone(&other), connection.clone());
+        async move { other.turn(&connection, LONG).await }
     });
     until_so_many_wait(&watcher, 1).await;
     leaves.abort();
     assert!(leaves.await.unwrap_err().is_cancelled());
     drop(guard);
-    drop(other.turn_at_last().await);
     drop(one.turn_at_last().await);
+    let turn = other.turn(&connection, LONG).await;
+    assert!(matches!(turn, Turn::Mine(_)), "{turn:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
