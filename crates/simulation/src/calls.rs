@@ -16,6 +16,9 @@ use crate::witness::Witness;
 /// How long what another process did may stay unknown: one look at the feed, a look that just began, and their ways.
 const SEEN_WITHIN: Duration = Duration::from_millis(1500);
 
+/// How long until every process knows that the store is another one, and reads its feed from the beginning.
+const EPOCH_SEEN: Duration = Duration::from_secs(12);
+
 /// A caller of one process.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -64,7 +67,11 @@ impl Caller {
         }
         let expected = self.expect(connection);
         let class = if serves { Class::Rejected } else { Class::Expired };
-        self.note(format_args!("is told that {connection} at {} is {}", token.version, class.as_str()));
+        self.note(format_args!(
+            "is told that {connection} at {} is {}",
+            token.version,
+            class.as_str()
+        ));
         match self.keeper().rejected(&id, token.version, class).await {
             Ok(AfterRejection::Newer { token, .. }) => self.handed_out(connection, &token, &expected),
             Ok(AfterRejection::Stays { .. }) => {}
@@ -75,7 +82,11 @@ impl Caller {
     /// A person, or an unforced refresh by a caller.
     pub(crate) async fn refresh(self, connection: usize, renewal: Renewal) {
         self.note(format_args!("is asked to refresh {connection} ({renewal:?})"));
-        if let Err(error) = self.keeper().refresh(&connection_id(connection), None, renewal).await {
+        if let Err(error) = self
+            .keeper()
+            .refresh(&connection_id(connection), None, renewal)
+            .await
+        {
             self.refused(connection, &error);
         }
     }
@@ -129,7 +140,7 @@ impl Caller {
         let seen = self.witness.seen();
         let known = seen
             .stored_at(connection, before)
-            .filter(|_| knows)
+            .filter(|_| knows && seen.lost_commits_at.is_none_or(|at| at + EPOCH_SEEN < before))
             .map(|stored| {
                 let disconnected = matches!(stored.status, ConnectionStatus::Disconnected { .. });
                 (stored.version, disconnected)

@@ -93,7 +93,8 @@ impl Lifeboat for Disk {
         }
         self.take(&half);
         self.put(name, sealed);
-        self.trace.note("disk", format_args!("keeps an answer ({})", self.names().len()));
+        self.trace
+            .note("disk", format_args!("keeps an answer ({})", self.names().len()));
         Ok(())
     }
 
@@ -107,7 +108,8 @@ impl Lifeboat for Disk {
         let before = self.names().len();
         self.take(name);
         if self.names().len() < before {
-            self.trace.note("disk", format_args!("forgets an answer ({})", self.names().len()));
+            self.trace
+                .note("disk", format_args!("forgets an answer ({})", self.names().len()));
         }
         Ok(())
     }

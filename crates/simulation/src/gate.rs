@@ -89,7 +89,9 @@ impl Gate {
     /// Whether it was killed before `until`, the time that it stood still in between not counted.
     pub(crate) fn lived_shorter_than(&self, until: Duration) -> bool {
         let killed_at = self.0.state.lock().killed_at;
-        killed_at.is_some_and(|at| at < until + self.stood_still_since(until.saturating_sub(Duration::from_secs(5))))
+        killed_at.is_some_and(|at| {
+            at < until + self.stood_still_since(until.saturating_sub(Duration::from_secs(5)))
+        })
     }
 
     /// How long it has stood still since then.

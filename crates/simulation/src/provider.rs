@@ -50,7 +50,7 @@ pub(crate) enum Outage {
     ClientRefused,
     /// 429 with a wait.
     Busy,
-    /// Another program answers: 404, HTML.
+    /// Another program answers at the token endpoint: 404, HTML.
     Moved,
 }
 
@@ -163,7 +163,9 @@ impl Provider {
     }
 
     pub(crate) fn suffers(&self, outage: Option<Outage>) {
-        self.witness.trace.note("provider", format_args!("suffers {outage:?}"));
+        self.witness
+            .trace
+            .note("provider", format_args!("suffers {outage:?}"));
         self.state.lock().outage = outage;
     }
 
@@ -200,9 +202,10 @@ impl Provider {
         sleep_until((Instant::now() + self.way()).min(deadline)).await;
         let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
         let path = String::from_utf8_lossy(path).into_owned();
-        let fields: BTreeMap<String, String> = form_urlencoded::parse(whole_body(&request).unwrap_or_default())
-            .into_owned()
-            .collect();
+        let fields: BTreeMap<String, String> =
+            form_urlencoded::parse(whole_body(&request).unwrap_or_default())
+                .into_owned()
+                .collect();
         let answer = match fate {
             Fate::UnavailableBefore => Some(Answer::page(503)),
             Fate::BusyBefore => Some(self.busy()),
@@ -279,14 +282,14 @@ impl Provider {
         match outage {
             Some(Outage::Unavailable) => return Answer::page(503),
             Some(Outage::Busy) => return self.busy(),
-            Some(Outage::Moved) => {
+            Some(Outage::Moved) if path == "/token" => {
                 return Answer {
                     definite: true,
                     ..Answer::page(404)
                 };
             }
             Some(Outage::ClientRefused) => return self.refuse(401, "BAD_CLIENT_SECRET", "invalid_client"),
-            Some(Outage::BadGateway | Outage::Refuses) | None => {}
+            Some(Outage::BadGateway | Outage::Refuses | Outage::Moved) | None => {}
         }
         let answer = match path {
             _ if field("client_secret") != CLIENT_SECRET => {
@@ -372,9 +375,10 @@ impl Provider {
             .last()
             .and_then(|stored| stored.refresh_token.clone());
         if let Some(grant) = token.and_then(|token| seen.grants.grant_of(&token)) {
-            self.witness
-                .trace
-                .note("customer", format_args!("uninstalls connection {connection} (grant {grant})"));
+            self.witness.trace.note(
+                "customer",
+                format_args!("uninstalls connection {connection} (grant {grant})"),
+            );
             seen.grants.end(grant, End::Customer, now);
         }
     }

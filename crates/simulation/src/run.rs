@@ -73,7 +73,11 @@ pub fn run(seed: u64, class: Option<Class>, tracing: Tracing) -> Report {
             world.shared.witness.blame(Oracle::Secrets, line);
         }
         let seen = world.shared.witness.seen();
-        let redeemed = seen.exchanges.iter().filter(|exchange| exchange.brought_tokens()).count();
+        let redeemed = seen
+            .exchanges
+            .iter()
+            .filter(|exchange| exchange.brought_tokens())
+            .count();
         drop(seen);
         Report {
             seed,
@@ -115,8 +119,8 @@ impl World {
         let dice = Dice::new(scenario.seed);
         let witness = Witness::new(trace, scenario);
         let machine = Clocks::new(trace, Duration::from_secs(1000), 0, 0);
-        let database = SimulatedDatabase::new(database_clocks(&machine), scenario.like)
-            .expect("a database in memory");
+        let database =
+            SimulatedDatabase::new(database_clocks(&machine), scenario.like).expect("a database in memory");
         let key = VaultKey::from_base64(VAULT_KEY).expect("a literal key");
         let vault = Arc::new(Vault::new(key));
         let holder = database.holder("witness");
@@ -187,7 +191,9 @@ impl World {
         self.shared.provider.trouble();
         let ends = self.now() + self.shared.scenario.lasts;
         while self.now() < ends {
-            let pause = self.dice.between(Duration::from_millis(20), Duration::from_millis(600));
+            let pause = self
+                .dice
+                .between(Duration::from_millis(20), Duration::from_millis(600));
             sleep(pause).await;
             self.supervise();
             self.misfortunes(pause).await;
@@ -264,7 +270,10 @@ impl World {
             let millis = self.dice.between(Duration::ZERO, Duration::from_secs(120));
             let millis = i64::try_from(millis.as_millis()).unwrap_or(0);
             let millis = if self.dice.happens(0.3) { -millis } else { millis };
-            self.note("somebody", &format!("sets the clock of slot {slot} by {millis} ms"));
+            self.note(
+                "somebody",
+                &format!("sets the clock of slot {slot} by {millis} ms"),
+            );
             self.slots[slot].clocks.set_forward(millis);
         }
         if self.strikes(faults.uninstalls_every, passed) {
@@ -318,7 +327,10 @@ impl World {
         let behind = self.dice.mostly_short(Duration::from_secs(3));
         sleep(behind).await;
         self.shared.database.restore_snapshot(&replica);
-        self.note("database", &format!("fails over to a replica that is {behind:?} behind"));
+        self.note(
+            "database",
+            &format!("fails over to a replica that is {behind:?} behind"),
+        );
         self.shared.witness.loses_commits();
         self.look(true).await;
     }
@@ -327,12 +339,16 @@ impl World {
     fn supervise(&mut self) {
         let now = self.now();
         for slot in 0..self.slots.len() {
-            let is_over = self.processes[slot].as_ref().is_some_and(|process| process.gate.is_killed());
+            let is_over = self.processes[slot]
+                .as_ref()
+                .is_some_and(|process| process.gate.is_killed());
             if is_over && let Some(process) = self.processes[slot].take() {
                 process.kill();
                 self.due[slot] = Some(now + self.dice.mostly_short(Duration::from_secs(40)));
             }
-            let is_stopped = self.processes[slot].as_ref().is_some_and(|process| process.gate.is_stopped());
+            let is_stopped = self.processes[slot]
+                .as_ref()
+                .is_some_and(|process| process.gate.is_stopped());
             if is_stopped && self.due[slot].is_none() {
                 self.due[slot] = Some(now + self.dice.mostly_short(Duration::from_secs(70)));
             }
@@ -435,7 +451,8 @@ impl World {
             match &held.connection.status {
                 ConnectionStatus::Active => {
                     let redeems = refresh_token.is_some_and(|token| seen.grants.redeems(token.expose(), now));
-                    let serves = tokens.is_some_and(|tokens| seen.grants.serves(tokens.access_token.expose(), now));
+                    let serves =
+                        tokens.is_some_and(|tokens| seen.grants.serves(tokens.access_token.expose(), now));
                     if !redeems || !serves {
                         not_well.push(format!(
                             "connection {connection} is active; its refresh token redeems: {redeems}, its access token serves: {serves}, trouble: {:?}",
@@ -446,13 +463,22 @@ impl World {
                 ConnectionStatus::ReconnectRequired { .. } => {}
                 ConnectionStatus::Disconnected { .. } => {
                     for token in seen.held_and_alive(connection, now) {
-                        not_well.push(format!("connection {connection} is disconnected, and {token} still redeems"));
+                        not_well.push(format!(
+                            "connection {connection} is disconnected, and {token} still redeems"
+                        ));
                     }
                 }
             }
-            let open = held.connection.intent.as_ref().is_some_and(|intent| intent.attempts > 0);
+            let open = held
+                .connection
+                .intent
+                .as_ref()
+                .is_some_and(|intent| intent.attempts > 0);
             if open && held.connection.status == ConnectionStatus::Active {
-                not_well.push(format!("connection {connection} has an open intent: {:?}", held.connection.intent));
+                not_well.push(format!(
+                    "connection {connection} has an open intent: {:?}",
+                    held.connection.intent
+                ));
             }
         }
         let kept: usize = self.slots.iter().map(|slot| slot.disk.names().len()).sum();
@@ -471,8 +497,15 @@ impl World {
             }
         }
         for connection in 0..self.shared.scenario.connections {
-            let events = self.eye.events(&connection_id(connection), 10_000).await.unwrap_or_default();
-            if let Some(event) = events.iter().find(|event| event.detail.contains(crate::grants::CANARY)) {
+            let events = self
+                .eye
+                .events(&connection_id(connection), 10_000)
+                .await
+                .unwrap_or_default();
+            if let Some(event) = events
+                .iter()
+                .find(|event| event.detail.contains(crate::grants::CANARY))
+            {
                 witness.blame(Oracle::Secrets, format!("an event says {:?}", event.detail));
             }
             let history = {
@@ -487,7 +520,9 @@ impl World {
                 let told = events.iter().any(|event| {
                     let tells: &[&str] = match stored.status {
                         ConnectionStatus::Active => &["connected", "refreshed", "reconnected"],
-                        ConnectionStatus::ReconnectRequired { .. } => &["reconnect_required", "account_mismatch"],
+                        ConnectionStatus::ReconnectRequired { .. } => {
+                            &["reconnect_required", "account_mismatch"]
+                        }
                         ConnectionStatus::Disconnected { .. } => &["disconnected"],
                     };
                     event.version == stored.version && tells.contains(&event.kind.as_str())
@@ -575,5 +610,10 @@ fn clocks_of(scenario: &Scenario, trace: &Trace, machine: &Clocks, dice: &Dice, 
         Class::Clocks => (half(drift_ppm, 400), half(ahead, 120_000)),
         _ => (half(drift_ppm, 100), half(ahead, 3000)),
     };
-    Clocks::new(trace, Duration::from_secs(77 * (1 + dice.below(1000) as u64)), drift_ppm, ahead)
+    Clocks::new(
+        trace,
+        Duration::from_secs(77 * (1 + dice.below(1000) as u64)),
+        drift_ppm,
+        ahead,
+    )
 }

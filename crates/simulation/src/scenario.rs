@@ -174,7 +174,11 @@ impl fmt::Display for Scenario {
             self.connections,
             self.kind,
             if self.family { ", families are revoked" } else { "" },
-            if self.rotation_unknown { ", configured as never" } else { "" },
+            if self.rotation_unknown {
+                ", configured as never"
+            } else {
+                ""
+            },
             if self.introspects { ", introspects" } else { "" },
             self.lifetime,
         )
@@ -183,9 +187,8 @@ impl fmt::Display for Scenario {
 
 impl Faults {
     fn of(class: Class, dice: &Dice) -> Self {
-        let every = |least: u64, most: u64| {
-            Some(dice.between(Duration::from_secs(least), Duration::from_secs(most)))
-        };
+        let every =
+            |least: u64, most: u64| Some(dice.between(Duration::from_secs(least), Duration::from_secs(most)));
         // A little of the wire's and the owners' own troubles is in every run.
         let some = Self {
             wire: 0.05,
@@ -194,10 +197,7 @@ impl Faults {
             ..Self::default()
         };
         match class {
-            Class::Calm => Self {
-                wire: 0.0,
-                ..some
-            },
+            Class::Calm => Self { wire: 0.0, ..some },
             Class::Wire => Self {
                 wire: 0.35,
                 slow_requests: true,

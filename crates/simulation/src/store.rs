@@ -121,7 +121,14 @@ const LAST_CHECK: &str = "lease_lasts";
 
 /// Steps after which what is stored is looked at.
 const CHANGE: [&str; 8] = [
-    "create", "reconnect", "land", "restore", "condemn", "disconnect", "purge", "give_up",
+    "create",
+    "reconnect",
+    "land",
+    "restore",
+    "condemn",
+    "disconnect",
+    "purge",
+    "give_up",
 ];
 
 impl FaultyStore {
@@ -129,11 +136,15 @@ impl FaultyStore {
         let faults = &self.witness.scenario.faults;
         if !self.link.is_calm() {
             if self.dice.happens(faults.kill_at_step) {
-                self.witness.trace.note(&self.process, format_args!("is killed before {step}"));
+                self.witness
+                    .trace
+                    .note(&self.process, format_args!("is killed before {step}"));
                 self.gate.kill();
             }
             if self.dice.happens(faults.stop_at_step) {
-                self.witness.trace.note(&self.process, format_args!("is stopped before {step}"));
+                self.witness
+                    .trace
+                    .note(&self.process, format_args!("is stopped before {step}"));
                 self.gate.stop();
             }
             self.gate.pass().await;
@@ -163,20 +174,21 @@ impl FaultyStore {
         if CHANGE.contains(&step) {
             self.look().await;
         }
-        if step == "switch_to_single_use" {
-            self.witness.rotation_is_known();
-        }
         if step == LAST_CHECK {
             return Ok(());
         }
         let faults = &self.witness.scenario.faults;
         if !self.link.is_calm() {
             if self.dice.happens(faults.kill_at_step) {
-                self.witness.trace.note(&self.process, format_args!("is killed after {step}"));
+                self.witness
+                    .trace
+                    .note(&self.process, format_args!("is killed after {step}"));
                 self.gate.kill();
             }
             if self.dice.happens(faults.stop_at_step) {
-                self.witness.trace.note(&self.process, format_args!("is stopped after {step}"));
+                self.witness
+                    .trace
+                    .note(&self.process, format_args!("is stopped after {step}"));
                 self.gate.stop();
             }
             self.gate.pass().await;
@@ -195,14 +207,17 @@ impl FaultyStore {
 
     fn went_wrong(&self, step: &'static str, how: &str) {
         self.link.went_badly(self.witness.now());
-        self.witness.trace.note(&self.process, format_args!("{step} {how}"));
+        self.witness
+            .trace
+            .note(&self.process, format_args!("{step} {how}"));
     }
 
     /// What stands in the store now, for the witness.
     async fn look(&self) {
         for connection in 0..self.witness.scenario.connections {
             if let Ok(held) = self.store.held(&connection_id(connection)).await {
-                self.witness.stores(connection, held.as_ref(), &self.process, false);
+                self.witness
+                    .stores(connection, held.as_ref(), &self.process, false);
             }
         }
     }

@@ -43,6 +43,12 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {:.3}: {}", self.oracle, self.at.as_secs_f64(), self.what)
+        write!(
+            f,
+            "{:?} at {:.3}: {}",
+            self.oracle,
+            self.at.as_secs_f64(),
+            self.what
+        )
     }
 }

@@ -40,8 +40,11 @@ impl Network for Wire {
         Ok(Box::new(Line {
             stream: ours,
             exchange,
+            gate: self.gate.clone(),
             witness,
             request: Some(Vec::new()),
+            deadline,
+            heard: false,
         }))
     }
 }
@@ -53,6 +56,10 @@ struct Line {
     witness: Witness,
     /// What was written so far, until it says which refresh token it presents.
     request: Option<Vec<u8>>,
+    gate: Gate,
+    deadline: Instant,
+    /// Whether anything came back, the end included.
+    heard: bool,
 }
 
 impl Line {
@@ -66,7 +73,9 @@ impl Line {
         };
         let field = |name: &str| {
             let mut fields = form_urlencoded::parse(body);
-            fields.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+            fields
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.into_owned())
         };
         if field("grant_type").as_deref() == Some("refresh_token")
             && let Some(token) = field("refresh_token")
@@ -90,7 +99,11 @@ pub(crate) fn whole_body(request: &[u8]) -> Option<&[u8]> {
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.watch(&bytes[..written]);
         Poll::Ready(Ok(written))
@@ -114,6 +127,7 @@ impl AsyncRead for Line {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
+        self.heard = true;
         if read > 0 {
             self.witness.reads(self.exchange, read);
         }
@@ -123,6 +137,8 @@ impl AsyncRead for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.witness.lets_go(self.exchange);
+        // Whoever is killed waits no more. Nobody else may leave before its time.
+        let leaves = !self.heard && self.gate.is_running() && Instant::now() < self.deadline;
+        self.witness.lets_go(self.exchange, leaves);
     }
 }

@@ -30,15 +30,25 @@ pub(crate) struct Seen {
     pub(crate) grants: Grants,
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) connections: Vec<Watched>,
-    /// The provider rotates, and the store knows since then.
-    rotation_known: bool,
+    /// Since when the store must know that the provider rotates.
+    rotation_known: Option<Duration>,
     /// Who took the right to present which refresh token.
     takers: Vec<(String, Gate)>,
     /// Refresh tokens with an attempt that nobody could take back.
     excused: std::collections::BTreeSet<String>,
     /// When the database last lost commits.
-    lost_commits_at: Option<Duration>,
+    pub(crate) lost_commits_at: Option<Duration>,
+    /// What it shows since then although something newer had been stored.
+    regressed: Vec<Regressed>,
     violations: Vec<Violation>,
+}
+
+/// A refresh token that came back from the past.
+struct Regressed {
+    refresh_token: String,
+    at: Duration,
+    /// Who had stored the newer one, and has it still.
+    holder: String,
 }
 
 /// One connection to the provider, and what went over it.
@@ -76,6 +86,8 @@ pub(crate) struct Stored {
     pub(crate) status: ConnectionStatus,
     pub(crate) refresh_token: Option<String>,
     pub(crate) access_token: Option<String>,
+    /// Who stored it.
+    pub(crate) by: String,
 }
 
 impl Witness {
@@ -87,10 +99,11 @@ impl Witness {
                 grants: Grants::new(scenario.kind, scenario.family, scenario.lifetime),
                 exchanges: Vec::new(),
                 connections: (0..scenario.connections).map(|_| Watched::default()).collect(),
-                rotation_known: !scenario.rotation_unknown,
+                rotation_known: (!scenario.rotation_unknown).then_some(Duration::ZERO),
                 takers: Vec::new(),
                 excused: std::collections::BTreeSet::new(),
                 lost_commits_at: None,
+                regressed: Vec::new(),
                 violations: Vec::new(),
             })),
         }
@@ -145,8 +158,10 @@ impl Witness {
         let mut seen = self.seen();
         let seen = &mut *seen;
         let process = seen.exchanges[exchange].process.clone();
-        self.trace
-            .note(&process, format_args!("presents {refresh_token} (exchange {exchange})"));
+        self.trace.note(
+            &process,
+            format_args!("presents {refresh_token} (exchange {exchange})"),
+        );
         seen.exchanges[exchange].sent = Some((now, refresh_token.to_owned()));
         let Some(connection) = seen.connection_of(refresh_token) else {
             return;
@@ -162,6 +177,11 @@ impl Witness {
                 stored.since.as_secs_f64()
             );
             self.blame_under(seen, Oracle::PresentedOnce, what);
+        }
+        self.judge_regression(seen, &process, refresh_token, now);
+        if seen.lost_commits_at.is_some_and(|at| now < at + LEASE) {
+            // Leases are lost with the commits that took them.
+            return;
         }
         let others: Vec<String> = seen
             .exchanges
@@ -184,10 +204,35 @@ impl Witness {
         }
     }
 
-    /// The process lets go of the connection.
-    pub(crate) fn lets_go(&self, exchange: usize) {
+    /// Rule 18: whoever holds the newer set never presents the older one, and gives the store its own back.
+    fn judge_regression(&self, seen: &mut Seen, process: &str, refresh_token: &str, now: Duration) {
+        let wrong = seen.regressed.iter().find(|regressed| {
+            regressed.refresh_token == refresh_token
+                && (regressed.holder == process || now > regressed.at + GIVEN_BACK)
+        });
+        if let Some(regressed) = wrong {
+            let what = format!(
+                "{process} presents {refresh_token}, which the store shows again since {:?}; {} holds a newer one",
+                regressed.at, regressed.holder
+            );
+            self.blame_under(seen, Oracle::NothingLost, what);
+        }
+    }
+
+    /// The process lets go of the connection; `leaves` where it does not wait for an answer that may come.
+    pub(crate) fn lets_go(&self, exchange: usize, leaves: bool) {
         let now = self.now();
-        self.seen().exchanges[exchange].over.get_or_insert(now);
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        let it = &mut seen.exchanges[exchange];
+        it.over.get_or_insert(now);
+        if leaves && let Some((_, refresh_token)) = &it.sent {
+            let what = format!(
+                "{} presented {refresh_token} and did not wait for the answer",
+                it.process
+            );
+            self.blame_under(seen, Oracle::NothingLost, what);
+        }
     }
 
     /// The provider judges a presented refresh token: I1.
@@ -218,16 +263,21 @@ impl Witness {
             (Kind::Grace(window), Some(at)) => now >= at + window,
             (Kind::SingleUse, Some(_)) => true,
         };
-        if !spent {
+        let regressed = seen.regressed.iter().any(|it| it.refresh_token == refresh_token);
+        if !spent || regressed {
             return;
         }
         refresh.replays += 1;
         let replays = refresh.replays;
         // The declared replay; where the provider can be asked first, there is none.
         let declared = u32::from(!self.scenario.introspects) + refresh.tries_of_persons;
-        if seen.rotation_known && replays > declared && !self.scenario.wall_time_jumps() {
+        if seen.rotation_known.is_some_and(|since| since <= now)
+            && replays > declared
+            && !self.scenario.wall_time_jumps()
+        {
             let process = &seen.exchanges[exchange].process;
-            let what = format!("{process} presented {refresh_token}, which was spent, for the {replays}. time");
+            let what =
+                format!("{process} presented {refresh_token}, which was spent, for the {replays}. time");
             self.blame_under(seen, Oracle::PresentedOnce, what);
         }
     }
@@ -278,12 +328,11 @@ impl Witness {
     /// What is stored now.
     pub(crate) fn stored_refresh_token(&self, id: &ConnectionId) -> Option<String> {
         let number = (0..self.scenario.connections).find(|number| connection_id(*number) == *id)?;
-        self.seen().connections[number].history.last()?.refresh_token.clone()
-    }
-
-    /// The store knows that the provider rotates.
-    pub(crate) fn rotation_is_known(&self) {
-        self.seen().rotation_known = true;
+        self.seen().connections[number]
+            .history
+            .last()?
+            .refresh_token
+            .clone()
     }
 
     /// What the store holds of a connection after a commit of `process`: I3, and that nobody is condemned wrongly.
@@ -308,6 +357,7 @@ impl Witness {
                 .tokens
                 .as_ref()
                 .map(|tokens| tokens.access_token.expose().to_owned()),
+            by: process.to_owned(),
         };
         let watched = &mut seen.connections[connection];
         if std::mem::take(&mut watched.purged) {
@@ -318,6 +368,7 @@ impl Witness {
         if last.as_ref().is_some_and(|last| {
             let unchanged = Stored {
                 since: last.since,
+                by: last.by.clone(),
                 ..stored.clone()
             };
             *last == unchanged
@@ -326,6 +377,13 @@ impl Witness {
         }
         watched.stored_access_tokens.extend(stored.access_token.clone());
         watched.history.push(stored.clone());
+        let rotated = last.as_ref().is_some_and(|last| {
+            let pair = last.refresh_token.as_deref().zip(stored.refresh_token.as_deref());
+            pair.is_some_and(|(old, new)| old != new && seen.same_grant(old, new))
+        });
+        if rotated {
+            seen.rotation_known.get_or_insert(now + TO_NOTE);
+        }
         self.trace.note(
             process,
             format_args!(
@@ -333,13 +391,28 @@ impl Witness {
                 shown(&stored.status),
                 stored.version,
                 stored.refresh_token.as_deref().unwrap_or("nothing"),
-                if held.connection.unproven { ", unproven" } else { "" },
+                if held.connection.unproven {
+                    ", unproven"
+                } else {
+                    ""
+                },
             ),
         );
-        if let Some(last) = last
-            && !lost_commits
-        {
-            let same_tokens = last.access_token == stored.access_token && last.refresh_token == stored.refresh_token;
+        if let (Some(last), true) = (&last, lost_commits) {
+            if let Some(refresh_token) = stored
+                .refresh_token
+                .clone()
+                .filter(|_| stored.version < last.version)
+            {
+                seen.regressed.push(Regressed {
+                    refresh_token,
+                    at: now,
+                    holder: last.by.clone(),
+                });
+            }
+        } else if let Some(last) = last {
+            let same_tokens =
+                last.access_token == stored.access_token && last.refresh_token == stored.refresh_token;
             if stored.version < last.version || (stored.version == last.version && !same_tokens) {
                 let what = format!("connection {connection} went from {last:?} to {stored:?}");
                 self.blame_under(seen, Oracle::WholeAndForward, what);
@@ -361,6 +434,10 @@ impl Witness {
         };
         let ended = seen.grants.grants[grant].ended.map(|(_, why)| why);
         let redeems = seen.grants.redeems(&token, self.now());
+        let came_back = |it: &Regressed| seen.grants.grant_of(&it.refresh_token) == Some(grant);
+        if seen.regressed.iter().any(came_back) {
+            return;
+        }
         let lost = seen.lost_an_answer(grant) || seen.lost_a_holder(&token);
         let right = match reason {
             ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
@@ -401,11 +478,13 @@ impl Witness {
                 continue;
             }
             // Reconnected or disconnected meanwhile, or another's answer was stored: this one is the past.
-            let moved = watched
-                .history
-                .iter()
-                .any(|stored| stored.since >= *sent && stored.refresh_token.as_deref() != Some(token.as_str()));
-            if moved || exchange.gate.lived_shorter_than(delivered + TO_STORE) {
+            let moved = watched.history.iter().any(|stored| {
+                stored.since >= *sent && stored.refresh_token.as_deref() != Some(token.as_str())
+            });
+            if moved
+                || seen.lost_commits_at.is_some()
+                || exchange.gate.lived_shorter_than(delivered + TO_STORE)
+            {
                 continue;
             }
             blamed.push(format!(
@@ -423,6 +502,10 @@ impl Witness {
 
 /// The longest that an exchange may take.
 const DEADLINE_AT_MOST: Duration = evergrant_domain::redemption::DEADLINE;
+/// How long it may take to note that the provider rotates.
+const TO_NOTE: Duration = Duration::from_secs(20);
+/// How long until every process has compared what it holds with a store that lost commits.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
 /// How long a process that lives may take to bring an answer to safety.
 const TO_STORE: Duration = Duration::from_secs(5);
 
@@ -510,7 +593,9 @@ pub(crate) fn configured_rotation(scenario: &Scenario) -> Rotation {
 
 fn shown(status: &ConnectionStatus) -> String {
     match status {
-        ConnectionStatus::ReconnectRequired { reason, .. } => format!("reconnect_required ({})", reason.as_str()),
+        ConnectionStatus::ReconnectRequired { reason, .. } => {
+            format!("reconnect_required ({})", reason.as_str())
+        }
         other => other.as_str().to_owned(),
     }
 }
