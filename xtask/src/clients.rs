@@ -1,5 +1,5 @@
 //! What the whole-system tests call the service with: HubSpot's official clients for Node and Python, and a browser; and what
-//! it needs there itself, PostgreSQL and Redis.
+//! it needs there itself, PostgreSQL and Redis; and the tools that disturb it.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,6 +13,9 @@ use crate::shell::{self, is_there, program};
 /// Installs what is missing, and says by which variables the tests find it.
 pub(crate) fn prepare() -> Result<[(&'static str, OsString); 3]> {
     servers()?;
+    for tool in ["strace", "faketime"] {
+        need(tool, &[tool])?;
+    }
     let requirements = shell::root().join("tests/clients/python/requirements.txt");
     let variables = [
         ("EVERGRANT_TEST_NODE_MODULES", node_modules()?.into()),

@@ -9,6 +9,7 @@ mod clients;
 mod deploy;
 mod faults;
 mod house;
+mod planted;
 mod policy;
 mod promises;
 mod shell;
@@ -29,7 +30,7 @@ struct Step {
 }
 
 /// Everything, the quick before the slow.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "format",
         proves: "the code is formatted",
@@ -66,6 +67,16 @@ const STEPS: [Step; 8] = [
         run: tests,
     },
     Step {
+        name: "simulation",
+        proves: "thousands of simulated runs keep the invariants",
+        run: simulation,
+    },
+    Step {
+        name: "planted",
+        proves: "the simulation catches each bug that is planted for it",
+        run: planted_bugs,
+    },
+    Step {
         name: "docs",
         proves: "the docs build and link",
         run: docs,
@@ -79,11 +90,26 @@ struct Trial {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TRIALS: [Trial; 2] = [
+const TRIALS: [Trial; 5] = [
     Trial {
         name: "faults",
         does: "kill, stop and cut off real processes, and see what they lose",
         run: faults::run,
+    },
+    Trial {
+        name: "independent",
+        does: "check against an authorization server that others wrote; --long waits for leases to end",
+        run: trials::independent,
+    },
+    Trial {
+        name: "simulate",
+        does: "run the whole refresh path in simulated time; --help says more",
+        run: trials::simulate,
+    },
+    Trial {
+        name: "planted",
+        does: "see that the simulation catches each bug that is planted for it",
+        run: planted::run,
     },
     Trial {
         name: "scale",
@@ -207,6 +233,14 @@ fn tests() -> Result<()> {
     shell::run(cargo().args(["test", "--workspace", "--locked"]).envs(clients))
 }
 
+fn simulation() -> Result<()> {
+    trials::simulate(&["--seeds".to_owned(), "2000".to_owned()])
+}
+
+fn planted_bugs() -> Result<()> {
+    planted::run(&[])
+}
+
 fn docs() -> Result<()> {
     let docs = ["doc", "--workspace", "--no-deps", "--locked"];
     shell::run(cargo().args(docs).env("RUSTDOCFLAGS", "-D warnings"))
@@ -227,7 +261,16 @@ mod tests {
         check(
             &["test"],
             &[
-                "format", "house", "clippy", "policy", "deploy", "clients", "tests", "docs",
+                "format",
+                "house",
+                "clippy",
+                "policy",
+                "deploy",
+                "clients",
+                "tests",
+                "simulation",
+                "planted",
+                "docs",
             ],
         );
         check(&["lint"], &["format", "house", "clippy"]);

@@ -58,26 +58,25 @@ async fn when_the_token_endpoint_is_down_the_old_token_serves_and_nobody_insists
 // Check 27.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_a_pause_gets_it_in_seconds_or_as_a_date() {
-    let (site, service) = begin().await;
     let in_seconds = json!({"before": true, "status": 429, "headers": [["Retry-After", "3"]]});
     let as_a_date = json!({"before": true, "status": 429, "retry_after_date": 4});
-    for (customer, pause) in [("seconds", in_seconds), ("date", as_a_date)] {
-        site.connect(&service, customer).await;
-        fault(&site, customer, pause).await;
-        let answer = site.call(&service, customer).await;
+    for pause in [in_seconds, as_a_date] {
+        let (site, service) = begin().await;
+        site.connect(&service, "acme").await;
+        site.provider.fault(pause).await;
+        let answer = site.call(&service, "acme").await;
         assert_eq!(answer.status, 503, "{answer:?}");
         let again_in: u64 = answer.header("retry-after").parse().unwrap();
-        assert!((3..=4).contains(&again_in), "{customer}: {answer:?}");
-    }
-    for customer in ["seconds", "date"] {
-        site.call_until_served(&service, customer).await;
-        let grant = site.provider.ledger().await.grant(customer);
+        assert!((3..=4).contains(&again_in), "{answer:?}");
+        site.call_until_served(&service, "acme").await;
+        let ledger = site.provider.ledger().await;
+        let grant = ledger.grant("acme");
         let at = grant.presented_at();
-        assert_eq!((at.len(), grant.accepted), (2, 1), "{customer}: {grant:?}");
+        assert_eq!((at.len(), grant.accepted), (2, 1), "{grant:?}");
         // A date has no parts of seconds.
-        assert!(at[1] - at[0] >= 2.9, "{customer}: {at:?}");
+        assert!(at[1] - at[0] >= 2.9, "{at:?}");
+        ledger.is_clean(0);
     }
-    site.provider.ledger().await.is_clean(0);
 }
 
 // Check 27.
@@ -97,6 +96,39 @@ async fn pauses_grow_while_an_endpoint_goes_on_refusing() {
         assert!(pair[1] - pair[0] >= least, "{at:?}");
     }
     site.provider.ledger().await.is_clean(0);
+}
+
+// Check 27. What fails for so many fails for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_failures_in_a_row_other_refresh_tokens_are_spared() {
+    let (site, service) = begin().await;
+    site.provider
+        .fault(json!({"before": true, "status": 429, "times": 5}))
+        .await;
+    let customers: Vec<_> = (0..15).map(|number| format!("c{number}")).collect();
+    for customer in &customers {
+        site.connect(&service, customer).await;
+    }
+    for customer in &customers[..5] {
+        assert_eq!(site.call(&service, customer).await.status, 503, "{customer}");
+    }
+    let answer = site.call(&service, &customers[14]).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.error()),
+        (503, "provider_unavailable"),
+        "{answer:?}"
+    );
+    assert_eq!(site.provider.ledger().await.token_requests, 5);
+    for customer in &customers {
+        site.call_until_served(&service, customer).await;
+    }
+    let ledger = site.provider.ledger().await;
+    for customer in &customers {
+        let grant = ledger.grant(customer);
+        assert_eq!(grant.accepted, 1, "{customer}: {ledger:?}");
+        assert!(grant.presented <= 2, "{customer}: {ledger:?}");
+    }
+    ledger.is_clean(0);
 }
 
 // Check 28. The way to the endpoint is a service's own; the connection is everybody's.
@@ -341,13 +373,15 @@ async fn a_redirect_of_the_token_endpoint_is_not_followed_and_its_target_gets_no
             let redirect = json!({"before": true, "status": status, "headers": [["Location", location]]});
             fault(&site, &customer, redirect).await;
             fails_and_the_old_token_serves(&site, &service, &customer).await;
+            site.one_redemption_works(&service, &format!("after-{customer}"))
+                .await;
             customers.push(customer);
         }
     }
     let nobody = elsewhere.accept().map(drop).unwrap_err();
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
     let ledger = site.provider.ledger().await;
-    assert_eq!(ledger.token_requests, 8, "{ledger:?}");
+    assert_eq!(ledger.token_requests, 16, "{ledger:?}");
     for customer in customers {
         let grant = ledger.grant(&customer);
         assert_eq!(

@@ -186,6 +186,8 @@ async fn an_answer_that_cannot_be_read_is_lost_and_never_stored() {
         fails_for_now(&site, &service, customer).await;
         assert_eq!(site.record(&service, customer).await["version"], 1, "{customer}");
         assert_eq!(counts(&site, customer).await, (1, 1, 0), "{customer}");
+        site.one_redemption_works(&service, &format!("after-{customer}"))
+            .await;
     }
     clock.set(QUIET);
     for (customer, _) in &kinds {
