@@ -12,7 +12,7 @@ use hubspot_sim::{Fault, FaultKind};
 use crate::steps::{Moment, Steps};
 use crate::world::{self, PAST_EXPIRY, World, assert_redeemed_once};
 
-async fn ask(keeper: &Keeper, callers: usize) -> Vec<String> {
+pub(crate) async fn ask(keeper: &Keeper, callers: usize) -> Vec<String> {
     let id = evergrant_domain::ConnectionId::parse("c1").unwrap();
     let calls = (0..callers).map(|_| {
         let (keeper, id) = (keeper.clone(), id.clone());
@@ -57,6 +57,10 @@ async fn four_processes_make_one_redemption(world: World) {
         keepers.push(world.keeper().await);
     }
     world.connected(&keepers[0]).await;
+    one_redemption_each_round(&world, &keepers).await;
+}
+
+pub(crate) async fn one_redemption_each_round(world: &World, keepers: &[Keeper]) {
     for round in 1..=3 {
         world.pass(PAST_EXPIRY);
         let tokens = join_all(keepers.iter().map(|keeper| ask(keeper, 100)))
