@@ -130,13 +130,15 @@ impl Keeper {
                 KeepFresh::Always => Some((app.name.clone(), None)),
             })
             .collect::<Vec<_>>();
-        if apps.is_empty() {
+        // What stands in line here already is not claimed once more, by us or by anybody: others may have room for it.
+        let room = DUE_AT_ONCE.saturating_sub(self.standing_behind());
+        if apps.is_empty() || room == 0 {
             return Ok(());
         }
         let query = DueQuery {
             now,
             apps,
-            limit: DUE_AT_ONCE,
+            limit: room,
             push: DUE_PUSH,
         };
         let due = self.inner.store.claim_due(query).await?;

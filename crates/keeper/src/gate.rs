@@ -143,6 +143,13 @@ impl Keeper {
         }
     }
 
+    /// How many redemptions that nobody waits for stand in line.
+    pub(crate) fn standing_behind(&self) -> u32 {
+        let gates = self.inner.gates.by_app.lock();
+        let standing: usize = gates.values().map(|gate| gate.queue.lock().behind.len()).sum();
+        u32::try_from(standing).unwrap_or(u32::MAX)
+    }
+
     fn gate(&self, app: &AppName) -> Arc<Gate> {
         let mut gates = self.inner.gates.by_app.lock();
         let gate = gates.entry(app.clone()).or_insert_with(|| {

@@ -34,8 +34,13 @@ fn orders() -> Vec<Vec<Arrival>> {
         }
         for next in [Answer, Takeover, Reconnect, Disconnect, Purge] {
             let leaves = |arrival: &Arrival| matches!(arrival, Disconnect | Purge);
-            // Who has left leaves no second time.
-            if !so_far.contains(&next) && !(leaves(&next) && so_far.iter().any(leaves)) {
+            // Who has left leaves no second time, and what was erased cannot be restored.
+            let too_late = match next {
+                Disconnect | Purge => so_far.iter().any(leaves),
+                Reconnect => so_far.contains(&Purge),
+                Answer | Takeover => false,
+            };
+            if !so_far.contains(&next) && !too_late {
                 go_on(&[so_far, &[next]].concat(), orders);
             }
         }
@@ -184,25 +189,29 @@ async fn check(theirs: hubspot_sim::Rotation, ours: Rotation) {
 }
 
 /// Waits until nothing of a portal's grant is alive any more: revocations are worked off behind whoever caused them.
+///
+/// Whoever presents a token again in its grace window may get a second successor, and of the two only one is stored. The other one
+/// was never served and is left to end by itself: to revoke it could cost the first.
 async fn until_nothing_is_left(world: &World, hub: u64) {
     let nothing = async {
         loop {
             let ledger = world.hubspot.ledger();
-            if ledger
-                .refresh_tokens_of(hub)
-                .all(|token| token.dead || token.superseded)
-            {
+            let tokens: Vec<_> = ledger.refresh_tokens_of(hub).collect();
+            let alive = tokens
+                .iter()
+                .filter(|token| !token.dead && !token.superseded)
+                .count();
+            let twins: u64 = tokens.iter().map(|token| token.accepted_after_superseded).sum();
+            if alive as u64 <= twins {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let within = tokio::time::timeout(Duration::from_secs(20), nothing).await;
-    assert!(
-        within.is_ok(),
-        "something is left alive: {:?}",
-        world.hubspot.ledger()
-    );
+    let tokens = world.hubspot.ledger();
+    let tokens: Vec<_> = tokens.refresh_tokens_of(hub).collect();
+    assert!(within.is_ok(), "something is left alive: {tokens:?}");
 }
 
 #[tokio::test]

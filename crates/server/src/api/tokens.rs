@@ -357,6 +357,7 @@ pub(crate) struct Refreshed {
 /// Refreshes a connection.
 ///
 /// Joins a redemption that is on its way. Without `force` a token set younger than 60 s stays as it is.
+/// Where an outcome was lost, the refresh token is presented once more.
 ///
 /// Role: `support`.
 #[utoipa::path(
