@@ -198,7 +198,7 @@ impl Keeper {
         });
         Ok(match told.await {
             Ok(News::Ashore(Ashore::Stored(held))) => Turn::Over(self.landed(&held, sight)),
-            Ok(News::Ashore(Ashore::Superseded)) => Turn::LookAgain,
+            Ok(News::Ashore(Ashore::Superseded)) => Turn::Moved,
             Ok(News::Ashore(Ashore::Disconnected)) => Turn::Over(Err(KeepError::Disconnected)),
             Ok(News::Afloat) => match answer.ahead_of(&holding.held) {
                 Some(ahead) => Turn::Over(self.landed(&ahead, sight)),

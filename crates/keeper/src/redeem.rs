@@ -270,7 +270,7 @@ impl Keeper {
             self.step_back(&holding.lease, held, None).await?;
             return Ok(self.over(&holding, error));
         }
-        match self.presenting(&holding, tokens, now) {
+        match holding.presenting(tokens, now) {
             Presenting::Now => self.present(&holding, tokens, refresh_token).await,
             Presenting::AfterIntrospection => {
                 let question = Introspect::Refresh(refresh_token);
@@ -299,23 +299,6 @@ impl Keeper {
                 self.unfinished(&holding, Presented::No, failure).await
             }
             Presenting::Exhausted => self.exhausted(&holding, tokens, now).await,
-        }
-    }
-
-    /// What attempts of unknown outcome allow; where the outcome was given up for lost, a person asked for one more.
-    fn presenting(&self, holding: &Holding, tokens: &TokenSet, now: Timestamp) -> Presenting {
-        let earlier = holding.earlier.as_ref();
-        match holding.held.connection.status {
-            ConnectionStatus::ReconnectRequired { since, .. } => {
-                redemption::presenting_once_more(earlier, since, now)
-            }
-            ConnectionStatus::Active | ConnectionStatus::Disconnected { .. } => redemption::presenting(
-                earlier,
-                holding.rotation(),
-                holding.app.provider.introspect_url.is_some(),
-                tokens.ends.hard,
-                now,
-            ),
         }
     }
 
@@ -443,6 +426,23 @@ impl Keeper {
 }
 
 impl Holding {
+    /// What attempts of unknown outcome allow; where the outcome was given up for lost, a person asked for one more.
+    fn presenting(&self, tokens: &TokenSet, now: Timestamp) -> Presenting {
+        let earlier = self.earlier.as_ref();
+        match self.held.connection.status {
+            ConnectionStatus::ReconnectRequired { since, .. } => {
+                redemption::presenting_once_more(earlier, since, now)
+            }
+            ConnectionStatus::Active | ConnectionStatus::Disconnected { .. } => redemption::presenting(
+                earlier,
+                self.rotation(),
+                self.app.provider.introspect_url.is_some(),
+                tokens.ends.hard,
+                now,
+            ),
+        }
+    }
+
     /// What happens to a redeemed refresh token, as configured or as seen since.
     pub(crate) fn rotation(&self) -> Rotation {
         match (self.app.provider.rotation, self.state.single_use_since) {
