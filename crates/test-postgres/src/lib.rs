@@ -72,6 +72,22 @@ impl Server {
         standby
     }
 
+    /// Another one, to which this one's commits go sometime after it said so. Lacks them once it is [cut off](Self::cut_off).
+    #[must_use]
+    pub fn asynchronous_standby(&self) -> Self {
+        Self::start_with(&self.folder.display().to_string(), None)
+    }
+
+    /// Lets a standby have what its `primary` has committed until now, and nothing from then on.
+    pub fn cut_off(&self, primary: &Self) {
+        let committed = primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+        let has_it = format!("SELECT pg_last_wal_replay_lsn() >= '{committed}'");
+        while self.sql("postgres", &has_it) != "t" {}
+        self.sql("postgres", "ALTER SYSTEM SET primary_conninfo = ''");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        while self.sql("postgres", "SELECT count(*) FROM pg_stat_wal_receiver") != "0" {}
+    }
+
     fn start_with(primary: &str, tls: Option<(&str, &str)>) -> Self {
         let (certificate, key) = tls.unwrap_or_default();
         // The socket's name has the port in it, too.

@@ -151,11 +151,15 @@ pub(crate) async fn create(store: &PostgresStore, new: NewConnection) {
     assert!(matches!(made, Connected::Stored(_)), "{made:?}");
 }
 
-pub(crate) async fn lease(store: &PostgresStore, name: &str) -> Lease {
-    let answer = store
+pub(crate) async fn take(store: &PostgresStore, name: &str) -> LeaseAnswer {
+    store
         .take_lease(&id(name), Version::FIRST, LEASE, LeaseOn::Active, NOW)
-        .await;
-    match answer.unwrap() {
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn lease(store: &PostgresStore, name: &str) -> Lease {
+    match take(store, name).await {
         LeaseAnswer::Taken { lease, .. } => lease,
         other => panic!("no lease: {other:?}"),
     }

@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a claim that cannot be made ends its test")]
 
 mod database;
+mod failover;
 mod faults;
+mod hints;
 mod opening;
 mod proxy;
 mod races;
 mod secrets;
+mod upgrade;
