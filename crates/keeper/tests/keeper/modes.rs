@@ -113,11 +113,12 @@ async fn a_lock_that_is_lost_in_mid_redemption_costs_no_grant() {
                 .unwrap();
             tokio::spawn(driver);
             let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                        WHERE datname = current_database() AND query LIKE 'SELECT FROM turns%'";
-            // Those who hold one, and those who wait: some of each are there, sooner or later.
+                        WHERE datname = current_database()
+                          AND state = 'idle in transaction' AND query LIKE 'SELECT FROM turns%'";
+            // First the one that redeems, then those who have its turn now, and find that its lease stands.
             let lose_some = async {
                 let mut lost = 0;
-                while lost < 3 {
+                while lost < 4 {
                     lost += watcher.query_one(cut, &[]).await.unwrap().get::<_, i64>(0);
                     yield_now().await;
                 }
