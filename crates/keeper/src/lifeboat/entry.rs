@@ -209,10 +209,6 @@ fn key_id(vault: &Vault) -> String {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on should stop where it is"
-)]
 mod tests {
     use evergrant_store::VaultKey;
 

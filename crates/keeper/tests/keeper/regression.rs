@@ -206,3 +206,40 @@ async fn another_connection_that_has_the_id_now_is_not_taken_for_a_loss() {
     assert_eq!(token.version, new.version);
     assert_ne!(token.access_token.expose(), before.access_token.expose());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_loses_the_last_commits_costs_no_grant() {
+    let primary = test_postgres::Server::new();
+    let standby = primary.asynchronous_standby();
+    let (hosts, database) = ((primary.host(), standby.host()), primary.database());
+    let world = World::with(hubspot_sim::Rotation::Always)
+        .await
+        .at(format!("postgres://evergrant@{},{}/{database}", hosts.0, hosts.1));
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    let keeper = world.keeper_of(app.clone()).await;
+    keeper.start();
+    let connection = world.connected(&keeper).await;
+    standby.cut_off(&primary);
+    world.pass(PAST_EXPIRY);
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    primary.crash();
+    standby.promote();
+    // Nobody asks: the process finds out by itself what the new primary lacks.
+    let stored = || async {
+        let stored = keeper.store().connection(&connection.id).await;
+        stored.ok().flatten().map(|stored| stored.version)
+    };
+    while stored().await != Some(token.version) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let other = world.keeper_of(app).await;
+    let there = other.current(&connection.id, None).await.unwrap();
+    assert_eq!(there.access_token.expose(), token.access_token.expose());
+    world.pass(PAST_EXPIRY);
+    let next = other.current(&connection.id, None).await.unwrap();
+    assert!(world.accepts(&next.access_token).await);
+    keeper.shutdown().await;
+    assert_eq!(world.hubspot.ledger().refreshes_accepted, 2);
+    assert_redeemed_once(&world.hubspot);
+}

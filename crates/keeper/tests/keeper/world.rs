@@ -79,8 +79,13 @@ impl World {
 
     /// With a store in a database of its own on this server.
     pub(crate) fn on(self, server: &test_postgres::Server) -> Self {
+        self.at(server.url(&server.database()))
+    }
+
+    /// With a store at this URL.
+    pub(crate) fn at(self, url: String) -> Self {
         Self {
-            postgres: Some(server.url(&server.database())),
+            postgres: Some(url),
             ..self
         }
     }
