@@ -1,5 +1,6 @@
 //! A simulated HubSpot, a PostgreSQL, and processes that serve.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -47,7 +48,12 @@ impl Drop for Service {
 }
 
 impl Installation {
-    pub(crate) async fn start(evergrant: &Path, processes: usize, buffer: u64) -> Result<Self> {
+    pub(crate) async fn start(
+        evergrant: &Path,
+        processes: usize,
+        buffer: u64,
+        logs: Option<&Path>,
+    ) -> Result<Self> {
         let evergrant = std::path::absolute(evergrant)?;
         ensure!(
             evergrant.exists(),
@@ -66,13 +72,7 @@ impl Installation {
                 .env("CRM_SECRET", "sim-secret");
             command
         };
-        let made = command().args(["init", "--json", "--dir", "."]).output()?;
-        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let made: Value = serde_json::from_slice(&made.stdout)?;
-        let admin_key = made["admin_key"]
-            .as_str()
-            .context("init makes an admin key")?
-            .to_owned();
+        run(command().args(["init", "--json", "--dir", "."]))?;
         let base = hubspot.base_url();
         let file = folder.path().join("evergrant.toml");
         let app = format!(
@@ -81,8 +81,11 @@ impl Installation {
              api_base = \"{base}\"\nrefresh_buffer = \"{buffer}s\"\nkeep_fresh = \"always\"\n"
         );
         std::fs::write(&file, std::fs::read_to_string(&file)? + &app)?;
+        // In the database, which `init` does not know of.
+        let made = run(command().args(["keys", "create", "--role", "admin", "--name", "scale", "--json"]))?;
+        let admin_key = made["key"].as_str().context("a key was made")?.to_owned();
         let services = (0..processes)
-            .map(|_| serve(command()))
+            .map(|number| serve(command(), logs, number))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             hubspot,
@@ -180,13 +183,28 @@ pub(crate) fn id_of(portal: u64) -> String {
     format!("c{portal}")
 }
 
-fn serve(mut command: Command) -> Result<Service> {
+/// Runs to the end and reads what it says.
+fn run(command: &mut Command) -> Result<Value> {
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn serve(mut command: Command, logs: Option<&Path>, number: usize) -> Result<Service> {
+    let log = match logs {
+        Some(folder) => File::create(folder.join(format!("serve-{number}.log")))?.into(),
+        None => Stdio::null(),
+    };
     let mut process = command
         .arg("serve")
         .env("EVERGRANT_SERVER__LISTEN", "127.0.0.1:0")
         .env("EVERGRANT_LOG__CALLS", "off")
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn()?;
     let mut ready = String::new();
     BufReader::new(process.stdout.take().context("it is piped")?).read_line(&mut ready)?;

@@ -10,6 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::installation::{Installation, id_of};
 
+/// The first say what it is.
+const FAILURES_SHOWN: u64 = 3;
+
 pub(crate) struct Load {
     waits: Arc<Mutex<Waits>>,
     callers: JoinHandle<()>,
@@ -54,7 +57,9 @@ impl Load {
                     match answer {
                         Ok((status, _)) if status.is_success() => noted.answered.push(began.elapsed()),
                         other => {
-                            eprintln!("a call failed: {other:?}");
+                            if noted.failed < FAILURES_SHOWN {
+                                eprintln!("a call failed: {other:?}");
+                            }
                             noted.failed += 1;
                         }
                     }

@@ -39,6 +39,9 @@ struct Args {
     /// The binary.
     #[arg(long, default_value = "target/release/evergrant")]
     evergrant: PathBuf,
+    /// A folder for what the processes log.
+    #[arg(long)]
+    logs: Option<PathBuf>,
 }
 
 /// One refresh over the loopback takes a few milliseconds; on a busy machine, with fsyncs, not this much.
@@ -60,7 +63,9 @@ async fn main() -> ExitCode {
 }
 
 async fn story(args: &Args) -> Result<()> {
-    let installation = Arc::new(Installation::start(&args.evergrant, args.processes, args.buffer).await?);
+    let installation = Arc::new(
+        Installation::start(&args.evergrant, args.processes, args.buffer, args.logs.as_deref()).await?,
+    );
     let began = Instant::now();
     installation.import(args.connections).await?;
     let took = began.elapsed();
