@@ -1,4 +1,4 @@
-//! Between a service and its database: commits and answers get lost, and everything falls silent.
+//! Between a service and its database: what stores a token set and the answer to it get lost, and everything falls silent.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,14 +7,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
+/// What the history is told, in the same transaction, of a token set that is stored.
+const STORES: &[u8] = b"a new access token was issued and stored";
+
 /// What becomes of what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
     Passes,
-    /// No COMMIT reaches the server; its connection ends.
-    LosesCommits,
-    /// No answer to a COMMIT comes back; its connection ends.
-    LosesAnswersToCommits,
+    /// Nothing that stores a token set reaches the server; its connection ends.
+    LosesTokenSets,
+    /// The server stores token sets, and says so to nobody; the connection ends.
+    LosesAnswers,
     /// Connections end, and no new one leads anywhere.
     Cut,
     /// Nothing arrives, and nobody is told.
@@ -53,10 +56,10 @@ impl Between {
         self.mood.send_replace(mood);
     }
 
-    /// Waits until so many commits, or answers to them, were lost.
-    pub(crate) async fn has_lost(&self, commits: u32) {
+    /// Waits until so many token sets, or answers to them, were lost.
+    pub(crate) async fn has_lost(&self, times: u32) {
         let mut lost = self.lost.clone();
-        lost.wait_for(|lost| *lost >= commits).await.unwrap();
+        lost.wait_for(|lost| *lost >= times).await.unwrap();
     }
 }
 
@@ -82,15 +85,15 @@ async fn pass(
             read = client.read(&mut asked), if now != Mood::Silent => {
                 let Ok(length @ 1..) = read else { return };
                 let asked = &asked[..length];
-                let commits = asked.windows(6).any(|word| word == b"COMMIT");
-                if commits && now == Mood::LosesCommits {
+                let stores = asked.windows(STORES.len()).any(|word| word == STORES);
+                if stores && now == Mood::LosesTokenSets {
                     lost.send_modify(|lost| *lost += 1);
                     return;
                 }
                 if server.write_all(asked).await.is_err() {
                     return;
                 }
-                if commits && now == Mood::LosesAnswersToCommits {
+                if stores && now == Mood::LosesAnswers {
                     // Waits for it, so that the server has done it, and keeps it.
                     let _ = server.read(&mut answered).await;
                     lost.send_modify(|lost| *lost += 1);

@@ -105,7 +105,7 @@ async fn migration_is_killed(store: Store, steps: &str) {
         strace
             .args(["-f", "-o", "/dev/null", "-e", &format!("trace={steps}")])
             .args(["-e", &format!("inject={steps}:signal=KILL:when={step}")]);
-        let done = site.migrate_under(strace);
+        let done = site.migrate_under(&strace);
         if done.success() {
             break;
         }

@@ -55,28 +55,30 @@ async fn when_the_token_endpoint_is_down_the_old_token_serves_and_nobody_insists
     site.provider.ledger().await.is_clean(0);
 }
 
+/// A refusal that asks for a pause of three seconds, or of one more where parts of seconds cannot be said.
+async fn asks_for_a_pause(refusal: Value) {
+    let (site, service) = begin().await;
+    site.connect(&service, "acme").await;
+    site.provider.fault(refusal).await;
+    let answer = site.call(&service, "acme").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let again_in: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((3..=4).contains(&again_in), "{answer:?}");
+    site.call_until_served(&service, "acme").await;
+    let ledger = site.provider.ledger().await;
+    let grant = ledger.grant("acme");
+    let at = grant.presented_at();
+    assert_eq!((at.len(), grant.accepted), (2, 1), "{grant:?}");
+    assert!(at[1] - at[0] >= 2.9, "{at:?}");
+    ledger.is_clean(0);
+}
+
 // Check 27.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_a_pause_gets_it_in_seconds_or_as_a_date() {
     let in_seconds = json!({"before": true, "status": 429, "headers": [["Retry-After", "3"]]});
     let as_a_date = json!({"before": true, "status": 429, "retry_after_date": 4});
-    for pause in [in_seconds, as_a_date] {
-        let (site, service) = begin().await;
-        site.connect(&service, "acme").await;
-        site.provider.fault(pause).await;
-        let answer = site.call(&service, "acme").await;
-        assert_eq!(answer.status, 503, "{answer:?}");
-        let again_in: u64 = answer.header("retry-after").parse().unwrap();
-        assert!((3..=4).contains(&again_in), "{answer:?}");
-        site.call_until_served(&service, "acme").await;
-        let ledger = site.provider.ledger().await;
-        let grant = ledger.grant("acme");
-        let at = grant.presented_at();
-        assert_eq!((at.len(), grant.accepted), (2, 1), "{grant:?}");
-        // A date has no parts of seconds.
-        assert!(at[1] - at[0] >= 2.9, "{at:?}");
-        ledger.is_clean(0);
-    }
+    tokio::join!(asks_for_a_pause(in_seconds), asks_for_a_pause(as_a_date));
 }
 
 // Check 27.

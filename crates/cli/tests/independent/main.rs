@@ -25,7 +25,7 @@
 //! | 13 | `time::after_a_sleep_there_is_one_redemption_and_no_call_fails_on_a_dead_connection` |
 //! | 14 | `time::after_thirty_days_off_every_connection_is_refreshed_once_and_not_all_at_once` |
 //! | 15 | `database::a_commit_whose_answer_is_lost_is_found_to_be_done` |
-//! | 16 | `database::a_commit_that_never_arrives_is_made_again_until_it_is_done` |
+//! | 16 | `database::a_commit_that_never_arrives_is_made_again_until_it_is_done_and_loudly` |
 //! | 17 | `disk::on_a_full_disk_tokens_serve_and_no_redemption_is_begun`, `disk::what_was_redeemed_as_the_disk_filled_up_is_stored_when_there_is_room` |
 //! | 18 | `disk::while_the_disk_does_not_confirm_nothing_counts_as_stored` |
 //! | 19 | `disk::a_torn_end_of_the_log_costs_nothing_that_was_committed`, `disk::a_bit_that_flips_in_a_sealed_token_costs_that_connection_only` |

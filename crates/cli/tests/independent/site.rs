@@ -75,8 +75,13 @@ impl Site {
             provider.client_id,
             rotation.word(),
         );
+        if rotation == Rotation::Grace {
+            // Longer than a lease: who waits for one can still recover what a killed process was not told.
+            app += "rotation_grace = \"10m\"\n";
+            provider.settings(json!({"grace": 600})).await;
+        }
         if introspection == Introspection::On {
-            app += &format!("introspect_url = \"{url}/introspect\"\n");
+            app.extend(["introspect_url = \"", url, "/introspect\"\n"]);
         }
         let mut site = Self {
             web: Web::new(),
@@ -90,11 +95,14 @@ impl Site {
         let file = site.path("evergrant.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text + &app).unwrap();
-        site.admin_key = made["admin_key"].as_str().unwrap().to_owned();
+        made["admin_key"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut site.admin_key);
         if let Store::Postgres(url) = store {
             site.set("EVERGRANT_STORE__URL", &url);
             let made = site.run(&["keys", "create", "--json", "--name", "test", "--role", "admin"]);
-            site.admin_key = made["key"].as_str().unwrap().to_owned();
+            made["key"].as_str().unwrap().clone_into(&mut site.admin_key);
         }
         site
     }
@@ -152,7 +160,7 @@ impl Site {
     }
 
     /// `evergrant migrate` as a child of `parent`.
-    pub(crate) fn migrate_under(&self, parent: Command) -> ExitStatus {
+    pub(crate) fn migrate_under(&self, parent: &Command) -> ExitStatus {
         let mut command = self.program(parent.get_program());
         let done = command
             .args(parent.get_args())

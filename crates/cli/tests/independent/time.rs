@@ -53,11 +53,7 @@ async fn stopped_before_it_asks(store: Store) {
 
 /// Check 9: stopped after the answer has left, and for longer than the lease lasts.
 async fn stopped_before_it_stores(store: Store) {
-    let mut site = Site::new(store, Rotation::Grace, Introspection::Off).await;
-    // Longer than a lease, so that the other one recovers what the stopped one has not told.
-    site.set("EVERGRANT_APPS__CRM__ROTATION_GRACE", "10m");
-    site.provider.settings(json!({"grace": 600})).await;
-    let site = Arc::new(site);
+    let site = Arc::new(Site::new(store, Rotation::Grace, Introspection::Off).await);
     let (other, stopped) = (site.serve(), Arc::new(site.serve()));
     site.connect(&stopped, "acme").await;
     site.provider.fault(json!({"hold": true})).await;
@@ -107,8 +103,8 @@ async fn a_service_that_slept_past_its_lease_after_the_answer_overwrites_nothing
     }
 }
 
-/// Checks 11 and 12: two services on one database, one of them with a clock that is wrong by so many seconds.
-async fn wrong_clock(seconds: i64, ttl: u64) {
+/// Checks 11 and 12: two services on one database for so many seconds, one of them with a clock that is wrong.
+async fn wrong_clock(seconds_off: i64, ttl: u32, lasts: f64) {
     let mut site = Site::new(Store::postgres(), Rotation::SingleUse, Introspection::Off).await;
     site.set("EVERGRANT_APPS__CRM__KEEP_FRESH", "off");
     site.provider.settings(json!({"ttl": ttl})).await;
@@ -117,30 +113,24 @@ async fn wrong_clock(seconds: i64, ttl: u64) {
     site.connect(&services[0], "acme").await;
     let began = site.provider.ledger().await.now;
     assert_eq!(site.call(&services[0], "acme").await.status, 200);
-    clock.set(seconds);
-    let lifetimes = 3.0;
-    let mut calls = 0;
-    eventually("some lifetimes are over", async || {
+    clock.set(seconds_off);
+    eventually("the time is over", async || {
         for service in &services {
             let answer = site.call(service, "acme").await;
             assert_eq!(answer.status, 200, "{answer:?}\n{}", site.printed());
-            calls += 1;
         }
-        let lasted = site.provider.ledger().await.now - began;
-        lasted > lifetimes * 2.0_f64.min(f64::from(u32::try_from(ttl).unwrap()))
+        site.provider.ledger().await.now > began + lasts
     })
     .await;
     let ledger = site.provider.ledger().await;
     let grant = ledger.grant("acme");
     // A token is due at half its lifetime at the earliest; and a clock that is set may cost one more.
-    let lasted = ledger.now - began;
-    let most = 2.0 + lasted / (f64::from(u32::try_from(ttl).unwrap()) / 2.0);
-    assert!(calls > 20, "{calls}");
-    assert!(
-        grant.presented <= most as u64,
-        "{} in {lasted} s: {ledger:?}",
-        grant.presented
-    );
+    let at = grant.presented_at();
+    let soon = at
+        .windows(2)
+        .filter(|pair| pair[1] - pair[0] < f64::from(ttl) / 2.0)
+        .count();
+    assert!(soon <= 1, "{at:?}");
     assert!(grant.live, "{ledger:?}");
     assert!(!site.printed().contains("panicked"), "{}", site.printed());
     ledger.is_clean(0);
@@ -149,14 +139,13 @@ async fn wrong_clock(seconds: i64, ttl: u64) {
 // Check 11.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_an_hour_off_costs_no_storm_and_no_call() {
-    wrong_clock(3600, 3600).await;
-    wrong_clock(-3600, 3600).await;
+    tokio::join!(wrong_clock(3600, 3600, 1.0), wrong_clock(-3600, 3600, 1.0));
 }
 
 // Check 12. The same shape as clocks 90 s apart and tokens of 60 s, in less time.
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_are_further_apart_than_a_token_lives_cost_one_redemption_a_lifetime() {
-    wrong_clock(3, 2).await;
+    wrong_clock(6, 4, 7.0).await;
 }
 
 // Check 13. The machine sleeps for longer than its token lives; what it was connected to has gone.
@@ -174,7 +163,10 @@ async fn after_a_sleep_there_is_one_redemption_and_no_call_fails_on_a_dead_conne
     assert_eq!(site.call(&service, "acme").await.status, 200);
     let before = site.provider.ledger().await;
     service.signal(Signal::STOP);
-    assert!(site.provider.drop_idle_connections().await > 0);
+    eventually("its connection to the API waits, and is cut", async || {
+        site.provider.drop_idle_connections().await > 0
+    })
+    .await;
     server.sql(
         &database,
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
