@@ -321,7 +321,7 @@ impl Seen {
         let no_news = accepted.is_none_or(|accepted| accepted < *newest_since && accepted + READ < sight.at);
         let troubles = &fleet.troubles;
         no_news
-            && sight.ends.is_some_and(|ends| ends > call.sent)
+            && sight.ends.is_some_and(|ends| ends > call.sent + MOMENT)
             && !troubles.down[call.process].since(sight.at, MOMENT)
             && !troubles.stopped[call.process].since(sight.at, MOMENT)
             && troubles
