@@ -39,9 +39,18 @@ async fn ask(keepers: &[Keeper], connections: &[Connection]) -> Vec<Result<Versi
     answers
 }
 
+/// One of them is let through, and the provider answers it.
+async fn succeeds(keepers: &[Keeper], connections: &[Connection]) {
+    for connection in connections {
+        if keepers[0].current(&connection.id, None).await.is_ok() {
+            return;
+        }
+    }
+    panic!("nobody was let through");
+}
+
 /// The first success clears what was known against the app, for everybody. That is noted behind whoever waited for it.
 async fn all_clear(keepers: &[Keeper], connections: &[Connection]) {
-    keepers[0].current(&connections[0].id, None).await.unwrap();
     let known = || async {
         let state = keepers[1].store().app_state(&connections[0].app).await.unwrap();
         state.endpoint.is_some() || state.rejected.is_some()
@@ -85,6 +94,7 @@ async fn one_canary_in_the_fleet(world: World) {
     );
     // One success clears it for everybody.
     world.hubspot.set_client_secret(CLIENT, "sim-secret");
+    succeeds(&keepers, &connections).await;
     all_clear(&keepers, &connections).await;
     assert_eq!(world.hubspot.ledger().client_refusals, 3);
 }
@@ -127,9 +137,22 @@ async fn one_probe_in_the_fleet(world: World) {
     assert!(keepers[1].current(&serving.id, None).await.is_ok());
     world.pass(Duration::from_secs(61));
     unavailable(ask(&keepers, &connections).await);
-    assert_eq!(requests(), 6, "one probe in the fleet");
+    assert_eq!(requests(), 6, "one probe in the fleet, and it failed");
     world.hubspot.clear_faults();
     world.pass(Duration::from_secs(61));
+    // While the next one is with the provider, nobody else tries.
+    world.hubspot.arm(Fault::token(FaultKind::HoldBeforeIssue));
+    let probe = tokio::spawn({
+        let (keeper, id) = (keepers[1].clone(), connections[7].id.clone());
+        async move { keeper.current(&id, None).await.map(drop) }
+    });
+    world.hubspot.wait_for_held(1).await;
+    unavailable(ask(&keepers, &connections[..7]).await);
+    assert_eq!(requests(), 7);
+    world.hubspot.release_held();
+    probe.await.unwrap().unwrap();
+    // The other process remembers for a second what it was told.
+    world.pass(Duration::from_secs(2));
     all_clear(&keepers, &connections).await;
 }
 
@@ -160,6 +183,7 @@ async fn a_pause_that_the_provider_asks_for_holds_for_the_whole_fleet() {
     }
     assert_eq!(world.hubspot.ledger().token_requests - before, 1);
     world.pass(Duration::from_secs(41));
+    succeeds(&keepers, &connections).await;
     all_clear(&keepers, &connections).await;
 }
 
