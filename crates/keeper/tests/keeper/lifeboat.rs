@@ -88,9 +88,11 @@ async fn while_the_store_is_away_whoever_waits_gets_the_token_and_it_lands_later
     let (store, _) = world.store().await;
     let away = Arc::new(AtomicBool::new(false));
     let still = away.clone();
-    let store = Steps::watched(store, move |_, _| match still.load(Ordering::SeqCst) {
-        true => Err(gone(false)),
-        false => Ok(()),
+    let store = Steps::watched(store, move |_, _| {
+        if still.load(Ordering::SeqCst) {
+            return Err(gone(false));
+        }
+        Ok(())
     });
     let keeper = keeper_on(&world, store, Some(folder(&world)));
     let connection = world.connected(&keeper).await;
@@ -218,6 +220,41 @@ async fn a_commit_that_had_happened_is_found_out_and_its_entry_removed() {
     let events = keeper.store().events(&connection.id, 9).await.unwrap();
     let refreshed = events.iter().filter(|event| event.kind == "refreshed").count();
     assert_eq!(refreshed, 1, "{events:?}");
+}
+
+#[tokio::test]
+async fn an_entry_stays_until_a_read_shows_that_it_has_landed() {
+    let world = rotating().await;
+    let (store, _) = world.store().await;
+    let (tries, looks, blind) = (
+        AtomicUsize::new(0),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(true)),
+    );
+    let (looked, still) = (looks.clone(), blind.clone());
+    let store = Steps::watched(store, move |step, moment| match (step, moment) {
+        ("land", Moment::Before) if tries.fetch_add(1, Ordering::SeqCst) == 0 => Err(gone(false)),
+        // It says that it has committed, and shows nothing of it.
+        ("connection", Moment::Before)
+            if tries.load(Ordering::SeqCst) > 1 && still.load(Ordering::SeqCst) =>
+        {
+            looked.fetch_add(1, Ordering::SeqCst);
+            Err(gone(false))
+        }
+        _ => Ok(()),
+    });
+    let keeper = keeper_on(&world, store, Some(folder(&world)));
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    keeper.current(&connection.id, None).await.unwrap();
+    while looks.load(Ordering::SeqCst) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(entries(&world).await, 1);
+    blind.store(false, Ordering::SeqCst);
+    until_empty(&world).await;
+    assert_eq!(version(&keeper, &connection).await, connection.version.next());
+    assert_redeemed_once(&world.hubspot);
 }
 
 /// A disk with no room, until there is.

@@ -153,10 +153,10 @@ async fn a_verdict_on_a_token_set_that_was_replaced_long_ago_does_not_count() {
     let store = rolled.keeper.store();
     let (id, now) = (&rolled.connection.id, rolled.world.clock.now());
     let lasts = Duration::from_secs(30);
-    let taken = store
+    let answer = store
         .take_lease(id, Version::FIRST, lasts, LeaseOn::Active, now)
         .await;
-    let LeaseAnswer::Taken { lease, .. } = taken.unwrap() else {
+    let LeaseAnswer::Taken { lease, .. } = answer.unwrap() else {
         panic!("the lease is free")
     };
     let event = Event::new(EventKind::ReconnectRequired, "a test");
