@@ -79,7 +79,7 @@ enum Fate {
     LateAfter,
     Truncated,
     Doubled,
-    /// It is done, and a page comes back with 200.
+    /// It is done, and a page comes back beside its 200.
     Garbled,
     BadGatewayAfter,
     UnavailableBefore,
@@ -224,7 +224,7 @@ impl Provider {
         let bytes = match fate {
             Fate::CutAfter => return,
             Fate::BadGatewayAfter => Answer::page(502).bytes(),
-            Fate::Garbled => Answer::page(200).bytes(),
+            Fate::Garbled if answer.status == 200 => Answer::page(200).bytes(),
             Fate::Truncated => whole[..1 + self.dice.below(whole.len() - 1)].to_vec(),
             Fate::Doubled => [whole.as_slice(), whole.as_slice()].concat(),
             _ => whole.clone(),

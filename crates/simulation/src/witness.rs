@@ -258,9 +258,11 @@ impl Witness {
         let Some(refresh) = seen.grants.refresh.get_mut(refresh_token) else {
             return;
         };
+        // What was sent inside the window and was long on its way was rightly sent.
+        let sent_at = seen.exchanges[exchange].sent.as_ref().map_or(now, |(at, _)| *at);
         let spent = match (self.scenario.kind, refresh.accepted_at) {
             (Kind::Never, _) | (_, None) => false,
-            (Kind::Grace(window), Some(at)) => now >= at + window,
+            (Kind::Grace(window), Some(at)) => sent_at >= at + window,
             (Kind::SingleUse, Some(_)) => true,
         };
         let regressed = seen.regressed.iter().any(|it| it.refresh_token == refresh_token);
