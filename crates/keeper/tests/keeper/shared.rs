@@ -245,7 +245,7 @@ async fn a_burst_is_spread_over_the_endpoints_budget() {
     assert!(join_all(calls).await.iter().all(Result::is_ok));
     let mut each_second = std::collections::BTreeMap::new();
     for presented in stage.presented() {
-        *each_second.entry((presented.at - began).as_secs()).or_insert(0) += 1;
+        *each_second.entry(presented.at.saturating_sub(began).as_secs()).or_insert(0) += 1;
     }
     assert!(each_second.len() >= 3, "{each_second:?}");
     assert!(
@@ -279,7 +279,7 @@ async fn when_a_whole_fleet_is_due_at_once_nothing_comes_later_than_its_own_hard
     let urgent = stage.ended(&**keeper.store(), "urgent").await;
     let asked = stage.elapsed();
     keeper.current(&urgent, None).await.unwrap();
-    assert!(stage.elapsed() - asked < Duration::from_secs(1));
+    assert!(stage.elapsed() < asked + Duration::from_secs(1));
     stage.until(began + 290.0).await;
     let presented = stage.presented();
     let mut once: Vec<_> = presented.iter().map(|seen| seen.token.clone()).collect();
