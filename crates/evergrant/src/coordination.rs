@@ -40,6 +40,10 @@ impl fmt::Debug for Coordination {
 
 impl Coordination {
     /// Gets ready to wait like this, in front of this store.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "redis")),
+        expect(clippy::unnecessary_wraps, reason = "the mode lease needs nothing")
+    )]
     pub(crate) fn before(
         self,
         #[cfg_attr(
