@@ -1,6 +1,6 @@
 //! Real faults on real processes, for as long as one likes: what the target `fleet` of the command line's tests does in short.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::clients;
 use crate::shell::{self, cargo};
@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         println!("{USAGE}");
         return Ok(());
     }
-    let Wish { store, told } = wish(arguments).with_context(|| USAGE)?;
+    let Wish { store, told } = wish(arguments).map_err(|error| anyhow!("{error:#}\n\n{USAGE}"))?;
     clients::servers()?;
     for (_, test) in TESTS
         .iter()
