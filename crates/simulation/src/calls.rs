@@ -136,11 +136,16 @@ impl Caller {
         let began = self.witness.now();
         let before = began.saturating_sub(SEEN_WITHIN);
         let awake = self.process.gate.stood_still_since(before).is_zero();
-        let knows = awake && self.process.link.was_good_since(before);
-        let seen = self.witness.seen();
-        let known = seen
+        let informed = awake && self.process.link.was_good_since(before);
+        let witnessed = self.witness.seen();
+        let known = witnessed
             .stored_at(connection, before)
-            .filter(|_| knows && seen.lost_commits_at.is_none_or(|at| at + EPOCH_SEEN < before))
+            .filter(|_| {
+                informed
+                    && witnessed
+                        .lost_commits_at
+                        .is_none_or(|at| at + EPOCH_SEEN < before)
+            })
             .map(|stored| {
                 let disconnected = matches!(stored.status, ConnectionStatus::Disconnected { .. });
                 (stored.version, disconnected)
@@ -159,7 +164,7 @@ impl Caller {
             .find(|stored| stored.access_token.as_deref() == Some(text))
             .map(|stored| stored.version);
         let issued = seen.grants.access.get(text).copied();
-        let of_it = issued.is_some_and(|(grant, _)| seen.grants.grants[grant].connection == connection);
+        let of_it = issued.is_some_and(|(grant, _)| seen.grants.all[grant].connection == connection);
         let ends = issued.map(|(_, ends)| ends);
         drop(seen);
         // What is in hand and not stored yet serves, too.

@@ -106,10 +106,13 @@ impl Gate {
 
     /// Goes on at once, unless the process was stopped or killed a moment ago.
     pub(crate) async fn pass(&self) {
-        poll_fn(|_| match self.is_running() {
-            true => Poll::Ready(()),
-            // The task is polled again once the process goes on.
-            false => Poll::Pending,
+        poll_fn(|_| {
+            if self.is_running() {
+                Poll::Ready(())
+            } else {
+                // The task is polled again once the process goes on.
+                Poll::Pending
+            }
         })
         .await;
     }

@@ -62,7 +62,7 @@ pub(crate) struct Grants {
     kind: Kind,
     family: bool,
     lifetime: Duration,
-    pub(crate) grants: Vec<Grant>,
+    pub(crate) all: Vec<Grant>,
     pub(crate) refresh: BTreeMap<String, Refresh>,
     /// Whose, and when it ends.
     pub(crate) access: BTreeMap<String, (usize, Duration)>,
@@ -74,7 +74,7 @@ impl Grants {
             kind,
             family,
             lifetime,
-            grants: Vec::new(),
+            all: Vec::new(),
             refresh: BTreeMap::new(),
             access: BTreeMap::new(),
         }
@@ -82,12 +82,12 @@ impl Grants {
 
     /// A customer consents.
     pub(crate) fn consent(&mut self, connection: usize, now: Duration) -> Issue {
-        self.grants.push(Grant {
+        self.all.push(Grant {
             connection,
             ended: None,
             issued: 0,
         });
-        let grant = self.grants.len() - 1;
+        let grant = self.all.len() - 1;
         let refresh_token = self.new_refresh_token(grant);
         self.issue(grant, refresh_token, now)
     }
@@ -119,7 +119,7 @@ impl Grants {
         let Some(refresh) = self.refresh.get(token) else {
             return false;
         };
-        let alive = self.grants[refresh.grant].ended.is_none() && !refresh.revoked;
+        let alive = self.all[refresh.grant].ended.is_none() && !refresh.revoked;
         alive
             && match (self.kind, refresh.accepted_at) {
                 (Kind::Never, _) | (_, None) => true,
@@ -132,7 +132,7 @@ impl Grants {
     pub(crate) fn serves(&self, token: &str, now: Duration) -> bool {
         self.access
             .get(token)
-            .is_some_and(|(grant, ends)| now < *ends && self.grants[*grant].ended.is_none())
+            .is_some_and(|(grant, ends)| now < *ends && self.all[*grant].ended.is_none())
     }
 
     /// RFC 7009. Where spent tokens are watched, one token stands for the whole family; else for itself alone.
@@ -148,7 +148,7 @@ impl Grants {
     }
 
     pub(crate) fn end(&mut self, grant: usize, why: End, now: Duration) {
-        self.grants[grant].ended.get_or_insert((now, why));
+        self.all[grant].ended.get_or_insert((now, why));
     }
 
     /// The grant that a refresh token redeems.
@@ -157,8 +157,8 @@ impl Grants {
     }
 
     fn new_refresh_token(&mut self, grant: usize) -> String {
-        self.grants[grant].issued += 1;
-        let token = format!("{CANARY}refresh-{grant}-{}", self.grants[grant].issued);
+        self.all[grant].issued += 1;
+        let token = format!("{CANARY}refresh-{grant}-{}", self.all[grant].issued);
         let refresh = Refresh {
             grant,
             accepted_at: None,

@@ -225,7 +225,7 @@ impl Provider {
             Fate::CutAfter => return,
             Fate::BadGatewayAfter => Answer::page(502).bytes(),
             Fate::Garbled if answer.status == 200 => Answer::page(200).bytes(),
-            Fate::Truncated => whole[..1 + self.dice.below(whole.len() - 1)].to_vec(),
+            Fate::Truncated => whole[..=self.dice.below(whole.len() - 1)].to_vec(),
             Fate::Doubled => [whole.as_slice(), whole.as_slice()].concat(),
             _ => whole.clone(),
         };

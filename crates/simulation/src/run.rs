@@ -72,13 +72,11 @@ pub fn run(seed: u64, class: Option<Class>, tracing: Tracing) -> Report {
         if let Some(line) = captured.leaked() {
             world.shared.witness.blame(Oracle::Secrets, line);
         }
-        let seen = world.shared.witness.seen();
-        let redeemed = seen
-            .exchanges
-            .iter()
-            .filter(|exchange| exchange.brought_tokens())
-            .count();
-        drop(seen);
+        let redeemed = {
+            let witnessed = world.shared.witness.seen();
+            let exchanges = witnessed.exchanges.iter();
+            exchanges.filter(|exchange| exchange.brought_tokens()).count()
+        };
         Report {
             seed,
             class: scenario.class,

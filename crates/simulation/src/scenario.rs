@@ -76,6 +76,10 @@ pub(crate) enum Kind {
 }
 
 /// One run, before it begins.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is drawn by itself, and all of them are told"
+)]
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
     pub(crate) seed: u64,

@@ -14,7 +14,12 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 use evergrant_store::SqliteStore;
-use evergrant_store::contract::*;
+use evergrant_store::contract::{
+    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
+    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
+    Pulse, Refreshed, Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, StoredEvent,
+    Usage,
+};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 

@@ -434,18 +434,20 @@ impl Witness {
         let Some(grant) = seen.grants.grant_of(&token) else {
             return;
         };
-        let ended = seen.grants.grants[grant].ended.map(|(_, why)| why);
+        let ended = seen.grants.all[grant].ended.map(|(_, why)| why);
         let redeems = seen.grants.redeems(&token, self.now());
         let came_back = |it: &Regressed| seen.grants.grant_of(&it.refresh_token) == Some(grant);
         if seen.regressed.iter().any(came_back) {
             return;
         }
-        let lost = seen.lost_an_answer(grant) || seen.lost_a_holder(&token);
+        let unknown = seen.lost_an_answer(grant) || seen.lost_a_holder(&token);
         let right = match reason {
             ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
             ReconnectReason::RedemptionOutcomeLost => {
                 ended == Some(End::Customer)
-                    || (lost && self.scenario.kind != Kind::Never && !(self.scenario.introspects && redeems))
+                    || (unknown
+                        && self.scenario.kind != Kind::Never
+                        && !(self.scenario.introspects && redeems))
             }
             ReconnectReason::WrongClient
             | ReconnectReason::AccountMismatch
@@ -454,7 +456,7 @@ impl Witness {
         };
         if !right {
             let what = format!(
-                "connection {connection} says {} of {token}; the grant's end: {ended:?}, it redeems: {redeems}, an answer was lost: {lost}",
+                "connection {connection} says {} of {token}; the grant's end: {ended:?}, it redeems: {redeems}, an answer was lost: {unknown}",
                 reason.as_str()
             );
             self.blame_under(seen, Oracle::CondemnedRightly, what);
@@ -521,11 +523,8 @@ impl Exchange {
 impl Seen {
     /// Refresh tokens of a connection that some process had in hand, and that the provider would accept.
     pub(crate) fn held_and_alive(&self, connection: usize, now: Duration) -> Vec<String> {
-        let stored = self.connections[connection]
-            .history
-            .iter()
-            .filter_map(|stored| stored.refresh_token.clone());
-        let last = stored.last();
+        let mut stored = self.connections[connection].history.iter().rev();
+        let last = stored.find_map(|stored| stored.refresh_token.clone());
         let answers = self.exchanges.iter().filter_map(|exchange| {
             let safe = exchange.delivered? + TO_STORE;
             let issue = exchange.issue.as_ref()?;
@@ -546,7 +545,7 @@ impl Seen {
     /// Whose a refresh token is, while it is of the grant that the store holds.
     pub(crate) fn connection_of(&self, refresh_token: &str) -> Option<usize> {
         let grant = self.grants.grant_of(refresh_token)?;
-        Some(self.grants.grants[grant].connection)
+        Some(self.grants.all[grant].connection)
     }
 
     fn same_grant(&self, one: &str, other: &str) -> bool {
@@ -562,7 +561,7 @@ impl Seen {
                 .is_some_and(|(_, token)| self.grants.grant_of(token) == Some(grant));
             let known = exchange.delivered.is_some() && exchange.definite;
             let stored = exchange.issue.as_ref().is_some_and(|issue| {
-                self.connections[self.grants.grants[grant].connection]
+                self.connections[self.grants.all[grant].connection]
                     .stored_access_tokens
                     .contains(&issue.access_token)
             });
