@@ -128,6 +128,8 @@ async fn migration_is_killed(store: Store, steps: &str) {
 // Check 25.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_is_killed_half_way_is_done_by_the_next() {
-    migration_is_killed(Store::Sqlite, "pwrite64,fdatasync").await;
-    migration_is_killed(Store::postgres(), "sendto,writev").await;
+    tokio::join!(
+        migration_is_killed(Store::Sqlite, "pwrite64,fdatasync"),
+        migration_is_killed(Store::postgres(), "sendto,writev")
+    );
 }
