@@ -263,7 +263,11 @@ impl Keeper {
         let sight = self.inner.cache.sight(id);
         let held = self.held(id).await?;
         let stored = self.usable(&held)?;
-        if held.connection.version > version {
+        // Rule 18: sets are compared by what they are. One that was served before it was stored may have lost its number.
+        let another = self.inner.cache.find(id).is_some_and(|sent| {
+            sent.version == version && sent.access_token.expose() != stored.access_token.expose()
+        });
+        if held.connection.version > version || another {
             // A stale token: the newer one is taken through the same door as for any call. The feed may not have told of it
             // yet, and then it is the stale one that is at hand.
             self.inner.cache.keep(&stored, sight);
@@ -308,6 +312,7 @@ impl Keeper {
         if_version: Option<Version>,
         renewal: Renewal,
     ) -> Result<RefreshReport, KeepError> {
+        let sight = self.inner.cache.sight(id);
         let held = self.held(id).await?;
         let before = held.connection.version;
         let as_it_is = |why| RefreshReport {
@@ -322,7 +327,11 @@ impl Keeper {
             Ok(token) if token.kind == Kind::Static => {
                 return Ok(as_it_is("a static token has nothing to refresh"));
             }
-            Ok(_) => renewal,
+            // What the caller is told of is what is served from now on.
+            Ok(token) => {
+                self.inner.cache.keep(&token, sight);
+                renewal
+            }
             Err(_) if LeaseOn::LostOutcome.allows(&held.connection.status) => Renewal::Forced,
             Err(error) => return Err(error),
         };

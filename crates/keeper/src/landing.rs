@@ -200,6 +200,8 @@ impl Keeper {
             Ok(News::Ashore(Ashore::Stored(held))) => Turn::Over(self.landed(&held, sight)),
             Ok(News::Ashore(Ashore::Superseded)) => Turn::Moved,
             Ok(News::Ashore(Ashore::Disconnected)) => Turn::Over(Err(KeepError::Disconnected)),
+            // Past its lease somebody else may have redeemed, and stored another set under the number that this one would have.
+            Ok(News::Afloat) if !holding.tenure.lasts(self.inner.clock.boot()) => Turn::LookAgain,
             Ok(News::Afloat) => match answer.ahead_of(&holding.held) {
                 Some(ahead) => Turn::Over(self.landed(&ahead, sight)),
                 None => Turn::LookAgain,

@@ -184,7 +184,10 @@ impl Keeper {
         if let (Why::Rejected { version }, Some(token)) = (why, &at_hand) {
             let now = self.inner.clock.now();
             match self.inner.store.begin_cooldown(id, version, now).await? {
-                CooldownAnswer::Holds(cooldown) if cooldown.forbids(held.connection.issued_at, now) => {
+                // A token that is past its end is redeemed for that, whatever a 401 may cost.
+                CooldownAnswer::Holds(cooldown)
+                    if cooldown.forbids(held.connection.issued_at, now) && self.due(held) != Due::Hard =>
+                {
                     return Ok(Turn::Over(Ok(token.clone())));
                 }
                 CooldownAnswer::Began(_) | CooldownAnswer::Holds(_) => {}

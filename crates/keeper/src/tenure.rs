@@ -27,6 +27,11 @@ impl Tenure {
         }
     }
 
+    /// Whether nobody can have taken it over, as far as this process can know alone.
+    pub(crate) fn lasts(&self, boot: Duration) -> bool {
+        boot < *self.lasts_until.lock()
+    }
+
     fn ends(&self) -> Duration {
         self.taken_at + LEASE_MAX
     }

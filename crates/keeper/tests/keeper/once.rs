@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use evergrant_domain::Version;
+use evergrant_domain::redemption::LEASE;
 use evergrant_keeper::{KeepError, Keeper, Renewal};
 use evergrant_store::StoreError;
 use futures_util::future::join_all;
 use hubspot_sim::{Fault, FaultKind};
 
-use crate::steps::{Moment, Steps};
+use crate::steps::{self, Moment, Steps};
 use crate::world::{self, PAST_EXPIRY, World, assert_redeemed_once};
 
 pub(crate) async fn ask(keeper: &Keeper, callers: usize) -> Vec<String> {
@@ -323,4 +325,50 @@ async fn without_the_store_a_token_at_hand_serves_for_a_while_and_no_longer() {
     away.store(false, Ordering::SeqCst);
     assert!(keeper.current(&connection.id, None).await.is_ok());
     assert_eq!(world.hubspot.ledger().token_requests, 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_its_lease_has_ended_serves_nobody_before_it_is_stored() {
+    let world = Arc::new(World::new().await);
+    let (store, vault) = world.store().await;
+    let away = Arc::new(AtomicBool::new(false));
+    let (moved, gone) = (world.clone(), away.clone());
+    let store = Steps::watched(store, move |step, _| {
+        if step == "land" && !gone.swap(true, Ordering::SeqCst) {
+            // The process was stopped with the answer in its hand.
+            moved.pass(LEASE + Duration::from_secs(1));
+        }
+        if gone.load(Ordering::SeqCst) {
+            return Err(steps::gone(false));
+        }
+        Ok(())
+    });
+    let keeper = world::keeper(world.app(), store, vault, world.clock.clone());
+    let connection = world.connected(&keeper).await;
+    world.pass(PAST_EXPIRY);
+    // Somebody else may have stored another set as version 2 by now.
+    let error = keeper.current(&connection.id, None).await.unwrap_err();
+    assert!(matches!(error, KeepError::StoreUnavailable { .. }), "{error:?}");
+    away.store(false, Ordering::SeqCst);
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert_eq!(token.version, Version::new(2));
+    assert_eq!(world.hubspot.ledger().refreshes_accepted, 1);
+}
+
+#[tokio::test]
+async fn what_a_refresh_that_was_asked_for_reports_is_served_from_then_on() {
+    let world = World::new().await;
+    let (first, second) = (world.keeper().await, world.keeper().await);
+    let connection = world.connected(&first).await;
+    first.current(&connection.id, None).await.unwrap();
+    second
+        .refresh(&connection.id, None, Renewal::Forced)
+        .await
+        .unwrap();
+    let report = first.refresh(&connection.id, None, Renewal::IfOld).await.unwrap();
+    let token = first.current(&connection.id, None).await.unwrap();
+    assert_eq!(
+        (report.version, token.version),
+        (Version::new(2), Version::new(2))
+    );
 }

@@ -71,6 +71,24 @@ async fn an_upstream_that_always_answers_401_costs_one_redemption_per_cooldown()
 }
 
 #[tokio::test]
+async fn a_token_that_is_past_its_end_is_refreshed_for_a_401_whatever_the_cooldown_says() {
+    let world = World::new().await;
+    world.hubspot.set_token_ttl(Duration::from_secs(30));
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    for version in [1, 2] {
+        let after = keeper
+            .rejected(&connection.id, Version::new(version), Class::Expired)
+            .await
+            .unwrap();
+        assert_eq!(shown(&after).0, Some(version + 1));
+        // Within the cooldown, and longer than the token lives.
+        world.pass(Duration::from_secs(31));
+    }
+    assert_redeemed_once(&world.hubspot);
+}
+
+#[tokio::test]
 async fn a_redemption_that_brought_nothing_does_not_use_the_cooldown_up() {
     for kind in [
         FaultKind::Locked,
