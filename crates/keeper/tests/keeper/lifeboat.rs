@@ -17,6 +17,9 @@ use tokio::sync::Semaphore;
 use crate::steps::{Moment, Steps, gone};
 use crate::world::{self, CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
 
+/// What has not happened after so long never does.
+const FOR_EVER: Duration = Duration::from_secs(120);
+
 /// A world whose provider replaces every refresh token, and kills the whole grant where one is presented again.
 async fn rotating() -> World {
     World::with(hubspot_sim::Rotation::Always).await
@@ -64,9 +67,22 @@ async fn entries(world: &World) -> usize {
 
 /// Waits until nothing is in the lifeboat any more.
 async fn until_empty(world: &World) {
-    while entries(world).await > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let empty = async {
+        while entries(world).await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(FOR_EVER, empty).await.expect("it empties");
+}
+
+/// Waits until something was tried so often.
+async fn until_tried(times: &AtomicUsize, at_least: usize) {
+    let tried = async {
+        while times.load(Ordering::SeqCst) < at_least {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(FOR_EVER, tried).await.expect("it is tried");
 }
 
 async fn version(keeper: &Keeper, connection: &Connection) -> Version {
@@ -247,9 +263,7 @@ async fn an_entry_stays_until_a_read_shows_that_it_has_landed() {
     let connection = world.connected(&keeper).await;
     world.pass(PAST_EXPIRY);
     keeper.current(&connection.id, None).await.unwrap();
-    while looks.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_tried(&looks, 2).await;
     assert_eq!(entries(&world).await, 1);
     blind.store(false, Ordering::SeqCst);
     until_empty(&world).await;
@@ -309,9 +323,7 @@ async fn with_store_and_lifeboat_away_the_token_serves_and_both_are_tried_until_
         let keeper = keeper.clone();
         async move { keeper.shutdown().await }
     });
-    while full.tries.load(Ordering::SeqCst) < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_tried(&full.tries, 3).await;
     assert!(!stopped.is_finished());
     full.room.store(true, Ordering::SeqCst);
     stopped.await.unwrap();
