@@ -2,16 +2,19 @@
 //!
 //! It takes part in nothing. What it knows, no process of a run ever learns.
 
+mod seen;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::redemption::LEASE;
-use evergrant_domain::{ConnectionId, ConnectionStatus, ReconnectReason, Rotation, Version};
+use evergrant_domain::{ConnectionId, ConnectionStatus, ReconnectReason, Rotation};
 use evergrant_store::contract::{Held, LeaseOn};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::seen::{Exchange, Regressed, Seen, Stored, Watched};
 use crate::gate::Gate;
-use crate::grants::{End, Grants, Issue, Presented};
+use crate::grants::{End, Grants, Presented};
 use crate::process::connection_id;
 use crate::scenario::{Kind, Scenario};
 use crate::trace::Trace;
@@ -23,71 +26,6 @@ pub(crate) struct Witness {
     pub(crate) trace: Trace,
     pub(crate) scenario: Arc<Scenario>,
     seen: Arc<Mutex<Seen>>,
-}
-
-/// What was seen so far.
-pub(crate) struct Seen {
-    pub(crate) grants: Grants,
-    pub(crate) exchanges: Vec<Exchange>,
-    pub(crate) connections: Vec<Watched>,
-    /// Since when the store must know that the provider rotates.
-    rotation_known: Option<Duration>,
-    /// Who took the right to present which refresh token.
-    takers: Vec<(String, Gate)>,
-    /// Refresh tokens with an attempt that nobody could take back.
-    excused: std::collections::BTreeSet<String>,
-    /// When the database last lost commits.
-    pub(crate) lost_commits_at: Option<Duration>,
-    /// What it shows since then although something newer had been stored.
-    regressed: Vec<Regressed>,
-    violations: Vec<Violation>,
-}
-
-/// A refresh token that came back from the past.
-struct Regressed {
-    refresh_token: String,
-    at: Duration,
-    /// Who had stored the newer one, and has it still.
-    holder: String,
-}
-
-/// One connection to the provider, and what went over it.
-pub(crate) struct Exchange {
-    pub(crate) process: String,
-    gate: Gate,
-    /// When the first byte of a redemption left, and which refresh token it presents.
-    sent: Option<(Duration, String)>,
-    /// When the process let go of it.
-    pub(crate) over: Option<Duration>,
-    /// The provider has judged it, and said so in an answer that means it.
-    definite: bool,
-    issue: Option<Issue>,
-    /// How many bytes the whole answer has, and how many were read.
-    length: Option<usize>,
-    read: usize,
-    /// When the process had the whole answer.
-    delivered: Option<Duration>,
-}
-
-/// What the store holds of a connection, as it changed.
-#[derive(Default)]
-pub(crate) struct Watched {
-    pub(crate) history: Vec<Stored>,
-    /// Every access token that was ever the stored one.
-    stored_access_tokens: std::collections::BTreeSet<String>,
-    pub(crate) purged: bool,
-}
-
-/// A connection between two commits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) since: Duration,
-    pub(crate) version: Version,
-    pub(crate) status: ConnectionStatus,
-    pub(crate) refresh_token: Option<String>,
-    pub(crate) access_token: Option<String>,
-    /// Who stored it.
-    pub(crate) by: String,
 }
 
 impl Witness {
@@ -401,10 +339,13 @@ impl Witness {
             ),
         );
         if let (Some(last), true) = (&last, lost_commits) {
-            if let Some(refresh_token) = stored
-                .refresh_token
-                .clone()
-                .filter(|_| stored.version < last.version)
+            // Where the newer state had another refresh token, somebody holds it.
+            if let Some(refresh_token) = stored.refresh_token.clone()
+                && last
+                    .refresh_token
+                    .as_ref()
+                    .is_some_and(|newer| *newer != refresh_token)
+                && stored.version < last.version
             {
                 seen.regressed.push(Regressed {
                     refresh_token,
@@ -512,75 +453,6 @@ const TO_NOTE: Duration = Duration::from_secs(20);
 const GIVEN_BACK: Duration = Duration::from_secs(15);
 /// How long a process that lives may take to bring an answer to safety.
 const TO_STORE: Duration = Duration::from_secs(5);
-
-impl Exchange {
-    /// Whether a refresh token was redeemed by it.
-    pub(crate) fn brought_tokens(&self) -> bool {
-        self.issue.is_some()
-    }
-}
-
-impl Seen {
-    /// Refresh tokens of a connection that some process had in hand, and that the provider would accept.
-    pub(crate) fn held_and_alive(&self, connection: usize, now: Duration) -> Vec<String> {
-        let mut stored = self.connections[connection].history.iter().rev();
-        let last = stored.find_map(|stored| stored.refresh_token.clone());
-        let answers = self.exchanges.iter().filter_map(|exchange| {
-            let safe = exchange.delivered? + TO_STORE;
-            let issue = exchange.issue.as_ref()?;
-            let of_it = self.connection_of(&issue.refresh_token)? == connection;
-            (of_it && !exchange.gate.lived_shorter_than(safe)).then(|| issue.refresh_token.clone())
-        });
-        let grant = last.as_ref().and_then(|token| self.grants.grant_of(token));
-        let mut alive: Vec<String> = answers
-            .chain(last)
-            // Of the last grant: what an earlier consent brought was left to the provider when the customer consented anew.
-            .filter(|token| self.grants.grant_of(token) == grant && self.grants.redeems(token, now))
-            .collect();
-        alive.sort();
-        alive.dedup();
-        alive
-    }
-
-    /// Whose a refresh token is, while it is of the grant that the store holds.
-    pub(crate) fn connection_of(&self, refresh_token: &str) -> Option<usize> {
-        let grant = self.grants.grant_of(refresh_token)?;
-        Some(self.grants.all[grant].connection)
-    }
-
-    fn same_grant(&self, one: &str, other: &str) -> bool {
-        self.grants.grant_of(one) == self.grants.grant_of(other)
-    }
-
-    /// Whether a presentation of this grant may have been accepted without its answer being stored.
-    pub(crate) fn lost_an_answer(&self, grant: usize) -> bool {
-        self.exchanges.iter().any(|exchange| {
-            let of_it = exchange
-                .sent
-                .as_ref()
-                .is_some_and(|(_, token)| self.grants.grant_of(token) == Some(grant));
-            let known = exchange.delivered.is_some() && exchange.definite;
-            let stored = exchange.issue.as_ref().is_some_and(|issue| {
-                self.connections[self.grants.all[grant].connection]
-                    .stored_access_tokens
-                    .contains(&issue.access_token)
-            });
-            of_it && !stored && (!known || exchange.issue.is_some())
-        })
-    }
-
-    /// Whether a process that had the right to present it is gone, or could not give it back: nobody knows what it did.
-    fn lost_a_holder(&self, refresh_token: &str) -> bool {
-        let gone = |(token, gate): &(String, Gate)| token == refresh_token && gate.is_killed();
-        self.excused.contains(refresh_token) || self.takers.iter().any(gone)
-    }
-
-    /// What the store held of a connection at a moment.
-    pub(crate) fn stored_at(&self, connection: usize, at: Duration) -> Option<&Stored> {
-        let history = &self.connections[connection].history;
-        history.iter().rev().find(|stored| stored.since <= at)
-    }
-}
 
 /// The rotation that the app is configured with.
 pub(crate) fn configured_rotation(scenario: &Scenario) -> Rotation {
