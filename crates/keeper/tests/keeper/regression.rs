@@ -123,9 +123,14 @@ async fn after_a_failover_everything_at_hand_is_compared_though_nobody_asks() {
     let rolled = RolledBack::with(Keeper::start).await;
     // The store is asked who it is every now and then.
     rolled.world.pass(Duration::from_secs(11));
-    while rolled.stored().await.version != rolled.token.version {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let put_back = async {
+        while rolled.stored().await.version != rolled.token.version {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), put_back)
+        .await
+        .expect("it is put back");
     assert_eq!(rolled.regressions().await, 1);
     rolled.keeper.shutdown().await;
     assert_redeemed_once(&rolled.world.hubspot);
