@@ -16,6 +16,9 @@ use crate::witness::Witness;
 /// How long what another process did may stay unknown: one look at the feed, a look that just began, and their ways.
 const SEEN_WITHIN: Duration = Duration::from_millis(1500);
 
+/// How long a flight goes on.
+const FLIGHT_LASTS: Duration = Duration::from_secs(60);
+
 /// How long until every process knows that the store is another one, and reads its feed from the beginning.
 const EPOCH_SEEN: Duration = Duration::from_secs(12);
 
@@ -185,7 +188,9 @@ impl Caller {
             );
             self.witness.blame(Oracle::SeenInTime, what);
         }
-        let stopped = !self.process.gate.stood_still_since(expected.began).is_zero();
+        // Callers of a flight get its result, and a flight may have stood still for long.
+        let flight_began = expected.began.saturating_sub(FLIGHT_LASTS);
+        let stopped = !self.process.gate.stood_still_since(flight_began).is_zero();
         if ends.is_some_and(|ends| ends <= now) && !stopped && !self.witness.scenario.wall_time_jumps() {
             let what = format!("{name} hands out {text}, which ended at {ends:?}");
             self.witness.blame(Oracle::ServesFresh, what);

@@ -385,7 +385,8 @@ impl Witness {
         let right = match reason {
             ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
             ReconnectReason::RedemptionOutcomeLost => {
-                ended == Some(End::Customer)
+                // A family that died of a replay died of ours, and whether that was right is judged where it was made.
+                matches!(ended, Some(End::Customer | End::Replay))
                     || (unknown
                         && self.scenario.kind != Kind::Never
                         && !(self.scenario.introspects && redeems))
@@ -423,9 +424,9 @@ impl Witness {
                 continue;
             }
             // Reconnected or disconnected meanwhile, or another's answer was stored: this one is the past.
-            let moved = watched.history.iter().any(|stored| {
-                stored.since >= *sent && stored.refresh_token.as_deref() != Some(token.as_str())
-            });
+            let before = seen.stored_at(connection, *sent).map(|stored| stored.version);
+            let mut later = watched.history.iter().filter(|stored| stored.since >= *sent);
+            let moved = later.any(|stored| Some(stored.version) > before);
             if moved
                 || seen.lost_commits_at.is_some()
                 || exchange.gate.lived_shorter_than(delivered + TO_STORE)
