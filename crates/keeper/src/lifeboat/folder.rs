@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -73,10 +73,7 @@ impl LifeboatFolder {
             path: path.clone(),
             strange: Mutex::default(),
         };
-        // Nothing says that a folder can be written as well as writing to it.
-        let probe = format!("probe-{}", uuid::Uuid::now_v7());
-        folder.keep(&probe, b"probe").map_err(unusable)?;
-        folder.remove(&probe).map_err(unusable)?;
+        folder.try_out().map_err(unusable)?;
         Ok(Self(Arc::new(folder)))
     }
 
@@ -109,23 +106,18 @@ impl Lifeboat for LifeboatFolder {
 }
 
 impl Folder {
+    /// Nothing says that a folder can be written as well as writing to it. Never an entry, or others would try to land it.
+    fn try_out(&self) -> io::Result<()> {
+        let probe = self.unfinished(&format!("probe-{}", uuid::Uuid::now_v7()))?;
+        let mut file = self.held_alone(&probe)?;
+        let written = write_whole(&mut file, b"probe");
+        fs::remove_file(&probe)?;
+        written
+    }
+
     fn keep(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
         let unfinished = self.unfinished(name)?;
-        let made = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600);
-            options.open(&unfinished)
-        };
-        let mut file = match made() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.finish_what_the_dead_left()?;
-                made()?
-            }
-            made => made?,
-        };
-        // Held until the file has its name: who finds an unfinished file that nobody holds knows that its writer is gone.
-        // Whoever was taken for dead before this line fails to rename, and is told.
-        file.lock()?;
+        let mut file = self.held_alone(&unfinished)?;
         let written = write_whole(&mut file, sealed)
             .and_then(|()| fs::rename(&unfinished, self.file(name)))
             // The name, too, must outlive the loss of power.
@@ -134,6 +126,27 @@ impl Folder {
             let _ = fs::remove_file(&unfinished);
         }
         written
+    }
+
+    /// A new file of this name, held until it is dropped: who finds an unfinished file that nobody holds knows that its writer is
+    /// gone.
+    fn held_alone(&self, unfinished: &Path) -> io::Result<File> {
+        loop {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            let file = match options.open(unfinished) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.finish_what_the_dead_left()?;
+                    options.open(unfinished)?
+                }
+                made => made?,
+            };
+            file.lock()?;
+            // Between making and holding it, another process may have taken its writer for dead and swept it away.
+            if file.metadata()?.nlink() > 0 {
+                return Ok(file);
+            }
+        }
     }
 
     fn entries(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
@@ -179,11 +192,16 @@ impl Folder {
             if held.try_lock().is_err() {
                 continue;
             }
-            match fs::read(&path) {
-                Ok(bytes) if bytes.last() == Some(&END) => fs::rename(&path, self.file(name))?,
-                Ok(_) => fs::remove_file(&path)?,
-                Err(_) => {}
-            }
+            let finished = match fs::read(&path) {
+                Ok(bytes) if bytes.last() == Some(&END) => fs::rename(&path, self.file(name)),
+                Ok(_) => fs::remove_file(&path),
+                Err(_) => Ok(()),
+            };
+            // Another process was quicker.
+            finished.or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
         }
         Ok(())
     }
@@ -274,6 +292,27 @@ mod tests {
         folder.0.remove("c1.7.2.x").unwrap();
         folder.0.remove("c1.7.2.x").unwrap();
         assert_eq!(names(&folder), ["c0.1.1.y"]);
+    }
+
+    #[test]
+    fn processes_that_share_a_folder_never_sweep_away_what_another_one_is_writing() {
+        let home = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            for writer in 0..4 {
+                let path = home.path().join("lifeboat");
+                threads.spawn(move || {
+                    for round in 0..50 {
+                        let folder = LifeboatFolder::open(&path).unwrap();
+                        let name = format!("c{writer}.{round}");
+                        folder.0.keep(&name, b"sealed").unwrap();
+                        assert!(names(&folder).contains(&name));
+                        assert_eq!(folder.0.strange.lock().len(), 0);
+                    }
+                });
+            }
+        });
+        let folder = LifeboatFolder::open(home.path().join("lifeboat")).unwrap();
+        assert_eq!(names(&folder).len(), 200);
     }
 
     #[test]
