@@ -68,6 +68,10 @@ impl Keeper {
 
     /// The redemption is over for this reason; the token at hand goes on serving.
     pub(crate) fn over(&self, holding: &Holding, error: KeepError) -> Turn {
+        // Whoever was stopped past its lease may have been overtaken: what is stored counts, not what it has met.
+        if !holding.tenure.lasts(self.inner.clock.boot()) {
+            return Turn::LookAgain;
+        }
         if let Some(token) = &holding.at_hand {
             self.rest(token, &error);
         }

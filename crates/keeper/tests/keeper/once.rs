@@ -372,3 +372,31 @@ async fn what_a_refresh_that_was_asked_for_reports_is_served_from_then_on() {
         (Version::new(2), Version::new(2))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_was_overtaken_while_it_was_stopped_uses_what_is_stored() {
+    let world = Arc::new(World::new().await);
+    let other = world.keeper().await;
+    let connection = world.connected(&other).await;
+    let (store, vault) = world.store().await;
+    let (moved, overtakes, id) = (world.clone(), other.clone(), connection.id.clone());
+    let store = Steps::watched(store, move |step, moment| {
+        if (step, moment) == ("give_up", Moment::After) {
+            moved.pass(LEASE + Duration::from_secs(1));
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    let runtime = tokio::runtime::Runtime::new().unwrap();
+                    let refreshed = overtakes.refresh(&id, None, Renewal::Forced);
+                    assert!(runtime.block_on(refreshed).unwrap().redeemed);
+                });
+            });
+        }
+        Ok(())
+    });
+    let keeper = world::keeper(world.app(), store, vault, world.clock.clone());
+    world.pass(PAST_EXPIRY);
+    world.hubspot.arm(Fault::token(FaultKind::Locked));
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert_eq!(token.version, Version::new(2));
+    assert_redeemed_once(&world.hubspot);
+}
