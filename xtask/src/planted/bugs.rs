@@ -179,7 +179,7 @@ pub(super) const BUGS: &[Bug] = &[
 pub(super) const EDITS: &[Edit] = &[
     Edit {
         file: "crates/store/src/sqlite/simulated.rs",
-        find: r#"        // The schema asks the system's clock"#,
+        find: "        // The schema asks the system's clock",
         replace: r#"        sql.create_scalar_function("planted", 1, FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS, |context| {
             let bug: String = context.get(0)?;
             Ok(std::env::var("EVERGRANT_PLANTED").is_ok_and(|on| on == bug))
