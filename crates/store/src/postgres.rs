@@ -1,9 +1,11 @@
 //! The store in a PostgreSQL database, for any number of processes on any number of machines.
 //!
-//! Every write is one transaction at READ COMMITTED that locks its connection's row first: what it reads afterwards stands
-//! until it commits, so "one statement" in PROTOCOL.md reads "one transaction under the row's lock" here, and transactions on
-//! different connections do not wait for each other. What nobody can lock, a row that is not there yet, the unique indexes
-//! judge; whoever came second begins anew and sees the first.
+//! What each redemption does is one statement, which is its own transaction: an `UPDATE` at READ COMMITTED that had to wait for
+//! another one judges the row as that left it. One whose answer is lost is asked for again, so each finds what it did before.
+//! Every other write is a transaction that locks its connection's row first: what it reads afterwards stands until it commits,
+//! so "one statement" in PROTOCOL.md reads "one transaction under the row's lock" there. Transactions on different connections
+//! do not wait for each other. What nobody can lock, a row that is not there yet, the unique indexes judge; whoever came second
+//! begins anew and sees the first.
 //!
 //! Start reading at `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `db` for
 //! what a failure means and when a transaction is repeated, at `open` for what is refused.

@@ -649,3 +649,43 @@ async fn no_error_shows_a_value() {
     assert!(matches!(error, StoreError::Corrupt { .. }));
     assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
 }
+
+// Rule 18: "failover, restored backup".
+#[tokio::test]
+async fn a_backup_that_was_put_back_or_another_file_is_another_epoch() {
+    let file = File::new();
+    let store = file.open().await;
+    create(&store, "1").await;
+    let epoch = async || store.pulse().await.unwrap().epoch;
+    let first = epoch().await;
+    create(&store, "2").await;
+    assert_eq!(epoch().await, first);
+    let shown = file.raw();
+    shown
+        .execute(
+            "UPDATE sqlite_sequence SET seq = seq - 1 WHERE name = 'changes'",
+            [],
+        )
+        .unwrap();
+    let older = epoch().await;
+    assert_ne!(older, first, "it was further before");
+    assert_eq!(epoch().await, older);
+    let copy = file.folder.path().join("copy");
+    std::fs::copy(file.path(), &copy).unwrap();
+    std::fs::rename(&copy, file.path()).unwrap();
+    assert_ne!(epoch().await, older, "what is open is not what lies there");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_holds_up_no_exchanges() {
+    let store = File::new().open().await;
+    let crm = "crm".parse().unwrap();
+    let claim = async |seconds: i64| {
+        let now = Timestamp::from_millis(seconds * 1000);
+        store.claim_exchanges(&crm, 7, 10, now).await.unwrap()
+    };
+    assert_eq!([claim(100).await, claim(100).await, claim(100).await], [7, 3, 0]);
+    assert_eq!(claim(99).await, 0, "a process that is a little behind");
+    assert_eq!(claim(101).await, 7);
+    assert_eq!(claim(50).await, 7);
+}

@@ -74,6 +74,10 @@ pub(crate) async fn nothing_is_put_back_over_what_moved_meanwhile(fixture: &impl
         let older = restore(&a, "c1", stands, version, "older").await;
         assert!(older.is_none(), "{version} is not newer");
     }
+    assert!(
+        restore(&a, "c1", 1, stands + 1, "late").await.is_none(),
+        "it looked at what is there no more"
+    );
     assert!(restore(&a, "nobody", 1, 2, "x").await.is_none());
     assert_eq!(token_name(&a, "c1").await, name);
     // What another connection holds would be redeemed twice.
