@@ -29,7 +29,7 @@ pub(crate) async fn a_set_that_the_store_lost_is_put_back_whole(fixture: &impl F
         .unwrap();
     let lost = lease(&b, "c1", 1, LEASE).await;
     b.begin_cooldown(&id("c1"), Version::FIRST, at(2)).await.unwrap();
-    let head = a.change_head().await.unwrap();
+    let seen = a.change_head().await.unwrap();
 
     let held = restore(&a, "c1", 1, 5, "newest").await.expect("version 1 stands");
     let connection = &held.connection;
@@ -45,7 +45,7 @@ pub(crate) async fn a_set_that_the_store_lost_is_put_back_whole(fixture: &impl F
         id: id("c1"),
         version: Version::new(5),
     };
-    assert_eq!(b.changes(head).await.unwrap().0, [told]);
+    assert_eq!(b.changes(seen).await.unwrap().0, [told]);
     assert_eq!(b.events(&id("c1"), 1).await.unwrap()[0].version, Version::new(5));
 
     assert!(
