@@ -5,6 +5,7 @@
 
 mod access;
 mod columns;
+#[cfg(feature = "sqlite")]
 mod landing;
 mod upkeep;
 
@@ -23,6 +24,7 @@ use evergrant_domain::{
 pub(crate) use self::access::hex;
 pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorization, read_key, read_session};
 pub(crate) use self::columns::{Columns, label_list, list, strange};
+#[cfg(feature = "sqlite")]
 pub(crate) use self::landing::LandsAs;
 pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_event, read_revocation, read_revocation_state,
