@@ -232,3 +232,29 @@ fn simulation(simulate: &Path, bug: Option<&str>, class: &str, seeds: &[&str]) -
         printed,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_edit_has_its_place_and_every_bug_an_edit() {
+        for edit in EDITS {
+            let text = fs::read_to_string(shell::root().join(edit.file)).unwrap();
+            assert_eq!(
+                text.matches(edit.find).count(),
+                1,
+                "in {}: {}",
+                edit.file,
+                edit.find
+            );
+        }
+        for bug in BUGS {
+            assert!(
+                EDITS.iter().any(|edit| edit.replace.contains(bug.name)),
+                "{} is planted nowhere",
+                bug.name
+            );
+        }
+    }
+}
