@@ -34,10 +34,13 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
     )?;
     let key = VaultKey::generate();
     let key_file = made.write(KEY_FILE, &format!("{}\n", *key.to_base64()), Readable::ByOwner)?;
-    // The environment is left out: what is made here must fit what was written here.
-    let config = evergrant_config::load(Some(&config_file), [])?;
+    // With the environment, which wins over the file: the API key must be in the store that `serve` will use.
+    let config = local::configuration_at(Some(&config_file))?;
     made.files.extend(STORE_FILES.map(|name| folder.join(name)));
-    made.folders = vec![folder.join(STORE_FOLDER), config.lifeboat.dir.clone()];
+    made.folders = [folder.join(STORE_FOLDER), config.lifeboat.dir.clone()]
+        .into_iter()
+        .filter(|folder| folder.symlink_metadata().is_err())
+        .collect();
     let service = local::open(&config).await?;
     let engine = service.engine().clone();
     let api = Api::on(service, ListenSettings::from(&config.server));
@@ -56,11 +59,12 @@ pub(crate) async fn run(init: Init, output: Output) -> Result<(), Failure> {
         return print_json(&json!({"config": config_file, "key_file": key_file, "admin_key": admin_key}));
     }
     let config_shown = config_file.display();
+    let key_shown = config.vault.key.as_ref().map_or("", |key| key.source());
     output.fields(&[
         ("configuration", config_shown.to_string()),
         (
             "vault key",
-            format!("{} (keep a copy apart from the store)", key_file.display()),
+            format!("{key_shown} (keep a copy apart from the store)"),
         ),
         ("store", config.store.to_string()),
         (

@@ -74,6 +74,34 @@ fn an_init_that_fails_takes_back_what_it_wrote() {
 }
 
 #[test]
+fn an_init_that_fails_leaves_tokens_alone_that_wait_in_a_lifeboat() {
+    let home = Home::empty();
+    let waiting = home.path("lifeboat/c1.7.2.x.entry");
+    fs::create_dir(home.path("lifeboat")).unwrap();
+    fs::set_permissions(home.path("lifeboat"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(&waiting, "sealed\n").unwrap();
+    fs::write(home.path("evergrant.db.holders"), "").unwrap();
+    assert_ne!(home.run("init").code, 0);
+    assert_eq!(fs::read_to_string(waiting).unwrap(), "sealed\n");
+}
+
+#[test]
+fn init_makes_its_api_key_in_the_store_that_the_environment_names() {
+    let home = Home::empty();
+    fs::create_dir(home.path("elsewhere")).unwrap();
+    let run = |line: &str| {
+        let mut command = home.command(line.split_whitespace());
+        command.env("EVERGRANT_STORE__URL", "sqlite://elsewhere/shared.db");
+        Done::of(line, command.output().unwrap()).ends_with(0)
+    };
+    let said = run("init").out;
+    assert!(said.contains("elsewhere/shared.db"), "{said}");
+    assert!(!home.path("evergrant.db").exists());
+    let keys = run("keys list --json").json();
+    assert_eq!(keys["items"][0]["name"], "admin", "{keys}");
+}
+
+#[test]
 fn a_new_user_gets_from_init_to_calls_and_no_log_holds_a_secret() {
     let world = World::new();
     let mut serve = world.home.command(["serve"]);
