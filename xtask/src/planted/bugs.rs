@@ -99,11 +99,6 @@ pub(super) const BUGS: &[Bug] = &[
         "17: an entry is kept until it has landed",
     ),
     bug(
-        "lifeboat_not_looked_at",
-        "storm",
-        "17: lifeboats are landed before an open intent is judged",
-    ),
-    bug(
         "restore_skipped",
         "failover",
         "18: what the store has lost is given back",
@@ -337,11 +332,6 @@ pub(super) const EDITS: &[Edit] = &[
             let _ = lifeboat.remove(name).await;
         }
         let ashore = self.land(&answer, Late::Yes).await?;",
-    },
-    Edit {
-        file: "crates/keeper/src/endings.rs",
-        find: "        if open == 0 {",
-        replace: "        if open == 0 || on!(lifeboat_not_looked_at) {",
     },
     Edit {
         file: "crates/keeper/src/regression.rs",

@@ -87,15 +87,17 @@ impl Seen {
     pub(crate) fn held_and_alive(&self, connection: usize, now: Duration) -> Vec<String> {
         let mut stored = self.connections[connection].history.iter().rev();
         let last = stored.find_map(|stored| stored.refresh_token.clone());
+        // What another's answer had superseded before is of no grant that a provider keeps apart.
         let answers = self.exchanges.iter().filter_map(|exchange| {
             let safe = exchange.delivered? + TO_STORE;
+            let (_, presented) = exchange.sent.as_ref()?;
             let issue = exchange.issue.as_ref()?;
-            let of_it = self.connection_of(&issue.refresh_token)? == connection;
-            (of_it && !exchange.gate.lived_shorter_than(safe)).then(|| issue.refresh_token.clone())
+            let newest = last.as_ref() == Some(presented) && !exchange.gate.lived_shorter_than(safe);
+            newest.then(|| issue.refresh_token.clone())
         });
         let grant = last.as_ref().and_then(|token| self.grants.grant_of(token));
         let mut alive: Vec<String> = answers
-            .chain(last)
+            .chain(last.clone())
             // Of the last grant: what an earlier consent brought was left to the provider when the customer consented anew.
             .filter(|token| self.grants.grant_of(token) == grant && self.grants.redeems(token, now))
             .collect();
