@@ -105,7 +105,7 @@ pub(super) const BUGS: &[Bug] = &[
     ),
     bug(
         "quiet_time_skipped",
-        "stops",
+        "kills",
         "lost answers: nobody presents before the quiet time is over",
     ),
     bug(
