@@ -1,6 +1,14 @@
 -- Times are milliseconds since the Unix epoch, UTC. Lists are JSON arrays. BYTEAs named *_token are sealed by the vault.
 -- Names and meanings are those of the SQLite schema.
 
+-- Which programs may use this schema: those that know its version `oldest`, or a later one. A migration after which older programs
+-- would do wrong ends with raising it to its own version; any other leaves it, and they go on and may start beside newer ones.
+CREATE TABLE schema_use (
+    only_row SMALLINT PRIMARY KEY CHECK (only_row = 1),
+    oldest   BIGINT NOT NULL
+);
+INSERT INTO schema_use (only_row, oldest) VALUES (1, 1);
+
 CREATE TABLE vault_check (
     only_row SMALLINT PRIMARY KEY CHECK (only_row = 1),
     sealed   BYTEA NOT NULL

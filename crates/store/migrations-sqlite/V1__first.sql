@@ -1,5 +1,13 @@
 -- Times are milliseconds since the Unix epoch, UTC. Lists are JSON arrays. BLOBs named *_token are sealed by the vault.
 
+-- Which programs may use this schema: those that know its version `oldest`, or a later one. A migration after which older programs
+-- would do wrong ends with raising it to its own version; any other leaves it, and they go on and may start beside newer ones.
+CREATE TABLE schema_use (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    oldest   INTEGER NOT NULL
+) STRICT;
+INSERT INTO schema_use (only_row, oldest) VALUES (1, 1);
+
 CREATE TABLE vault_check (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     sealed   BLOB NOT NULL

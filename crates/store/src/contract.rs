@@ -47,13 +47,20 @@ pub enum StoreError {
     },
 }
 
-/// How far a database's schema is.
+/// How far the schema of a database is that this program may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schema {
     /// The database's version; 0 where there is none yet.
     pub found: i64,
     /// The newest one that this program knows.
     pub known: i64,
+}
+
+impl Schema {
+    /// A newer program has made it, and says that this one may use it as it is.
+    pub fn is_newer(self) -> bool {
+        self.found > self.known
+    }
 }
 
 /// A connection with its token set, as read in one go. The token set is gone once it is disconnected.

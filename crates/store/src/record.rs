@@ -30,7 +30,7 @@ pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_event, read_revocation, read_revocation_state,
     seal_for_revocation,
 };
-use crate::contract::{Held, Lease, LeaseAnswer, StoreError};
+use crate::contract::{Held, Lease, LeaseAnswer, Schema, StoreError};
 use crate::vault::{Place, Vault};
 
 pub(crate) type Stored<T> = Result<T, StoreError>;
@@ -58,6 +58,22 @@ pub(crate) fn opens_check(vault: &Vault, sealed: &[u8]) -> bool {
     vault
         .open(CHECK_PLACE, sealed)
         .is_ok_and(|opened| *opened == CHECK)
+}
+
+/// Whether nothing is to be done about a schema, as it is newer and may be used. refinery refuses a history that knows more than
+/// it does, so it is not asked.
+pub(crate) fn is_left_alone(schema: Schema) -> bool {
+    if schema.is_newer() {
+        tracing::info!(
+            event = "schema_is_newer",
+            found = schema.found,
+            known = schema.known,
+            "the database has schema version {}, this Evergrant knows versions up to {} and may use it: nothing is changed",
+            schema.found,
+            schema.known
+        );
+    }
+    schema.is_newer()
 }
 
 /// A token set as its columns hold it.

@@ -20,11 +20,16 @@ pub(crate) async fn run(migrate: &Migrate, globals: &Globals, output: Output) ->
         schema = read(&config.store).await?;
     }
     let Schema { found, known } = schema;
+    let newer = if schema.is_newer() {
+        ", which is newer; this Evergrant may use it as it is"
+    } else {
+        ""
+    };
     if output.json {
         print_json(&json!({"schema_version": found, "schema_version_known": known}))?;
     } else {
         print_line(format_args!(
-            "{}: schema version {found} of {known}",
+            "{}: schema version {found} of {known}{newer}",
             config.store
         ))?;
     }

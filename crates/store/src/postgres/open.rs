@@ -14,7 +14,7 @@ use super::address::Address;
 use super::db::describe;
 use super::tls::connector;
 use crate::contract::Schema;
-use crate::record::{opens_check, seal_check};
+use crate::record::{is_left_alone, opens_check, seal_check};
 use crate::vault::Vault;
 
 mod migrations {
@@ -105,14 +105,17 @@ pub enum OpenError {
         /// Which, without the password.
         database: String,
     },
-    /// A newer Evergrant has changed the schema.
+    /// A newer Evergrant has changed the schema in a way that this one cannot live with.
     #[error(
-        "the database has schema version {found}, this Evergrant knows versions up to {known}; \
+        "the database has schema version {found}, for programs that know version {oldest} or later, \
+         this Evergrant knows versions up to {known}; \
          use the newer Evergrant, or restore the backup from before the upgrade"
     )]
     NewerSchema {
         /// The database's.
         found: i64,
+        /// The one that a program must know to use it.
+        oldest: i64,
         /// The newest one known here.
         known: i64,
     },
@@ -215,13 +218,30 @@ async fn prepare(address: &Address, tls: MakeRustlsConnect, vault: &Vault) -> Re
     checked
 }
 
+/// PROTOCOL.md, rule 18: `synchronous_commit` is checked at the start.
 async fn refuse_what_loses_commits(address: &Address, client: &Client) -> Result<(), OpenError> {
-    let setting = only(client, "SELECT current_setting('synchronous_commit')").await;
-    let setting: String = setting.map_err(|error| explain(address, &error))?.get(0);
-    if setting == "off" {
-        return Err(OpenError::NotDurable {
-            database: address.shown(),
-        });
+    let settings = only(
+        client,
+        "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names') <> ''",
+    );
+    let settings = settings.await.map_err(|error| explain(address, &error))?;
+    let (commit, standbys): (String, bool) = (settings.get(0), settings.get(1));
+    match commit.as_str() {
+        "off" => {
+            return Err(OpenError::NotDurable {
+                database: address.shown(),
+            });
+        }
+        // Whoever has no standby, or an asynchronous one, knows what a failover loses; here somebody believes otherwise.
+        "local" | "remote_write" if standbys => tracing::warn!(
+            event = "failover_may_lose_commits",
+            synchronous_commit = commit,
+            "there are synchronous standbys, but synchronous_commit is {commit} in {}: a failover may lose commits that were \
+             confirmed, and all that saves a refresh token then is a process that lives and still holds it; \
+             turn it on: ALTER DATABASE … SET synchronous_commit = on",
+            address.shown()
+        ),
+        _ => {}
     }
     Ok(())
 }
@@ -250,10 +270,15 @@ async fn refuse_what_is_not_ours(address: &Address, client: &Client) -> Result<S
                 "SELECT coalesce(max(version), 0)::bigint FROM evergrant_schema_history",
             );
             let found: i64 = found.await.map_err(explain)?.get(0);
-            if found > known {
-                return Err(OpenError::NewerSchema { found, known });
+            let schema = Schema { found, known };
+            if schema.is_newer() {
+                let oldest = only(client, "SELECT oldest FROM schema_use").await;
+                let oldest: i64 = oldest.map_err(explain)?.get(0);
+                if oldest > known {
+                    return Err(OpenError::NewerSchema { found, oldest, known });
+                }
             }
-            Ok(Schema { found, known })
+            Ok(schema)
         }
     }
 }
@@ -268,6 +293,10 @@ async fn migrate(address: &Address, client: &mut Client) -> Result<(), OpenError
         )
         .await
         .map_err(|error| explain(address, &error))?;
+    // Whoever had the turn before may have been newer.
+    if is_left_alone(refuse_what_is_not_ours(address, client).await?) {
+        return Ok(());
+    }
     let mut runner = migrations::migrations::runner();
     runner.set_migration_table_name(HISTORY);
     runner

@@ -15,7 +15,7 @@ use super::holder::{Alive, Boot, Holders, MIGRATION_LOCK};
 use super::record::Db;
 use super::threads::Threads;
 use crate::contract::Schema;
-use crate::record::{opens_check, seal_check};
+use crate::record::{is_left_alone, opens_check, seal_check};
 use crate::vault::Vault;
 
 mod migrations {
@@ -49,14 +49,17 @@ pub enum OpenError {
         /// Which file.
         path: PathBuf,
     },
-    /// A newer Evergrant has changed the schema.
+    /// A newer Evergrant has changed the schema in a way that this one cannot live with.
     #[error(
-        "the database has schema version {found}, this Evergrant knows versions up to {known}; \
+        "the database has schema version {found}, for programs that know version {oldest} or later, \
+         this Evergrant knows versions up to {known}; \
          use the newer Evergrant, or restore the backup from before the upgrade"
     )]
     NewerSchema {
         /// The database's.
         found: i64,
+        /// The one that a program must know to use it.
+        oldest: i64,
         /// The newest one known here.
         known: i64,
     },
@@ -217,18 +220,30 @@ fn refuse_what_is_not_ours(path: &Path, sql: &Connection) -> Result<Schema, Open
             })?;
         Ok(Some(version.unwrap_or(0)))
     };
-    match read().map_err(|error| explain(path, &error))? {
-        None => Err(OpenError::NotADatabase {
+    let explain = |error| explain(path, &error);
+    let Some(found) = read().map_err(explain)? else {
+        return Err(OpenError::NotADatabase {
             path: path.to_owned(),
-        }),
-        Some(found) if found > known => Err(OpenError::NewerSchema { found, known }),
-        Some(found) => Ok(Schema { found, known }),
+        });
+    };
+    let schema = Schema { found, known };
+    if schema.is_newer() {
+        let oldest = sql.query_row("SELECT oldest FROM schema_use", [], |row| row.get(0));
+        let oldest = oldest.map_err(explain)?;
+        if oldest > known {
+            return Err(OpenError::NewerSchema { found, oldest, known });
+        }
     }
+    Ok(schema)
 }
 
 fn migrate(path: &Path, sql: &mut Connection, patience: Duration) -> Result<(), OpenError> {
     // One process at a time: two that begin together would both believe that they come first.
     let _turn = take_turn(path, patience)?;
+    // Whoever had the turn before may have been newer.
+    if is_left_alone(refuse_what_is_not_ours(path, sql)?) {
+        return Ok(());
+    }
     sql.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| explain(path, &error))?;
     make_schema(path, sql)
@@ -237,6 +252,9 @@ fn migrate(path: &Path, sql: &mut Connection, patience: Duration) -> Result<(), 
 /// Whoever calls this is the only one to do so now.
 pub(super) fn make_schema(path: &Path, sql: &mut Connection) -> Result<(), OpenError> {
     migrations::migrations::runner()
+        // A step and its line in the history are two transactions otherwise: a stop in between would leave tables that the
+        // next process tries to make again.
+        .set_grouped(true)
         .run(sql)
         .map_err(|error| match error.kind() {
             refinery::error::Kind::Connection(_, cause)

@@ -1,5 +1,6 @@
 //! What only SQLite promises: files, locks, full disks, dead holders. The contract itself is proven in `tests/contract`.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -212,20 +213,162 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
     let file = File::new();
     drop(file.open().await);
     let raw = file.raw();
-    raw.execute(
-        "INSERT INTO refinery_schema_history VALUES (99, 'later', '', '0')",
-        [],
+    raw.execute_batch(
+        "INSERT INTO refinery_schema_history VALUES (99, 'later', '', '0');
+         UPDATE schema_use SET oldest = 2;
+         PRAGMA journal_mode = delete",
     )
     .unwrap();
+    drop(raw);
+    let before = std::fs::read(file.path()).unwrap();
+    for error in [
+        file.try_open().await.unwrap_err(),
+        SqliteStore::schema(&file.path()).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                error,
+                OpenError::NewerSchema {
+                    found: 99,
+                    oldest: 2,
+                    known: 1
+                }
+            ),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(said.contains("use the newer Evergrant"), "{said}");
+    }
+    assert!(std::fs::read(file.path()).unwrap() == before);
+}
+
+/// What the next version knows: this version's schema, and a column more in most tables, and one table more.
+fn next_version() -> refinery::Runner {
+    let first = include_str!("../../migrations-sqlite/V1__first.sql");
+    let next = "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
+                ALTER TABLE events ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
+                ALTER TABLE changes ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
+                ALTER TABLE apps ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
+                ALTER TABLE schema_use ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
+                CREATE TABLE things_of_the_future (id INTEGER PRIMARY KEY) STRICT";
+    let migrations = [("V1__first", first), ("V2__next", next)]
+        .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
+    refinery::Runner::new(&migrations)
+}
+
+/// A connection is made, redeemed, refreshed and ended.
+async fn live(store: &SqliteStore, name: &str) {
+    create(store, name).await;
+    let LeaseAnswer::Taken { lease, .. } = take(store, name).await else {
+        panic!("it is free");
+    };
+    let refreshed = Refreshed {
+        tokens: tokens(&format!("{name}-2")),
+        mismatch: None,
+        account: None,
+        event: event(),
+    };
+    let landed = store.land(&lease, refreshed, now()).await.unwrap();
+    assert!(matches!(landed, Landed::Stored(_)), "{landed:?}");
+    store
+        .disconnect(&id(name), Revoke::Always, None, event(), now())
+        .await
+        .unwrap();
+    assert!(!store.events(&id(name), 10).await.unwrap().is_empty());
+    assert!(!store.changes(0).await.unwrap().0.is_empty());
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_may_be_used_is_left_alone() {
+    let file = File::new();
+    drop(file.open().await);
+    let mut raw = file.raw();
+    next_version().run(&mut raw).unwrap();
     raw.pragma_update(None, "journal_mode", "delete").unwrap();
     drop(raw);
     let before = std::fs::read(file.path()).unwrap();
+    let schema = SqliteStore::schema(&file.path()).await.unwrap();
+    assert_eq!(schema, Schema { found: 2, known: 1 });
+    drop(file.open().await);
+    assert!(std::fs::read(file.path()).unwrap() == before);
+}
+
+#[tokio::test]
+async fn an_old_process_restarts_beside_a_new_one() {
+    let file = File::new();
+    let (one, other) = (file.open().await, file.open().await);
+    create(&one, "1").await;
+    let mut new = file.raw();
+    new.busy_timeout(BUSY_TIMEOUT).unwrap();
+    next_version().run(&mut new).unwrap();
+    let newer_work = std::thread::spawn(move || {
+        for number in 0..100 {
+            let worked = new.execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 INSERT INTO things_of_the_future VALUES ({number});
+                 UPDATE connections SET of_the_future = '{number}' WHERE id = '1';
+                 COMMIT"
+            ));
+            worked.unwrap();
+        }
+        new
+    });
+    drop(one);
+    let one = file.open().await;
+    for (store, name) in [(&one, "2"), (&other, "3"), (&one, "4"), (&other, "5")] {
+        live(store, name).await;
+    }
+    let new = newer_work.join().unwrap();
+    let worked = "SELECT count(*) || ' ' || (SELECT of_the_future FROM connections WHERE id = '1') FROM things_of_the_future";
+    let worked: String = new.query_row(worked, [], |row| row.get(0)).unwrap();
+    assert_eq!(worked, "100 99");
+    assert!(taken(&take(&one, "1").await));
+    assert!(!taken(&take(&other, "1").await));
+}
+
+#[tokio::test]
+async fn a_process_that_waited_for_a_newer_one_finds_the_newer_schema() {
+    let file = File::new();
+    drop(file.open().await);
+    let folder = format!(
+        "{}.holders",
+        std::fs::canonicalize(file.path()).unwrap().display()
+    );
+    let lock = std::fs::File::open(Path::new(&folder).join(holder::MIGRATION_LOCK)).unwrap();
+    lock.lock().unwrap();
+    let holders = || -> BTreeSet<_> {
+        let files = std::fs::read_dir(&folder).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect()
+    };
+    let before = holders();
+    let newer = async {
+        // It has looked at the schema once it shows that it lives.
+        while holders().is_subset(&before) {
+            tokio::task::yield_now().await;
+        }
+        next_version().run(&mut file.raw()).unwrap();
+        lock.unlock().unwrap();
+    };
+    let (opened, ()) = tokio::join!(file.try_open(), newer);
+    live(&opened.unwrap(), "1").await;
+}
+
+#[tokio::test]
+async fn a_schema_is_made_whole_or_not_at_all() {
+    let file = File::new();
+    file.raw()
+        .execute_batch(
+            "CREATE TABLE refinery_schema_history (version INTEGER PRIMARY KEY, name, applied_on, checksum);
+             CREATE TRIGGER stop BEFORE INSERT ON refinery_schema_history BEGIN SELECT raise(ABORT, 'stopped'); END",
+        )
+        .unwrap();
     let error = file.try_open().await.unwrap_err();
     assert!(
-        matches!(error, OpenError::NewerSchema { found: 99, known: 1 }),
+        matches!(&error, OpenError::Unavailable { what, .. } if what.contains("stopped")),
         "{error}"
     );
-    assert!(std::fs::read(file.path()).unwrap() == before);
+    file.raw().execute_batch("DROP TRIGGER stop").unwrap();
+    live(&file.open().await, "1").await;
 }
 
 #[tokio::test]

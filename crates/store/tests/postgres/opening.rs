@@ -1,6 +1,7 @@
 //! What is refused, and how it is said.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
@@ -31,12 +32,26 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
     let database = Database::new();
     drop(database.open().await);
     database.sql("INSERT INTO evergrant_schema_history VALUES (99, 'later', '', '0')");
+    database.sql("UPDATE schema_use SET oldest = 2");
     let before = database.server.dump(&database.name);
-    let error = database.try_open(&database.url()).await.unwrap_err();
-    assert!(
-        matches!(error, OpenError::NewerSchema { found: 99, known: 1 }),
-        "{error}"
-    );
+    for error in [
+        database.try_open(&database.url()).await.unwrap_err(),
+        PostgresStore::schema(&database.url()).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                error,
+                OpenError::NewerSchema {
+                    found: 99,
+                    oldest: 2,
+                    known: 1
+                }
+            ),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(said.contains("use the newer Evergrant"), "{said}");
+    }
     assert_eq!(database.server.dump(&database.name), before);
 }
 
@@ -76,6 +91,62 @@ async fn a_server_that_loses_commits_is_refused() {
     );
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     assert_eq!(database.sql(tables), "0", "nothing was made");
+}
+
+// On one thread, as what is logged is caught on this thread alone.
+#[tokio::test]
+async fn standbys_that_commits_do_not_wait_for_are_named_in_the_log() {
+    let server = Server::new();
+    let database = Database::on(&server);
+    let starts_with = async |commit: &str| {
+        database.sql(&format!(
+            "ALTER DATABASE {} SET synchronous_commit = {commit}",
+            database.name
+        ));
+        let log = Arc::new(Log::default());
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(Arc::clone(&log))
+            .finish();
+        let caught = tracing::subscriber::set_default(subscriber);
+        let store = database.open().await;
+        store.ping().await.unwrap();
+        drop(caught);
+        log.text()
+    };
+    for commit in ["on", "local", "remote_write"] {
+        assert_eq!(starts_with(commit).await, "", "without a standby: {commit}");
+    }
+    let _standby = server.standby();
+    for commit in ["remote_write", "local"] {
+        let said = starts_with(commit).await;
+        let named = format!("synchronous_commit is {commit}");
+        assert!(said.contains("WARN") && said.contains(&named), "{said}");
+        let told = said.matches("event=\"failover_may_lose_commits\"").count();
+        assert_eq!(told, 1, "{said}");
+    }
+    for commit in ["on", "remote_apply"] {
+        assert_eq!(starts_with(commit).await, "", "{commit}");
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<u8>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for &Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

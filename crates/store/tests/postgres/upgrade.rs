@@ -6,7 +6,7 @@ use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{AppName, ReconnectReason, Version};
 use evergrant_store::contract::{
-    Connected, DueQuery, Landed, LeaseAnswer, LeaseOn, Presented, Revoke, Usage,
+    Connected, DueQuery, Landed, LeaseAnswer, LeaseOn, Presented, Revoke, Schema, Usage,
 };
 use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store};
@@ -115,8 +115,90 @@ async fn what_the_next_version_adds_is_not_noticed() {
     database.sql(NEXT_VERSION);
     assert_eq!(version(&store, "c1").await, 1);
     live(&store, "after").await;
-    let anew = database.open().await;
-    live(&anew, "opened-after").await;
+}
+
+/// What the next version does first of all.
+async fn upgrade(database: &Database<'_>) {
+    let first = include_str!("../../migrations-postgres/V1__first.sql");
+    let migrations = [("V1__first", first), ("V2__next", NEXT_VERSION)]
+        .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
+    let mut runner = refinery::Runner::new(&migrations);
+    runner.set_migration_table_name("evergrant_schema_history");
+    let done = runner.run_async(&mut database.session().await).await.unwrap();
+    let done = done.applied_migrations().iter().map(refinery::Migration::name);
+    assert_eq!(done.collect::<Vec<_>>(), ["next"]);
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_may_be_used_is_left_alone() {
+    let database = Database::new();
+    drop(database.open().await);
+    upgrade(&database).await;
+    let before = database.server.dump(&database.name);
+    let schema = PostgresStore::schema(&database.url()).await.unwrap();
+    assert_eq!(schema, Schema { found: 2, known: 1 });
+    drop(database.open().await);
+    assert_eq!(database.server.dump(&database.name), before);
+}
+
+#[tokio::test]
+async fn an_old_process_restarts_beside_a_new_one() {
+    let database = Database::new();
+    let (one, other) = (database.open().await, database.open().await);
+    create(&one, new("c1")).await;
+    upgrade(&database).await;
+    let new = database.session().await;
+    let newer_work = async {
+        for number in 0..100 {
+            let work = format!(
+                "BEGIN;
+                 INSERT INTO things_of_the_future VALUES ('{number}');
+                 UPDATE connections SET of_the_future = '{number}' WHERE id = 'c1';
+                 COMMIT"
+            );
+            new.batch_execute(&work).await.unwrap();
+        }
+    };
+    let older_work = async {
+        drop(one);
+        let one = database.open().await;
+        for (store, name) in [(&one, "a"), (&other, "b"), (&one, "c"), (&other, "d")] {
+            live(store, name).await;
+        }
+        one
+    };
+    let (one, ()) = tokio::join!(older_work, newer_work);
+    let worked = "SELECT count(*) || ' ' || (SELECT of_the_future FROM connections WHERE id = 'c1') FROM things_of_the_future";
+    assert_eq!(database.sql(worked), "100 99");
+    lease(&one, "c1").await;
+    let second = take(&other, "c1").await;
+    assert!(!matches!(second, LeaseAnswer::Taken { .. }), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_waited_for_a_newer_one_finds_the_newer_schema() {
+    let database = Database::new();
+    drop(database.open().await);
+    let newer = database.session().await;
+    newer
+        .batch_execute("SELECT pg_advisory_lock(17750, 1)")
+        .await
+        .unwrap();
+    let url = database.url();
+    let going_first = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while newer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 1 {
+            tokio::task::yield_now().await;
+        }
+        upgrade(&database).await;
+        newer
+            .batch_execute("SELECT pg_advisory_unlock(17750, 1)")
+            .await
+            .unwrap();
+    };
+    let (opened, ()) = tokio::join!(database.try_open(&url), going_first);
+    live(&opened.unwrap(), "c1").await;
 }
 
 #[tokio::test]
