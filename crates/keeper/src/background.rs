@@ -54,6 +54,8 @@ impl Keeper {
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
         self.every(SWEEP_EVERY, |keeper| async move {
             let before = keeper.inner.clock.now().before(KEPT);
+            keeper.inner.cache.let_go(keeper.inner.clock.boot());
+            keeper.forget_examined(before);
             keeper.inner.store.sweep(before).await
         });
     }

@@ -146,6 +146,9 @@ struct Entry {
 
 const SHARDS: usize = 1024;
 
+/// How long a token set is remembered after its end although nobody asks for it: should the store have lost it, it is given back.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
 /// Taken before the store is read: what stood there then.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sight(u64);
@@ -255,6 +258,13 @@ impl Cache {
         self.tokens.pin().remove(id);
     }
 
+    /// Lets go of what has ended so long before `boot` that its connection is not in use any more.
+    pub(crate) fn let_go(&self, boot: Duration) {
+        self.tokens
+            .pin()
+            .retain(|_, entry| boot < entry.token.hard.saturating_add(REMEMBERED));
+    }
+
     fn mark(&self, id: &ConnectionId) {
         self.tokens.pin().update(id.clone(), |entry| Entry {
             serves: false,
@@ -355,6 +365,17 @@ mod tests {
         );
         assert_eq!(cache.next_to_compare(9), [id]);
         assert!(cache.next_to_compare(9).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_has_used_for_a_day_after_its_end_is_let_go() {
+        let cache = Cache::default();
+        let token = current(1);
+        cache.keep(&token, cache.sight(&token.connection));
+        for (boot, there) in [(REMEMBERED - Duration::from_secs(1), true), (REMEMBERED, false)] {
+            cache.let_go(boot);
+            assert_eq!(cache.newest(&token.connection).is_some(), there, "{boot:?}");
+        }
     }
 
     #[test]

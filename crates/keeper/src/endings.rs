@@ -7,7 +7,9 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::redemption::{self, LEASE, backoff};
 use evergrant_domain::token_answer::{Failure, Introspected};
 use evergrant_domain::token_set::Due;
-use evergrant_domain::{App, Connection, ConnectionId, ConnectionStatus, ReconnectReason, TokenSet, Version};
+use evergrant_domain::{
+    App, Connection, ConnectionId, ConnectionStatus, ReconnectReason, Timestamp, TokenSet, Version,
+};
 use evergrant_oauth::Introspect;
 use evergrant_store::StoreError;
 use evergrant_store::contract::{Held, Lease, LeaseAnswer, LeaseOn, Presented};
@@ -282,6 +284,14 @@ impl Keeper {
                 tracing::warn!(event = "examination_failed", connection_id = %id, %error, "whether the grant lives could not be found out");
             }
         });
+    }
+
+    /// Forgets that token sets were examined which were issued before `before`. One that is rejected still is examined once more.
+    pub(crate) fn forget_examined(&self, before: Timestamp) {
+        self.inner
+            .examined
+            .lock()
+            .retain(|_, (_, issued_at)| *issued_at > before);
     }
 
     async fn examine_now(&self, id: &ConnectionId, version: Version) -> Result<(), KeepError> {

@@ -80,8 +80,8 @@ impl Keeper {
                     match change {
                         Change::Connection { id, version } => self.inner.cache.doubt(&id, version),
                         Change::Keys => self.next_keys_generation(),
-                        // What is known about an app is read with every redemption.
-                        Change::App(_) => {}
+                        // What else is known about an app is read with every redemption.
+                        Change::App(name) => drop(self.inner.at_rest.lock().remove(&name)),
                     }
                 }
                 head

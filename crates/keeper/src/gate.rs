@@ -48,7 +48,7 @@ struct Queue {
     next: u64,
     /// By the order in which they came: those that somebody waits for, and the others.
     first: BTreeMap<u64, oneshot::Sender<Answer>>,
-    behind: BTreeMap<u64, oneshot::Sender<Answer>>,
+    behind: BTreeMap<u64, (ConnectionId, oneshot::Sender<Answer>)>,
     /// Where a connection stands in `behind`.
     places: HashMap<ConnectionId, u64>,
     under_way: u32,
@@ -67,7 +67,7 @@ impl Queue {
         if waited_for.load(Ordering::SeqCst) {
             self.first.insert(self.next, tell);
         } else {
-            self.behind.insert(self.next, tell);
+            self.behind.insert(self.next, (id.clone(), tell));
             self.places.insert(id.clone(), self.next);
         }
         told
@@ -75,7 +75,7 @@ impl Queue {
 
     fn hurry(&mut self, id: &ConnectionId) {
         if let Some(place) = self.places.remove(id)
-            && let Some(tell) = self.behind.remove(&place)
+            && let Some((_, tell)) = self.behind.remove(&place)
         {
             self.first.insert(place, tell);
         }
@@ -83,10 +83,11 @@ impl Queue {
 
     /// Whoever is next; callers go before what nobody waits for.
     fn pop(&mut self) -> Option<oneshot::Sender<Answer>> {
-        let (_, tell) = self.first.pop_first().or_else(|| self.behind.pop_first())?;
-        if self.behind.is_empty() {
-            self.places.clear();
+        if let Some((_, tell)) = self.first.pop_first() {
+            return Some(tell);
         }
+        let (_, (id, tell)) = self.behind.pop_first()?;
+        self.places.remove(&id);
         Some(tell)
     }
 
@@ -233,5 +234,30 @@ impl Keeper {
             drop(tell.send(Err(error)));
         }
         self.admit(gate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_never_empties_remembers_nobody_who_has_left_it() {
+        let mut queue = Queue::default();
+        let id = |n: u32| ConnectionId::parse(&format!("c{n}")).expect("a literal id");
+        for n in 0..100 {
+            let _ = queue.join(&id(n), &WaitedFor::default());
+            if n > 0 {
+                assert!(queue.pop().is_some());
+            }
+        }
+        queue.hurry(&id(0));
+        assert!(queue.first.is_empty(), "it went long ago");
+        assert_eq!(queue.places.len(), 1);
+        queue.hurry(&id(99));
+        assert_eq!(
+            (queue.first.len(), queue.behind.len(), queue.places.len()),
+            (1, 0, 0)
+        );
     }
 }

@@ -15,6 +15,18 @@ use crate::lifeboat::{Entry, Unreadable};
 #[derive(Debug, Default)]
 pub(crate) struct Alarmed(Mutex<BTreeSet<String>>);
 
+impl Alarmed {
+    /// Whether nobody was told of this entry yet; now somebody is.
+    fn is_first_of(&self, entry: &str) -> bool {
+        self.0.lock().insert(entry.to_owned())
+    }
+
+    /// An entry that is gone is told of again should it come back.
+    fn forget_unless(&self, is_there: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|entry| is_there(entry));
+    }
+}
+
 impl Keeper {
     /// Lands the entries of the lifeboat, or those of one connection, and says how many it could let go. Landing is the ordinary
     /// statement, so it does not matter who else finds them.
@@ -34,6 +46,8 @@ impl Keeper {
                 retry_after: std::time::Duration::from_secs(1),
             }
         })?;
+        let is_there = |name: &str| entries.iter().any(|(entry, _)| entry == name);
+        self.inner.alarmed.forget_unless(is_there);
         let mut let_go = 0;
         for (name, bytes) in entries {
             match self.rescue(&name, &bytes, of).await {
@@ -87,7 +101,7 @@ impl Keeper {
     }
 
     fn alarm(&self, entry: &str, why: &dyn std::error::Error) {
-        if self.inner.alarmed.0.lock().insert(entry.to_owned()) {
+        if self.inner.alarmed.is_first_of(entry) {
             tracing::error!(
                 event = "lifeboat_entry_unreadable",
                 entry,
@@ -95,5 +109,18 @@ impl Keeper {
                 "an entry of the lifeboat cannot be landed; it is kept: {why}"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_told_of_once_for_as_long_as_it_is_there() {
+        let alarmed = Alarmed::default();
+        assert!(alarmed.is_first_of("gone") && alarmed.is_first_of("there"));
+        alarmed.forget_unless(|entry| entry == "there");
+        assert!(alarmed.is_first_of("gone") && !alarmed.is_first_of("there"));
     }
 }

@@ -151,8 +151,10 @@ impl Folder {
 
     fn entries(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
         self.finish_what_the_dead_left()?;
+        let files = self.files()?;
+        self.strange.lock().retain(|file| files.contains(file));
         let mut entries = Vec::new();
-        for file in self.files()? {
+        for file in files {
             let Some(name) = file.strip_suffix(ENTRY).filter(|name| is_safe(name)) else {
                 self.report_strange(&file);
                 continue;
@@ -368,6 +370,10 @@ mod tests {
         let mut left: Vec<_> = folder.0.files().unwrap();
         left.sort();
         assert_eq!(left, [".swp", ".writing.entry", "README", "whole.entry"]);
+        // What is gone is told of again should it come back.
+        fs::remove_file(folder.0.path.join("README")).unwrap();
+        assert_eq!(names(&folder), ["whole"]);
+        assert_eq!(folder.0.strange.lock().len(), 1);
         // One that was left by a dead writer of the same name does not stand in the way.
         drop(held);
         folder.0.keep("writing", b"again").unwrap();

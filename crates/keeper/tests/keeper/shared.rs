@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use evergrant_domain::redemption::EXCHANGES_PER_SECOND;
 use evergrant_domain::refresh_policy::Jitter;
-use evergrant_domain::{Connection, ConnectionId, Version};
+use evergrant_domain::{Connection, ConnectionId, KeepFresh, Version};
 use evergrant_keeper::{KeepError, Keeper};
+use evergrant_store::contract::DueQuery;
 use futures_util::future::join_all;
 use hubspot_sim::{Fault, FaultKind, Rotation};
 
@@ -245,7 +246,9 @@ async fn a_burst_is_spread_over_the_endpoints_budget() {
     assert!(join_all(calls).await.iter().all(Result::is_ok));
     let mut each_second = std::collections::BTreeMap::new();
     for presented in stage.presented() {
-        *each_second.entry(presented.at.saturating_sub(began).as_secs()).or_insert(0) += 1;
+        *each_second
+            .entry(presented.at.saturating_sub(began).as_secs())
+            .or_insert(0) += 1;
     }
     assert!(each_second.len() >= 3, "{each_second:?}");
     assert!(
@@ -288,4 +291,69 @@ async fn when_a_whole_fleet_is_due_at_once_nothing_comes_later_than_its_own_hard
     assert_eq!(once.len(), presented.len(), "each of them once");
     assert_eq!(presented.len(), CONNECTIONS as usize + 1, "all of them in time");
     keeper.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_has_enough_in_line_leaves_the_rest_to_others() {
+    const CONNECTIONS: u32 = 6000;
+    let stage = Stage::raise();
+    let keeper = stage.keeper("one");
+    let store = stage.store("other");
+    stage.answers(Reply {
+        after: Duration::from_secs(10),
+        ..ISSUES
+    });
+    for n in 0..CONNECTIONS {
+        stage.ended(&*store, &format!("c{n}")).await;
+    }
+    let began = stage.elapsed().as_secs_f64();
+    keeper.start();
+    stage.until(began + 20.0).await;
+    let left = DueQuery {
+        now: keeper.clock().now(),
+        apps: vec![(stage.app.name.clone(), None)],
+        limit: CONNECTIONS,
+        push: Duration::from_secs(30),
+    };
+    let left = store.claim_due(left).await.unwrap().len();
+    assert!(left > 4000, "{left} are left to others");
+    keeper.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_an_endpoint_works_again_is_known_elsewhere_with_the_next_look_at_the_feed() {
+    let mut stage = Stage::raise();
+    stage.app.keep_fresh = KeepFresh::Off;
+    let [one, other] = ["one", "other"].map(|process| stage.keeper(process));
+    let mut ids = Vec::new();
+    for n in 0..7 {
+        ids.push(stage.ended(&**one.store(), &format!("c{n}")).await);
+    }
+    one.start();
+    other.start();
+    stage.answers(Reply {
+        status: 503,
+        ..ISSUES
+    });
+    for id in &ids[..5] {
+        assert!(one.current(id, None).await.is_err());
+    }
+    let opened = stage.elapsed().as_secs_f64();
+    stage.until(opened + 2.0).await;
+    stage.answers(Reply {
+        after: Duration::from_millis(300),
+        ..ISSUES
+    });
+    let probe = tokio::spawn({
+        let (one, id) = (one.clone(), ids[5].clone());
+        async move { one.current(&id, None).await.is_ok() }
+    });
+    stage.until(opened + 2.1).await;
+    assert!(
+        other.current(&ids[6], None).await.is_err(),
+        "one probe is under way"
+    );
+    assert!(probe.await.unwrap());
+    stage.until(opened + 2.95).await;
+    assert!(other.current(&ids[6], None).await.is_ok());
 }
