@@ -10,6 +10,7 @@ mod first_steps;
 mod outcomes;
 mod postgres;
 mod service;
+mod upgrade;
 mod usage;
 mod web;
 mod world;
