@@ -240,6 +240,8 @@ pub enum Revoked {
     Done,
     /// It may still live: try again.
     TryAgain(Failure),
+    /// An answer that is none to a revocation, as of another server: it may be that for a while, or the provider revokes nothing.
+    Strange(Failure),
     /// The provider does not revoke such tokens.
     Unsupported(Failure),
 }
@@ -266,7 +268,9 @@ pub fn read_revocation(answer: RawAnswer<'_>) -> Revoked {
                 Some("BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" | "invalid_client") => {
                     Revoked::TryAgain(failure("client_refused"))
                 }
-                _ => Revoked::Unsupported(failure("unsupported")),
+                // RFC 7009 §2.2.1.
+                Some("unsupported_token_type") => Revoked::Unsupported(failure("unsupported")),
+                _ => Revoked::Strange(failure("unexpected_answer")),
             }
         }
         _ => Revoked::TryAgain(failure("unavailable")),
@@ -706,6 +710,16 @@ mod tests {
             revoke(400, r#"{"error":"unsupported_token_type"}"#),
             Revoked::Unsupported(_)
         ));
+        for (status, body) in [
+            (404, "<html>"),
+            (405, ""),
+            (400, r#"{"error":"invalid_request"}"#),
+        ] {
+            assert!(
+                matches!(revoke(status, body), Revoked::Strange(_)),
+                "{status} {body}"
+            );
+        }
     }
 
     #[test]

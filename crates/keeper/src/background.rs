@@ -32,6 +32,8 @@ const DUE_PUSH: Duration = Duration::from_secs(30);
 const USED_AT_MOST_AGO: Duration = Duration::from_secs(2 * 24 * 3600);
 
 const REVOKE_AT_ONCE: u32 = 16;
+/// After so many answers that were none, over an hour, the provider is taken to revoke nothing.
+const STRANGE_ANSWERS_MAX: u32 = 60;
 const REVOKE_PUSH: Duration = Duration::from_secs(60);
 
 /// How long finished connect sessions and feed entries are kept.
@@ -246,7 +248,8 @@ impl Keeper {
         let state = match revoked {
             Revoked::Done => RevocationState::Done,
             Revoked::Unsupported(_) => RevocationState::Unsupported,
-            Revoked::TryAgain(failure) => {
+            Revoked::Strange(_) if revocation.attempts >= STRANGE_ANSWERS_MAX => RevocationState::Unsupported,
+            Revoked::TryAgain(failure) | Revoked::Strange(failure) => {
                 tracing::warn!(
                     event = "revocation_failed",
                     connection_id = %id,

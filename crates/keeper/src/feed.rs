@@ -10,7 +10,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::keeper::{Keeper, millis};
 
 const FEED_EVERY: Duration = Duration::from_millis(500);
-const PULSE_EVERY: Duration = Duration::from_secs(10);
+/// Often enough that what a failover has lost is noticed within a second, by whoever kept its connection.
+const PULSE_EVERY: Duration = Duration::from_millis(500);
 /// A feed that was not read for so long may have been swept meanwhile: everything at hand is read again.
 const FEED_GAP: Duration = Duration::from_secs(3600);
 

@@ -12,6 +12,7 @@ use evergrant_domain::{
 use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper};
 use evergrant_store::Store;
 use evergrant_store::contract::{Connected, RevocationState, Revoke};
+use hubspot_sim::{Fault, FaultKind};
 
 use crate::steps::{Moment, Steps};
 use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
@@ -278,6 +279,35 @@ async fn a_disconnect_revokes_the_grant_at_the_provider_and_is_idempotent() {
         keeper.current(&connection.id, None).await,
         Err(KeepError::Disconnected)
     ));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_to_a_revocation_does_not_end_it() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    // Another server answers for a moment.
+    let path = "/oauth/2026-09/token/revoke";
+    world
+        .hubspot
+        .arm(Fault::token(FaultKind::Html { code: 404 }).path(path));
+    keeper.disconnect(&connection.id, Revoke::Auto).await.unwrap();
+    keeper.shutdown().await;
+    let (_, state) = keeper.disconnect(&connection.id, Revoke::Auto).await.unwrap();
+    assert_eq!(state, RevocationState::Pending);
+    assert_eq!(world.hubspot.ledger().grants_revoked, 0);
+    world.pass(Duration::from_secs(61));
+    let next = world.keeper().await;
+    next.start();
+    let revoked = async {
+        while world.hubspot.ledger().grants_revoked == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), revoked)
+        .await
+        .expect("it is tried again");
+    next.shutdown().await;
 }
 
 #[tokio::test]

@@ -359,6 +359,7 @@ async fn a_revocation_is_done_when_the_status_says_so_and_else_tried_again() {
         {
             Revoked::Done => "done".to_owned(),
             Revoked::TryAgain(failure) => format!("try again: {failure}"),
+            Revoked::Strange(failure) => format!("strange: {failure}"),
             Revoked::Unsupported(failure) => format!("unsupported: {failure}"),
         }
     };
