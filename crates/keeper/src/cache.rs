@@ -60,6 +60,12 @@ pub(crate) struct Rest {
 }
 
 impl Current {
+    /// Of two sets of one id, the one with the higher place is the newer. An id that was erased may stand for another connection
+    /// later, whose versions begin anew.
+    fn place(&self) -> (Timestamp, Version) {
+        (self.rest.created_at, self.version)
+    }
+
     /// The whole set, as it is stored.
     pub(crate) fn token_set(&self) -> TokenSet {
         TokenSet {
@@ -194,7 +200,7 @@ impl Cache {
         tokens.update_or_insert_with(
             current.connection.clone(),
             |there| {
-                if there.token.version > current.version {
+                if there.token.place() > current.place() {
                     there.clone()
                 } else {
                     comes.clone()
@@ -324,6 +330,19 @@ mod tests {
         }
         let id = current(1).connection.clone();
         assert_eq!(cache.find(&id).map(|token| token.version), Some(Version::new(2)));
+    }
+
+    #[test]
+    fn a_connection_that_was_made_anew_takes_the_place_of_the_one_that_was_erased() {
+        let cache = Cache::default();
+        let erased = current(7);
+        let mut anew = Arc::into_inner(current(1)).expect("the only one");
+        anew.rest.created_at = Timestamp::from_millis(1);
+        for token in [&erased, &Arc::new(anew), &erased] {
+            cache.keep(token, cache.sight(&token.connection));
+        }
+        let found = cache.find(&erased.connection).map(|token| token.version);
+        assert_eq!(found, Some(Version::new(1)));
     }
 
     #[test]
