@@ -84,6 +84,19 @@ impl Why {
         }
     }
 
+    /// The reason as it stands by now: whoever wanted another version than the one that is there has it, but where that has
+    /// ended, too, it is redeemed like any other.
+    fn now_that(self, held: &Held, due: Due) -> Self {
+        match self {
+            Self::Rejected { version } | Self::Asked { version, .. }
+                if held.connection.version != version && due == Due::Hard =>
+            {
+                Self::Due { min_ttl: None }
+            }
+            Self::Due { .. } | Self::Rejected { .. } | Self::Asked { .. } => self,
+        }
+    }
+
     /// On which connections a redemption is made for this reason: only a person brings one back whose outcome was lost.
     fn lease_on(self) -> LeaseOn {
         match self {
@@ -140,6 +153,7 @@ impl Keeper {
         while Instant::now() < ends {
             let sight = self.inner.cache.sight(id);
             let held = self.held(id).await?;
+            let why = why.now_that(&held, self.due(&held));
             let at_hand = match self.usable(&held) {
                 Ok(token) if !why.asks_for_redemption(&held, self.inner.clock.now()) => {
                     self.inner.cache.keep(&token, sight);

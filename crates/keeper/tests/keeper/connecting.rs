@@ -9,7 +9,7 @@ use evergrant_domain::{
     AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, RefreshPolicy, RefreshToken, TokenSet,
     Version,
 };
-use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper};
+use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper, Renewal};
 use evergrant_store::Store;
 use evergrant_store::contract::{Connected, RevocationState, Revoke};
 use hubspot_sim::{Fault, FaultKind};
@@ -172,6 +172,24 @@ async fn a_reconnect_in_mid_refresh_wins_and_the_old_grants_answer_changes_nothi
     let token = caller.await.unwrap().unwrap();
     assert_eq!(token.access_token.expose(), grant.access_token);
     assert_eq!(token.version, connection.version.next());
+}
+
+#[tokio::test]
+async fn a_token_set_that_took_anothers_place_and_has_ended_is_redeemed_like_any_other() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world.hubspot.arm(Fault::token(FaultKind::HoldAfterIssue));
+    let asked = tokio::spawn({
+        let (keeper, id) = (keeper.clone(), connection.id.clone());
+        async move { keeper.refresh(&id, None, Renewal::Forced).await }
+    });
+    world.hubspot.wait_for_held(1).await;
+    let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
+    reconnect_behind(&**keeper.store(), &*world.clock, &connection.id, &grant).await;
+    world.pass(PAST_EXPIRY);
+    world.hubspot.release_held();
+    assert_eq!(asked.await.unwrap().unwrap().version.number(), 3);
 }
 
 #[tokio::test]
