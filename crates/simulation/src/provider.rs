@@ -282,7 +282,7 @@ impl Provider {
         match outage {
             Some(Outage::Unavailable) => return Answer::page(503),
             Some(Outage::Busy) => return self.busy(),
-            Some(Outage::Moved) if path == "/token" => {
+            Some(Outage::Moved) if path == "/token" || path == "/revoke" => {
                 return Answer {
                     definite: true,
                     ..Answer::page(404)
