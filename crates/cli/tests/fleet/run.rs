@@ -20,7 +20,7 @@ use crate::verdict::Report;
 /// died at last, the wait after a few failures, an exchange.
 pub(crate) const HEALS_WITHIN: Duration = Duration::from_secs(60);
 
-/// Lines of a failure that say what the processes said last.
+/// Lines of a short run's failure that say what the processes said last; that of a long one says all.
 const PRINTED: usize = 60;
 
 /// Carries out a plan and judges what came of it.
@@ -101,7 +101,8 @@ pub(crate) async fn run(plan: Plan) -> Report {
             .push(format!("printed: {}…", &line[..line.len().min(80)]));
     }
     let lines: Vec<_> = printed.lines().collect();
-    report.printed = lines[lines.len().saturating_sub(PRINTED)..].join("\n");
+    let shown = plan.minutes.map_or(PRINTED, |_| lines.len());
+    report.printed = lines[lines.len().saturating_sub(shown)..].join("\n");
     report.diary = fleet.tally.diary.lock().unwrap().join("\n");
     report.took = began.elapsed();
     report

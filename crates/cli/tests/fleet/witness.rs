@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) process: usize,
     kind: Kind,
     sent: Instant,
+    /// When the last token ends that was seen before.
+    ends: Option<Instant>,
     /// The least version that may come back, and what said so.
     least: i64,
     because: String,
@@ -149,6 +151,7 @@ impl Seen {
             process,
             kind,
             sent,
+            ends: sights.ends,
             least,
             because,
         }
@@ -283,12 +286,8 @@ impl Seen {
             }
             Some("store_unavailable") => Ok(|counts| counts.no_store += 1),
             Some("provider_unavailable" | "overloaded") => {
-                let serves = self
-                    .0
-                    .lock()
-                    .unwrap()
-                    .ends
-                    .is_some_and(|ends| ends > Instant::now());
+                // What was seen only meanwhile came too late for this call.
+                let serves = call.ends.is_some_and(|ends| ends > Instant::now());
                 let stood_still = troubles.stopped[process].since(sent, MOMENT);
                 if call.kind != Kind::Refresh && serves && !stood_still {
                     return Err("a token that was seen still served");
@@ -317,8 +316,9 @@ impl Seen {
         let (Some(sight), Some((_, newest_since))) = (sights.of[call.process], sights.versions.last()) else {
             return false;
         };
-        // What was issued since, or is not stored yet, is news that may have come.
-        let no_news = accepted.is_none_or(|accepted| accepted < *newest_since && accepted + READ < sight.at);
+        // What was issued since, or is not stored yet, is news that may have come; so is what this process has stored itself.
+        let no_news =
+            accepted.is_none_or(|accepted| accepted < *newest_since) && *newest_since + READ < sight.at;
         let troubles = &fleet.troubles;
         no_news
             && sight.ends.is_some_and(|ends| ends > call.sent + MOMENT)
