@@ -29,7 +29,14 @@ pub(crate) fn independent(arguments: &[String]) -> Result<()> {
 
 /// Seeds of the simulation, as many as are asked for.
 pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
-    let run = ["run", "--quiet", "--locked", "--package", "evergrant-simulation", "--"];
+    let run = [
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "evergrant-simulation",
+        "--",
+    ];
     shell::run(cargo().args(run).args(arguments))
 }
 

@@ -391,7 +391,7 @@ mod tests {
         let cache = Cache::default();
         let token = current(1);
         cache.keep(&token, cache.sight(&token.connection));
-        for (boot, there) in [(REMEMBERED - Duration::from_secs(1), true), (REMEMBERED, false)] {
+        for (boot, there) in [(REMEMBERED / 2, true), (REMEMBERED, false)] {
             cache.let_go(boot);
             assert_eq!(cache.newest(&token.connection).is_some(), there, "{boot:?}");
         }

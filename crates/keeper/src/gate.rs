@@ -246,7 +246,7 @@ mod tests {
         let mut queue = Queue::default();
         let id = |n: u32| ConnectionId::parse(&format!("c{n}")).expect("a literal id");
         for n in 0..100 {
-            let _ = queue.join(&id(n), &WaitedFor::default());
+            drop(queue.join(&id(n), &WaitedFor::default()));
             if n > 0 {
                 assert!(queue.pop().is_some());
             }
