@@ -106,7 +106,7 @@ impl Seen {
         alive
     }
 
-    /// Whose a refresh token is, while it is of the grant that the store holds.
+    /// Whose a refresh token is, of whichever of its grants.
     pub(crate) fn connection_of(&self, refresh_token: &str) -> Option<usize> {
         let grant = self.grants.grant_of(refresh_token)?;
         Some(self.grants.all[grant].connection)
