@@ -26,6 +26,7 @@ use crate::flight::Outcome;
 use crate::keeper::Keeper;
 use crate::lifeboat::Entry;
 use crate::redeem::{Holding, Turn};
+use crate::tenure::Tenure;
 
 /// Between two tries at storing an answer that is in hand.
 const STORE_AGAIN: Duration = Duration::from_millis(100);
@@ -85,7 +86,7 @@ impl Answer {
     }
 
     /// The record as it will stand once this has landed on what `held` shows. `None` where it will not.
-    fn ahead_of(&self, held: &Held) -> Option<Held> {
+    pub(crate) fn ahead_of(&self, held: &Held) -> Option<Held> {
         let mut connection = held.connection.clone();
         let lands = connection.status.after_token_set_landed();
         if connection.version != self.lease.version() {
@@ -115,32 +116,35 @@ impl Answer {
     }
 }
 
-/// The answers of this process that have not landed yet.
+/// The answers of this process that have not landed yet, and the leases under which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Afloat(Mutex<HashMap<ConnectionId, Arc<Answer>>>);
+pub(crate) struct Afloat(Mutex<HashMap<ConnectionId, (Arc<Answer>, Arc<Tenure>)>>);
 
 impl Afloat {
-    fn put(&self, answer: &Arc<Answer>) {
+    fn put(&self, answer: &Arc<Answer>, tenure: &Arc<Tenure>) {
         let id = answer.lease.connection().clone();
-        self.0.lock().insert(id, answer.clone());
+        self.0.lock().insert(id, (answer.clone(), tenure.clone()));
     }
 
     fn take_off(&self, answer: &Arc<Answer>) {
         let mut answers = self.0.lock();
         let id = answer.lease.connection();
-        if answers.get(id).is_some_and(|there| Arc::ptr_eq(there, answer)) {
+        if answers
+            .get(id)
+            .is_some_and(|(there, _)| Arc::ptr_eq(there, answer))
+        {
             answers.remove(id);
         }
     }
 
     /// Whether this process is landing the entry of this name anyway.
     pub(crate) fn has(&self, id: &ConnectionId, name: &str) -> bool {
-        self.0.lock().get(id).is_some_and(|answer| answer.name == name)
+        self.of(id).is_some_and(|(answer, _)| answer.name == name)
     }
 
-    /// The record with what is in hand. The refresh token that the store still shows was redeemed, and never leaves again.
-    pub(crate) fn ahead_of(&self, held: &Held) -> Option<Held> {
-        self.0.lock().get(&held.connection.id)?.ahead_of(held)
+    /// What is in hand of a connection. The refresh token that the store still shows was redeemed, and never leaves again.
+    pub(crate) fn of(&self, id: &ConnectionId) -> Option<(Arc<Answer>, Arc<Tenure>)> {
+        self.0.lock().get(id).cloned()
     }
 }
 
@@ -186,7 +190,7 @@ impl Keeper {
         let answer = Arc::new(self.answer(holding, old, issued, sent_at, rotation));
         let sight = self.inner.cache.sight(id);
         let (tell, told) = oneshot::channel();
-        self.inner.afloat.put(&answer);
+        self.inner.afloat.put(&answer, &holding.tenure);
         let keeper = self.clone();
         self.inner.tasks.spawn({
             let (answer, tenure) = (answer.clone(), holding.tenure.clone());

@@ -10,6 +10,7 @@ use evergrant_store::contract::Held;
 use crate::cache::Current;
 use crate::error::KeepError;
 use crate::keeper::Keeper;
+use crate::landing::Late;
 
 /// How often a record is read again that moves at every look.
 const LOOKS: usize = 4;
@@ -26,8 +27,15 @@ impl Keeper {
             // In this order: what lands between the two lines is read, and what is cached was stored before it was.
             let newest = self.inner.cache.newest(id);
             let shown = self.inner.store.held(id).await?.ok_or(KeepError::Unknown)?;
-            if let Some(ahead) = self.inner.afloat.ahead_of(&shown) {
-                return Ok(ahead);
+            if let Some((answer, tenure)) = self.inner.afloat.of(id)
+                && let Some(ahead) = answer.ahead_of(&shown)
+            {
+                if tenure.lasts(self.inner.clock.boot()) {
+                    return Ok(ahead);
+                }
+                // Past its lease somebody else may store another set under the number that this one would have.
+                self.land(&answer, Late::Yes).await?;
+                continue;
             }
             let Some(newest) = newest.filter(|newest| is_lost(newest, &shown)) else {
                 return Ok(shown);

@@ -332,11 +332,12 @@ async fn an_answer_that_comes_after_its_lease_has_ended_serves_nobody_before_it_
     let world = Arc::new(World::new().await);
     let (store, vault) = world.store().await;
     let away = Arc::new(AtomicBool::new(false));
-    let (moved, gone) = (world.clone(), away.clone());
+    let (moved, gone, stopped) = (world.clone(), away.clone(), AtomicBool::new(false));
     let store = Steps::watched(store, move |step, _| {
-        if step == "land" && !gone.swap(true, Ordering::SeqCst) {
+        if step == "land" && !stopped.swap(true, Ordering::SeqCst) {
             // The process was stopped with the answer in its hand.
             moved.pass(LEASE + Duration::from_secs(1));
+            gone.store(true, Ordering::SeqCst);
         }
         if gone.load(Ordering::SeqCst) {
             return Err(steps::gone(false));
@@ -353,6 +354,38 @@ async fn an_answer_that_comes_after_its_lease_has_ended_serves_nobody_before_it_
     let token = keeper.current(&connection.id, None).await.unwrap();
     assert_eq!(token.version, Version::new(2));
     assert_eq!(world.hubspot.ledger().refreshes_accepted, 1);
+}
+
+#[tokio::test]
+async fn what_is_in_hand_past_its_lease_serves_nobody_before_the_store_says_that_it_counts() {
+    let world = Arc::new(World::new().await);
+    let other = world.keeper().await;
+    let connection = world.connected(&other).await;
+    let (store, vault) = world.store().await;
+    let (refuses, stopped) = (Arc::new(AtomicBool::new(true)), AtomicBool::new(false));
+    let (moved, land) = (world.clone(), refuses.clone());
+    let store = Steps::watched(store, move |step, _| {
+        if !matches!(step, "land" | "renew_lease") || !land.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if !stopped.swap(true, Ordering::SeqCst) {
+            moved.pass(LEASE + Duration::from_secs(1));
+        }
+        Err(steps::gone(false))
+    });
+    let keeper = world::keeper(world.app(), store, vault, world.clock.clone());
+    world.pass(PAST_EXPIRY);
+    // It reads, and cannot write: nobody is told of a version 2 that the other process is about to store.
+    let error = keeper.current(&connection.id, None).await.unwrap_err();
+    assert!(matches!(error, KeepError::StoreUnavailable { .. }), "{error:?}");
+    let stored = other.current(&connection.id, None).await.unwrap();
+    refuses.store(false, Ordering::SeqCst);
+    let token = keeper.current(&connection.id, None).await.unwrap();
+    assert_eq!(
+        (token.version, stored.version),
+        (Version::new(2), Version::new(2))
+    );
+    assert_eq!(token.access_token.expose(), stored.access_token.expose());
 }
 
 #[tokio::test]
