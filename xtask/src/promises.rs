@@ -29,9 +29,9 @@ impl Promises {
         if path == GUARANTEES {
             self.tests_named.extend(claims(text));
         }
-        if !std::path::Path::new(path)
+        if std::path::Path::new(path)
             .extension()
-            .is_some_and(|extension| extension == "rs")
+            .is_none_or(|extension| extension != "rs")
         {
             return;
         }

@@ -116,9 +116,12 @@ impl Answer {
     }
 }
 
-/// The answers of this process that have not landed yet, and the leases under which they came.
+/// An answer in hand, and the lease under which it came.
+type InHand = (Arc<Answer>, Arc<Tenure>);
+
+/// The answers of this process that have not landed yet.
 #[derive(Debug, Default)]
-pub(crate) struct Afloat(Mutex<HashMap<ConnectionId, (Arc<Answer>, Arc<Tenure>)>>);
+pub(crate) struct Afloat(Mutex<HashMap<ConnectionId, InHand>>);
 
 impl Afloat {
     fn put(&self, answer: &Arc<Answer>, tenure: &Arc<Tenure>) {
@@ -143,7 +146,7 @@ impl Afloat {
     }
 
     /// What is in hand of a connection. The refresh token that the store still shows was redeemed, and never leaves again.
-    pub(crate) fn of(&self, id: &ConnectionId) -> Option<(Arc<Answer>, Arc<Tenure>)> {
+    pub(crate) fn of(&self, id: &ConnectionId) -> Option<InHand> {
         self.0.lock().get(id).cloned()
     }
 }
