@@ -12,7 +12,8 @@ cargo xtask faults …   several services on one store, under load, while proces
   --mode lease|row_lock|redis|mixed
                            who waits how for their turn (lease); mixed: every process another one;
                            row_lock: on PostgreSQL only
-  --rotation never|grace   what the provider does with refresh tokens (grace on PostgreSQL, never on SQLite)
+  --rotation never|grace|single_use
+                           what the provider does with refresh tokens (grace on PostgreSQL, never on SQLite)
   --seed N                 decides what fails when (1)";
 
 /// The tests that do it, by the name of the store.
@@ -80,7 +81,7 @@ fn wish(arguments: &[String]) -> Result<Wish> {
                 continue;
             }
             "--mode" => is_one_of(&["lease", "row_lock", "redis", "mixed"])?,
-            "--rotation" => is_one_of(&["never", "grace"])?,
+            "--rotation" => is_one_of(&["never", "grace", "single_use"])?,
             "--minutes" | "--seed" => {
                 value
                     .parse::<u64>()
@@ -126,6 +127,11 @@ mod tests {
             "--minutes 0 --store sqlite --mode lease --rotation never --seed 7",
             Some("sqlite"),
             "minutes=10 minutes=0 mode=lease rotation=never seed=7",
+        );
+        check(
+            "--minutes 4 --store postgres --mode lease --rotation single_use --seed 7",
+            Some("postgres"),
+            "minutes=10 minutes=4 mode=lease rotation=single_use seed=7",
         );
     }
 

@@ -71,6 +71,7 @@ impl Fleet {
         let rotation = match plan.rotation {
             Rotation::Never => hubspot_sim::Rotation::Never,
             Rotation::Grace => hubspot_sim::Rotation::Grace(GRACE),
+            Rotation::SingleUse => hubspot_sim::Rotation::Always,
         };
         let config = SimConfig {
             seed: plan.seed,
@@ -80,7 +81,16 @@ impl Fleet {
         };
         let installation = match plan.rotation {
             Rotation::Never => Installation::new(config).await,
-            Rotation::Grace => Installation::with_app(config, rotating).await,
+            Rotation::Grace => {
+                let grace = format!(
+                    "rotation = \"grace\"\nrotation_grace = \"{}s\"\n",
+                    GRACE.as_secs()
+                );
+                Installation::with_app(config, |base| rotating(base) + &grace).await
+            }
+            Rotation::SingleUse => {
+                Installation::with_app(config, |base| rotating(base) + "rotation = \"single_use\"\n").await
+            }
         };
         let database = (plan.store == Store::Postgres).then(|| Database {
             server: block_in_place(test_postgres::Server::new),
@@ -171,6 +181,15 @@ impl Fleet {
             Ok(answer) => answer,
             Err(_) => Err("no answer for two minutes".to_owned()),
         }
+    }
+
+    /// Where a process has what the customers' links lead to.
+    pub(crate) fn address_of(&self, process: usize, link: &str) -> String {
+        link.replacen(
+            &self.installation.public_url(),
+            &self.processes[process].address,
+            1,
+        )
     }
 
     /// Makes a connection of a new grant.
@@ -267,8 +286,7 @@ fn rotating(base: &str) -> String {
     let token = format!("{base}/oauth/2026-09/token");
     format!(
         "provider = \"generic\"\ntoken_url = \"{token}\"\nintrospect_url = \"{token}/introspect\"\nrevoke_url = \"{token}/revoke\"\n\
-         client_auth = \"post\"\naccount_claim = \"hub_id\"\nrotation = \"grace\"\nrotation_grace = \"{}s\"\n",
-        GRACE.as_secs()
+         client_auth = \"post\"\naccount_claim = \"hub_id\"\n"
     )
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::consent::consents;
 use crate::fleet::{Fleet, id, portal};
 use crate::plan::{CONNECTIONS, PROCESSES, Random};
 use crate::witness::{AFTERSHOCK, Kind, Seen};
@@ -26,6 +27,8 @@ pub(crate) fn begin(fleet: &Arc<Fleet>) -> JoinSet<()> {
     }
     users.spawn(refreshes(fleet.clone()));
     users.spawn(comes_and_goes(fleet.clone()));
+    users.spawn(consents_anew(fleet.clone()));
+    users.spawn(consents_where_needed(fleet.clone()));
     users
 }
 
@@ -91,6 +94,46 @@ async fn refreshes(fleet: Arc<Fleet>) {
         seen.end(&fleet, portal(connection), &call, &answer);
         sleep(chance.millis(300, 900)).await;
     }
+}
+
+/// One customer consents again every now and then, although nothing is wrong. The others' books stay free of what that may explain.
+async fn consents_anew(fleet: Arc<Fleet>) {
+    const CONNECTION: usize = CONNECTIONS - 1;
+    let mut chance = chance(&fleet, 3000);
+    while fleet.goes_on() {
+        if consents(&fleet, chance.below(PROCESSES), CONNECTION).await {
+            fleet.tally.count(|counts| counts.consents += 1);
+        }
+        sleep(chance.millis(2000, 6000)).await;
+    }
+}
+
+/// Customers come back whose connection was given up.
+async fn consents_where_needed(fleet: Arc<Fleet>) {
+    let mut chance = chance(&fleet, 4000);
+    for connection in (0..CONNECTIONS).cycle() {
+        let mut is_new = true;
+        while fleet.goes_on() && is_given_up(&fleet, chance.below(PROCESSES), connection).await {
+            if is_new {
+                fleet.books.given_up(portal(connection));
+                is_new = false;
+            }
+            if consents(&fleet, chance.below(PROCESSES), connection).await {
+                fleet.tally.count(|counts| counts.consents += 1);
+            }
+            sleep(AFTER_A_FAILURE).await;
+        }
+        if !fleet.goes_on() {
+            return;
+        }
+        sleep(AFTER_A_FAILURE).await;
+    }
+}
+
+async fn is_given_up(fleet: &Fleet, process: usize, connection: usize) -> bool {
+    let path = format!("/v1/connections/{}", id(connection));
+    let record = fleet.ask(process, Method::GET, &path, None).await;
+    record.is_ok_and(|record| record.status == 200 && record.json()["status"] == "reconnect_required")
 }
 
 /// Connections are made at one process, used at all of them, ended at another one, and served nowhere from then on.

@@ -11,8 +11,8 @@
 //! A **lost grant** is a connection that does not work again through every process within [`run::HEALS_WITHIN`] after the last fault.
 //!
 //! A **double redemption** is one that the provider accepted, that no version stands for, and that nothing explains. What
-//! explains one: an answer that the simulator was told to lose, or a holder that was killed, or stopped past its lease, while
-//! the provider had its connection's refresh token or had answered less than a moment before.
+//! explains one: an answer that the simulator was told to lose, a holder that was killed, or stopped past its lease, while the
+//! provider had its connection's refresh token or had answered less than a moment before, or a customer who consented anew.
 //!
 //! A **failed call** is an app's call through the gateway, or for a token, that is not answered 200. It was **unavoidable** only
 //! if one of these holds, and avoidable in every other case:
@@ -23,8 +23,10 @@
 //!    served one before, which nobody has replaced since and which has not ended, unless its store was away for longer than
 //!    `max_stale`. A stopped process may hold a lock, so then nobody is sure to reach the store;
 //! 3. *no token*: 503 `provider_unavailable` or `overloaded` with `Retry-After`, every token that anybody has seen of the connection had
-//!    ended or the process itself was stopped at some moment of the call, and up to [`witness::STANDSTILL`] before there was what keeps everybody from another one: the token endpoint failed, or a
-//!    process died or was stopped, maybe with the lease.
+//!    ended or the process itself was stopped at some moment of the call, and up to [`witness::STANDSTILL`] before there was
+//!    what keeps everybody from another one: the token endpoint failed, or a process died or was stopped, maybe with the lease;
+//! 4. *no grant*: 424 `reconnect_required`, the provider takes a refresh token once, and an answer of this very connection may
+//!    have been lost. Its customer then consents again; a connection is given up no more often than answers may have been lost.
 //!
 //! Besides, no process may ever serve a lower version than it has served before, nor any process two token sets under one
 //! version; a disconnected connection is served nowhere once the feed has told of it; and nothing that is printed may look like
@@ -40,6 +42,7 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod consent;
 mod faults;
 mod fleet;
 #[expect(dead_code, reason = "the rest of it is for the other whole-system tests")]

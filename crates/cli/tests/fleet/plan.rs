@@ -54,6 +54,23 @@ impl Mode {
 pub(crate) enum Rotation {
     Never,
     Grace,
+    SingleUse,
+}
+
+impl Rotation {
+    const ALL: [(&'static str, Self); 3] = [
+        ("never", Self::Never),
+        ("grace", Self::Grace),
+        ("single_use", Self::SingleUse),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, rotation)| *rotation == self)
+            .unwrap()
+            .0
+    }
 }
 
 /// A run.
@@ -90,8 +107,9 @@ impl Plan {
                 "seed" => plan.seed = value.parse().unwrap(),
                 "minutes" => plan.minutes = Some(value.parse().unwrap()).filter(|minutes| *minutes > 0),
                 "mode" => plan.mode = Mode::ALL.iter().find(|(name, _)| *name == value).unwrap().1,
-                "rotation" if value == "never" => plan.rotation = Rotation::Never,
-                "rotation" if value == "grace" => plan.rotation = Rotation::Grace,
+                "rotation" => {
+                    plan.rotation = Rotation::ALL.iter().find(|(name, _)| *name == value).unwrap().1;
+                }
                 _ => panic!("EVERGRANT_TEST_FAULTS: {word}"),
             }
         }
@@ -115,14 +133,11 @@ impl fmt::Display for Plan {
             Store::Postgres => "postgres",
             Store::Sqlite => "sqlite",
         };
-        let rotation = match self.rotation {
-            Rotation::Never => "never",
-            Rotation::Grace => "grace",
-        };
         write!(
             f,
-            "--store {store} --mode {} --rotation {rotation} --seed {}",
+            "--store {store} --mode {} --rotation {} --seed {}",
             self.mode.name(),
+            self.rotation.name(),
             self.seed
         )
     }

@@ -17,7 +17,7 @@ pub(crate) struct Books(Mutex<BTreeMap<u64, Page>>);
 /// What is known of one account.
 #[derive(Debug, Default)]
 struct Page {
-    /// When a refresh was seen to be accepted.
+    /// When a refresh or a consent was seen to be accepted.
     accepted: Vec<Instant>,
     in_flight: u64,
     in_flight_max: u64,
@@ -25,6 +25,10 @@ struct Page {
     holders_lost: Vec<Instant>,
     /// How many answers the simulator was told to lose.
     answers_lost: u64,
+    /// When a customer consented again: what was being redeemed comes to nothing, or the consent does.
+    consents: Vec<Instant>,
+    /// How often the fleet gave the connection up.
+    given_up: u64,
     /// When there were two redemptions at a time.
     overlaps: Vec<Instant>,
 }
@@ -38,12 +42,17 @@ impl Page {
         /// Holders are noted a little after they are lost.
         const NOTED: Duration = Duration::from_secs(1);
         let explains = |lost: Instant, at: Instant| lost <= at + NOTED && at <= lost + STILL_THERE;
-        let unexplained = |at: &&Instant| !self.holders_lost.iter().any(|lost| explains(*lost, **at));
+        let lost = || self.holders_lost.iter().chain(&self.consents);
+        let unexplained = |at: &&Instant| !lost().any(|lost| explains(*lost, **at));
         self.overlaps.iter().filter(unexplained).count()
     }
 
-    fn explained(&self) -> u64 {
+    fn may_be_lost(&self) -> u64 {
         self.answers_lost + self.holders_lost.len() as u64
+    }
+
+    fn explained(&self) -> u64 {
+        self.may_be_lost() + self.consents.len() as u64
     }
 }
 
@@ -60,7 +69,7 @@ impl Books {
                 page.overlaps.push(now);
             }
             (page.in_flight, page.in_flight_max) = (in_flight, max);
-            while (page.accepted.len() as u64) < grant.refreshes_accepted {
+            while (page.accepted.len() as u64) < grant.refreshes_accepted + grant.installs {
                 page.accepted.push(now);
             }
         }
@@ -110,6 +119,31 @@ impl Books {
         self.0.lock().unwrap().entry(portal).or_default().answers_lost += 1;
     }
 
+    /// A customer may have consented again.
+    pub(crate) fn consents(&self, portal: u64) {
+        let mut pages = self.0.lock().unwrap();
+        pages.entry(portal).or_default().consents.push(Instant::now());
+    }
+
+    /// The fleet gave a connection up: its customer must consent again.
+    pub(crate) fn given_up(&self, portal: u64) {
+        self.0.lock().unwrap().entry(portal).or_default().given_up += 1;
+    }
+
+    /// Whether an answer of this account may have been lost.
+    pub(crate) fn may_be_lost(&self, portal: u64) -> bool {
+        let pages = self.0.lock().unwrap();
+        pages.get(&portal).is_some_and(|page| page.may_be_lost() > 0)
+    }
+
+    /// How often a connection was given up, and how often it may have been.
+    fn losses(&self, portal: u64) -> (u64, u64) {
+        let pages = self.0.lock().unwrap();
+        pages
+            .get(&portal)
+            .map_or((0, 0), |page| (page.given_up, page.may_be_lost()))
+    }
+
     /// How many answers may have been lost, and how often two redemptions at a time are unexplained.
     fn explained(&self, portal: u64) -> (u64, usize) {
         let pages = self.0.lock().unwrap();
@@ -154,7 +188,14 @@ impl Report {
             let Some(grant) = ledger.grants.iter().find(|grant| grant.hub_id == portal) else {
                 continue;
             };
-            let accepted = grant.refreshes_accepted;
+            // The first grant was imported; each further one is a consent.
+            let accepted = grant.refreshes_accepted + grant.installs.saturating_sub(1);
+            let (given_up, may_be_lost) = books.losses(portal);
+            if given_up > may_be_lost {
+                self.wrong.push(format!(
+                    "portal {portal}: given up {given_up} times, {may_be_lost} answers may have been lost"
+                ));
+            }
             let (explained, overlaps) = books.explained(portal);
             let lost = accepted.saturating_sub(grown);
             self.accepted += accepted;
@@ -189,8 +230,13 @@ impl Report {
                     .push(format!("portal {portal}: a refresh token was revoked"));
             }
         }
+        // Whoever asks by name for a connection that was given up has its token presented once more.
+        let once_more: u64 = grown.keys().map(|portal| books.losses(*portal).0).sum();
         for (what, number) in [
-            ("refused refreshes", ledger.refreshes_refused),
+            (
+                "refused refreshes",
+                ledger.refreshes_refused.saturating_sub(once_more),
+            ),
             ("refused clients", ledger.client_refusals),
             ("unknown refresh tokens", ledger.unknown_refresh_tokens),
             ("calls with a killed token", ledger.unauthorized.killed),
@@ -227,11 +273,12 @@ impl fmt::Display for Report {
         writeln!(f, "{}: {:.1} s", self.command, self.took.as_secs_f64())?;
         writeln!(
             f,
-            "  calls      {} gateway, {} tokens, {} refreshes, {} connected, {} disconnected; longest wait {:.1} s",
+            "  calls      {} gateway, {} tokens, {} refreshes, {} connected, {} consents, {} disconnected; longest wait {:.1} s",
             counts.gateway,
             counts.tokens,
             counts.refreshes,
             counts.connected,
+            counts.consents,
             counts.disconnected,
             counts.longest_wait.as_secs_f64()
         )?;
@@ -243,11 +290,12 @@ impl fmt::Display for Report {
         writeln!(f, "  faults     {}", faults.join(", "))?;
         writeln!(
             f,
-            "  failed     unavoidably {}: {} dead, {} no store, {} no token; avoidably {}",
-            counts.dead + counts.no_store + counts.no_token,
+            "  failed     unavoidably {}: {} dead, {} no store, {} no token, {} no grant; avoidably {}",
+            counts.dead + counts.no_store + counts.no_token + counts.no_grant,
             counts.dead,
             counts.no_store,
             counts.no_token,
+            counts.no_grant,
             counts.avoidable
         )?;
         write!(

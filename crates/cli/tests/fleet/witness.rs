@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::fleet::{Fleet, LIFETIME, connection_of};
 use crate::installation::Answer;
-use crate::plan::PROCESSES;
+use crate::plan::{PROCESSES, Rotation};
 
 /// How long after it came back a store may still be out of reach: a statement that was on its way waits for 8 s.
 pub(crate) const AFTERSHOCK: Duration = Duration::from_secs(9);
@@ -73,10 +73,12 @@ pub(crate) struct Counts {
     pub(crate) tokens: u64,
     pub(crate) refreshes: u64,
     pub(crate) connected: u64,
+    pub(crate) consents: u64,
     pub(crate) disconnected: u64,
     pub(crate) dead: u64,
     pub(crate) no_store: u64,
     pub(crate) no_token: u64,
+    pub(crate) no_grant: u64,
     pub(crate) avoidable: u64,
     pub(crate) went_back: u64,
     pub(crate) longest_wait: Duration,
@@ -269,6 +271,13 @@ impl Seen {
                 Ok(|counts| counts.dead += 1)
             };
         };
+        if answer.status == 424 && fleet.plan.rotation == Rotation::SingleUse {
+            return if fleet.books.may_be_lost(portal) {
+                Ok(|counts| counts.no_grant += 1)
+            } else {
+                Err("no answer of this connection was lost")
+            };
+        }
         if answer.status != 503 {
             return Err("only 503 says that there is no token now");
         }
