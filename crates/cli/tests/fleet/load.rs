@@ -180,6 +180,7 @@ async fn goes(fleet: &Fleet, id: &str, portal: u64, seen: &Seen, chance: &mut Ra
         return;
     }
     fleet.tally.count(|counts| counts.disconnected += 1);
+    fleet.books.disconnected(portal);
     sleep(TOLD).await;
     for process in 0..PROCESSES {
         let path = format!("/v1/connections/{id}/token");

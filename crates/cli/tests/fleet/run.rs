@@ -79,6 +79,11 @@ pub(crate) async fn run(plan: Plan) -> Report {
     while let Some(user) = users.join_next().await {
         user.unwrap();
     }
+    for portal in unrevoked(&fleet).await {
+        report
+            .wrong
+            .push(format!("portal {portal} was disconnected and its grant lives"));
+    }
     watching.await.unwrap();
     for process in 0..PROCESSES {
         let mut running = fleet.turn(process).await;
@@ -141,6 +146,22 @@ async fn heals(fleet: &Fleet, connection: usize) {
             .await;
         if answer.is_ok_and(|answer| answer.status == 200) {
             return;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// The accounts whose connection was ended and whose grant still lives, although there was time to revoke it.
+async fn unrevoked(fleet: &Fleet) -> Vec<u64> {
+    /// Whoever claims a revocation and dies leaves it to the next one, a minute later.
+    const REVOKED_WITHIN: Duration = Duration::from_secs(75);
+    const AGAIN: Duration = Duration::from_millis(200);
+    let since = Instant::now();
+    loop {
+        let ledger = fleet.books.look(&fleet.installation.hubspot);
+        let unrevoked = fleet.books.unrevoked(&ledger);
+        if unrevoked.is_empty() || since.elapsed() > REVOKED_WITHIN {
+            return unrevoked;
         }
         sleep(AGAIN).await;
     }

@@ -29,6 +29,8 @@ struct Page {
     consents: Vec<Instant>,
     /// How often the fleet gave the connection up.
     given_up: u64,
+    /// Whether it was disconnected, and its grant is to be revoked.
+    disconnected: bool,
     /// When there were two redemptions at a time.
     overlaps: Vec<Instant>,
 }
@@ -130,10 +132,31 @@ impl Books {
         self.0.lock().unwrap().entry(portal).or_default().given_up += 1;
     }
 
+    /// A connection was disconnected.
+    pub(crate) fn disconnected(&self, portal: u64) {
+        self.0.lock().unwrap().entry(portal).or_default().disconnected = true;
+    }
+
     /// Whether an answer of this account may have been lost.
     pub(crate) fn may_be_lost(&self, portal: u64) -> bool {
         let pages = self.0.lock().unwrap();
         pages.get(&portal).is_some_and(|page| page.may_be_lost() > 0)
+    }
+
+    /// The accounts that are disconnected and have a grant that lives. Where an answer may have been lost, it is enough that one of
+    /// the refresh tokens is dead.
+    pub(crate) fn unrevoked(&self, ledger: &Ledger) -> Vec<u64> {
+        let pages = self.0.lock().unwrap();
+        let lives = |(portal, page): &(&u64, &Page)| {
+            let mut tokens = ledger.refresh_tokens_of(**portal);
+            let revoked = if page.may_be_lost() > 0 {
+                tokens.any(|token| token.dead)
+            } else {
+                tokens.all(|token| token.dead || token.superseded)
+            };
+            page.disconnected && !revoked
+        };
+        pages.iter().filter(lives).map(|(portal, _)| *portal).collect()
     }
 
     /// How often a connection was given up, and how often it may have been.
