@@ -295,8 +295,8 @@ impl Seen {
             }
             Some("store_unavailable") => Ok(|counts| counts.no_store += 1),
             Some("provider_unavailable" | "overloaded") => {
-                // What was seen only meanwhile came too late for this call.
-                let serves = call.ends.is_some_and(|ends| ends > Instant::now());
+                // What was seen only meanwhile came too late for this call, and nobody's clock is read to the millisecond.
+                let serves = call.ends.is_some_and(|ends| ends > Instant::now() + MOMENT);
                 let stood_still = troubles.stopped[process].since(sent, MOMENT);
                 if call.kind != Kind::Refresh && serves && !stood_still {
                     return Err("a token that was seen still served");
