@@ -29,8 +29,9 @@
 //!    have been lost. Its customer then consents again; a connection is given up no more often than answers may have been lost.
 //!
 //! Besides, no process may ever serve a lower version than it has served before, nor any process two token sets under one
-//! version; a disconnected connection is served nowhere once the feed has told of it, and its grant is revoked in the end; and nothing that is printed may look like
-//! a token.
+//! version, unless the first was in a lifeboat only when it was served, and its process was then killed or stopped; a
+//! disconnected connection is served nowhere once the feed has told of it, and its grant is revoked in the end; and nothing that
+//! is printed may look like a token.
 //!
 //! # Longer, and again
 //!

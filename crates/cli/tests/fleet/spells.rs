@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::plan::{CONNECTIONS, PROCESSES};
+use crate::witness::AFTERSHOCK;
 
 /// Spans of time; the last one may go on.
 #[derive(Debug, Default)]
@@ -35,6 +36,14 @@ impl Spells {
         spells
             .iter()
             .any(|(_, until)| until.is_none_or(|until| until >= from))
+    }
+
+    /// Whether there was one at this moment, or one had ended within `before` before it.
+    fn at(&self, moment: Instant, before: Duration) -> bool {
+        let spells = self.0.lock().unwrap();
+        spells
+            .iter()
+            .any(|(began, until)| *began <= moment && until.is_none_or(|until| until + before >= moment))
     }
 
     /// When the last one began that there was within `before` before `from`, or since.
@@ -70,6 +79,14 @@ impl Troubles {
 
     pub(crate) fn any_down_since(&self, from: Instant, before: Duration) -> bool {
         self.down.iter().any(|spells| spells.since(from, before))
+    }
+
+    /// Whether a token set that a process served at this moment may have been stored nowhere but in its lifeboat, and have come too
+    /// late for its number: the process was killed since, or stopped, and its lease ended.
+    pub(crate) fn may_have_lost_its_number(&self, process: usize, served: Instant) -> bool {
+        let afloat = self.store.at(served, AFTERSHOCK) || self.cut_off[process].at(served, AFTERSHOCK);
+        let since = |spells: &Spells| spells.since(served, Duration::ZERO);
+        afloat && (since(&self.down[process]) || since(&self.stopped[process]))
     }
 
     /// Since when the database is out of a process's reach, where it was so a moment ago.

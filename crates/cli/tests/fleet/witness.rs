@@ -50,8 +50,8 @@ pub(crate) struct Seen(Mutex<Sights>);
 struct Sights {
     /// When each new version was seen first.
     versions: Vec<(i64, Instant)>,
-    /// The access token of each version.
-    tokens: BTreeMap<i64, String>,
+    /// The access token of each version, and which process served it first, when.
+    tokens: BTreeMap<i64, (String, usize, Instant)>,
     /// When the last token ends, to be on the safe side.
     ends: Option<Instant>,
     /// The last of each process.
@@ -227,8 +227,9 @@ impl Seen {
             sights.versions.push((version, now));
         }
         if let Some(token) = served.token {
-            let known = sights.tokens.entry(version).or_insert_with(|| token.clone());
-            if *known != token {
+            let first = (token.clone(), call.process, now);
+            let (known, by, at) = sights.tokens.entry(version).or_insert(first);
+            if *known != token && !fleet.troubles.may_have_lost_its_number(*by, *at) {
                 fleet
                     .tally
                     .wrong(format!("portal {portal}: two token sets have version {version}"));
