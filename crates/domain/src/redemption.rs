@@ -80,7 +80,8 @@ pub fn presenting(
         Rotation::Grace(window) if now < earlier.first_at.after(window) => return Presenting::Now,
         Rotation::Grace(_) | Rotation::SingleUse => {}
     }
-    let quiet_until = earlier.first_at.after(QUIET_TIME).max(hard_end);
+    // From the last attempt, not the first: its request may be on its way still, whatever became of the one that sent it.
+    let quiet_until = earlier.last_at.after(QUIET_TIME).max(hard_end);
     if now < quiet_until {
         Presenting::NotBefore(quiet_until)
     } else if can_introspect {
@@ -101,6 +102,7 @@ pub fn presenting_once_more(earlier: Option<&Intent>, lost_at: Timestamp, now: T
     let Some(earlier) = earlier.filter(|intent| intent.attempts > 0) else {
         return Presenting::Now;
     };
+    // It was given up after the quiet time of the last attempt, or for a definite answer.
     let quiet_until = earlier.first_at.after(QUIET_TIME);
     if earlier.last_at > lost_at {
         Presenting::Exhausted
@@ -266,6 +268,24 @@ mod tests {
         check(60, 100, 100, Presenting::Now);
         check(101, 100, 100_000, Presenting::Exhausted);
         assert_eq!(presenting_once_more(None, FIRST_AT, FIRST_AT), Presenting::Now);
+    }
+
+    #[test]
+    fn the_quiet_time_counts_from_the_last_attempt() {
+        let later = |seconds| FIRST_AT.after(Duration::from_secs(seconds));
+        let intent = Intent {
+            version: Version::FIRST,
+            first_at: FIRST_AT,
+            attempts: 1,
+            last_at: later(50),
+        };
+        let check = |seconds, expected| {
+            let answer = presenting(Some(&intent), Rotation::SingleUse, true, FIRST_AT, later(seconds));
+            assert_eq!(answer, expected, "{seconds} s later");
+        };
+        let quiet = 50 + QUIET_TIME.as_secs();
+        check(51, Presenting::NotBefore(later(quiet)));
+        check(quiet, Presenting::AfterIntrospection);
     }
 
     #[test]

@@ -249,8 +249,8 @@ pub(super) const EDITS: &[Edit] = &[
     },
     Edit {
         file: "crates/domain/src/redemption.rs",
-        find: "    let quiet_until = earlier.first_at.after(QUIET_TIME).max(hard_end);",
-        replace: "    let quiet_until = if on!(quiet_time_skipped) { earlier.first_at } else { earlier.first_at.after(QUIET_TIME).max(hard_end) };",
+        find: "    let quiet_until = earlier.last_at.after(QUIET_TIME).max(hard_end);",
+        replace: "    let quiet_until = if on!(quiet_time_skipped) { earlier.first_at } else { earlier.last_at.after(QUIET_TIME).max(hard_end) };",
     },
     Edit {
         file: "crates/domain/src/redemption.rs",
