@@ -156,7 +156,7 @@ impl Keeper {
             holding.lease.version(),
             holding.rotation(),
             holding.app.provider.introspect_url.is_some(),
-            tokens.ends.hard,
+            holding.serves_until(tokens),
             now,
         );
         failure.retry_after = failure.retry_after.max(quiet.map(|until| until.since(now)));

@@ -32,6 +32,9 @@ use crate::rest::Known;
 use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
 
+/// How long what the feed told counts without another look at it: "within a second".
+pub(crate) const FEED_FRESH: Duration = Duration::from_secs(1);
+
 /// A forced refresh is made at most once in this time, whoever asks.
 const FORCED_EVERY: Duration = Duration::from_secs(10);
 
@@ -85,6 +88,8 @@ pub(crate) struct Inner {
     /// Boot-time milliseconds of the last time that the change feed was read to its end.
     pub(crate) feed_read_at: AtomicU64,
     pub(crate) max_stale: Duration,
+    /// Whether the feed could not be read when it was last tried.
+    pub(crate) store_away: AtomicBool,
     pub(crate) keys_generation: AtomicU64,
     /// The apps that are left alone, as they were last read.
     pub(crate) at_rest: Mutex<HashMap<AppName, Known>>,
@@ -162,6 +167,7 @@ impl Keeper {
                 usage: Mutex::default(),
                 feed_read_at: AtomicU64::new(booted),
                 max_stale: parts.max_stale,
+                store_away: AtomicBool::new(false),
                 keys_generation: AtomicU64::new(0),
                 at_rest: Mutex::default(),
                 examined: Mutex::default(),
@@ -237,7 +243,13 @@ impl Keeper {
             }
         }
         let sight = self.inner.cache.sight(id);
-        let held = self.held(id).await?;
+        let held = match self.held_in_time(id, min_ttl).await {
+            // Only now it is known that the store is away.
+            Err(error @ KeepError::StoreUnavailable { .. }) => {
+                return self.at_hand_for_a_while(id, min_ttl).ok_or(error);
+            }
+            held => held?,
+        };
         let token = self.usable(&held)?;
         let now = self.inner.clock.now();
         let why = Why::Due { min_ttl };
@@ -444,9 +456,45 @@ impl Keeper {
         self.feed_is_recent(self.inner.clock.boot())
     }
 
+    /// What is at hand and still serves while the store does not answer.
+    fn at_hand_for_a_while(&self, id: &ConnectionId, min_ttl: Option<Duration>) -> Option<Arc<Current>> {
+        let boot = self.inner.clock.boot();
+        let token = self.inner.cache.find(id)?;
+        let wish_granted = min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now());
+        (boot < token.hard && wish_granted && self.feed_age(boot) <= self.inner.max_stale).then_some(token)
+    }
+
+    /// What is at hand counts while the feed is read every moment. Where it was not, this process was stopped, and looks at the store
+    /// first; where the store is known to be away, it counts for `max_stale`.
     fn feed_is_recent(&self, boot: Duration) -> bool {
-        millis(boot).saturating_sub(self.inner.feed_read_at.load(Ordering::Relaxed))
-            <= millis(self.inner.max_stale)
+        let most = if self.inner.store_away.load(Ordering::Relaxed) {
+            self.inner.max_stale
+        } else {
+            FEED_FRESH.min(self.inner.max_stale)
+        };
+        self.feed_age(boot) <= most
+    }
+
+    fn feed_age(&self, boot: Duration) -> Duration {
+        boot.saturating_sub(Duration::from_millis(
+            self.inner.feed_read_at.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// The record, as far as the store tells it in time: where a token is at hand that serves while the store is away, nobody waits
+    /// for a store that hangs.
+    async fn held_in_time(&self, id: &ConnectionId, min_ttl: Option<Duration>) -> Result<Held, KeepError> {
+        if self.at_hand_for_a_while(id, min_ttl).is_none() {
+            return self.held(id).await;
+        }
+        let hangs = |_| {
+            Err(KeepError::StoreUnavailable {
+                retry_after: FEED_FRESH,
+            })
+        };
+        tokio::time::timeout(FEED_FRESH, self.held(id))
+            .await
+            .unwrap_or_else(hangs)
     }
 
     /// A number for spreading work.

@@ -330,9 +330,10 @@ impl Keeper {
             self.step_back(&holding.lease, &holding.held, None).await?;
             return Ok(Turn::Over(self.usable(&holding.held)));
         }
-        if now < tokens.ends.hard {
+        let serves_until = holding.serves_until(tokens);
+        if now < serves_until {
             let failure = Failure {
-                retry_after: Some(tokens.ends.hard.since(now)),
+                retry_after: Some(serves_until.since(now)),
                 ..Failure::without_answer("outcome_unknown")
             };
             return self.unfinished(holding, Presented::No, failure).await;
@@ -454,9 +455,22 @@ impl Holding {
                 earlier,
                 self.rotation(),
                 self.app.provider.introspect_url.is_some(),
-                tokens.ends.hard,
+                self.serves_until(tokens),
                 now,
             ),
+        }
+    }
+
+    /// Until when nothing is urgent: the token at hand serves to its hard end, but not where the provider was seen to reject it.
+    pub(crate) fn serves_until(&self, tokens: &TokenSet) -> Timestamp {
+        let rejected = self
+            .held
+            .cooldown
+            .is_some_and(|cooldown| cooldown.began_at >= tokens.issued_at);
+        if rejected {
+            tokens.issued_at
+        } else {
+            tokens.ends.hard
         }
     }
 

@@ -168,7 +168,8 @@ impl Folder {
                 }
                 // Another process has landed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                // It stands in no other entry's way.
+                Err(error) => self.report_unreadable(&file, &error),
             }
         }
         entries.sort();
@@ -224,6 +225,18 @@ impl Folder {
                 file,
                 folder = %self.path.display(),
                 "the lifeboat holds a file that is no entry; it is left alone"
+            );
+        }
+    }
+
+    fn report_unreadable(&self, file: &str, error: &io::Error) {
+        if self.strange.lock().insert(file.to_owned()) {
+            tracing::error!(
+                event = "lifeboat_entry_unreadable",
+                file,
+                folder = %self.path.display(),
+                %error,
+                "an entry of the lifeboat cannot be read; it is kept, and the others are landed: see to its owner and permissions"
             );
         }
     }
@@ -354,6 +367,7 @@ mod tests {
         let folder = LifeboatFolder::open(home.path().join("lifeboat")).unwrap();
         let put = |file: &str, content: &str| fs::write(folder.0.path.join(file), content).unwrap();
         put(".whole.entry", "sealed\n");
+        fs::create_dir(folder.0.path.join("unreadable.entry")).unwrap();
         put(".half.entry", "seal");
         put(".nothing.entry", "");
         put("README", "ours");
@@ -366,14 +380,23 @@ mod tests {
             folder.0.entries().unwrap(),
             [("whole".to_owned(), b"sealed".to_vec())]
         );
-        assert_eq!(folder.0.strange.lock().len(), 2);
+        assert_eq!(folder.0.strange.lock().len(), 3);
         let mut left: Vec<_> = folder.0.files().unwrap();
         left.sort();
-        assert_eq!(left, [".swp", ".writing.entry", "README", "whole.entry"]);
+        assert_eq!(
+            left,
+            [
+                ".swp",
+                ".writing.entry",
+                "README",
+                "unreadable.entry",
+                "whole.entry"
+            ]
+        );
         // What is gone is told of again should it come back.
         fs::remove_file(folder.0.path.join("README")).unwrap();
         assert_eq!(names(&folder), ["whole"]);
-        assert_eq!(folder.0.strange.lock().len(), 1);
+        assert_eq!(folder.0.strange.lock().len(), 2);
         // One that was left by a dead writer of the same name does not stand in the way.
         drop(held);
         folder.0.keep("writing", b"again").unwrap();
