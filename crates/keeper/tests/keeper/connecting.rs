@@ -364,6 +364,20 @@ async fn what_another_process_disconnected_is_served_no_longer_than_a_second() {
 }
 
 #[tokio::test]
+async fn a_process_that_was_stopped_serves_nothing_that_was_disconnected_meanwhile() {
+    let world = World::new().await;
+    let (first, second) = (world.keeper().await, world.keeper().await);
+    let connection = world.connected(&first).await;
+    first.current(&connection.id, None).await.unwrap();
+    second.disconnect(&connection.id, Revoke::Never).await.unwrap();
+    // It wakes, and nothing has read the feed yet.
+    world.pass(Duration::from_secs(3));
+    let error = first.current(&connection.id, None).await.unwrap_err();
+    assert!(matches!(error, KeepError::Disconnected), "{error:?}");
+    assert!(!first.store_is_recent(), "nor does a key count that was at hand");
+}
+
+#[tokio::test]
 async fn a_connection_that_is_always_kept_fresh_is_refreshed_without_a_call() {
     let world = World::new().await;
     let mut app = world.app();

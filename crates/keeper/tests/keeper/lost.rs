@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::Health;
 use evergrant_domain::redemption::QUIET_TIME;
-use evergrant_domain::{Connection, ConnectionStatus, ReconnectReason, Rotation};
-use evergrant_keeper::{Clock as _, KeepError, Keeper, Renewal};
+use evergrant_domain::{Connection, ConnectionStatus, ReconnectReason, Rotation, Version};
+use evergrant_keeper::{AfterRejection, Clock as _, KeepError, Keeper, Renewal};
 use hubspot_sim::{Fault, FaultKind};
 
 use crate::world::{CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
@@ -387,4 +388,27 @@ async fn a_disconnect_in_mid_refresh_wins_and_the_new_refresh_token_is_revoked()
         KeepError::Disconnected
     ));
     assert!(world.hubspot.grant(CLIENT, HUB).is_some());
+}
+
+#[tokio::test]
+async fn a_token_that_was_rejected_is_not_waited_for_after_a_lost_answer() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let mut app = world.app();
+    app.provider.rotation = Rotation::SingleUse;
+    let keeper = world.keeper_of(app).await;
+    let connection = world.connected(&keeper).await;
+    world.pass(Duration::from_secs(120));
+    world.hubspot.expire_access_tokens(HUB);
+    world.hubspot.arm(Fault::token(FaultKind::CutBeforeIssue));
+    let rejected = async || {
+        keeper
+            .rejected(&connection.id, Version::FIRST, Class::Expired)
+            .await
+    };
+    assert!(rejected().await.is_err());
+    // Long before its end by the clock, and after the quiet time.
+    world.pass(QUIET_TIME + Duration::from_secs(30));
+    let after = rejected().await.unwrap();
+    assert!(matches!(after, AfterRejection::Newer { .. }), "{after:?}");
+    assert_eq!(world.hubspot.ledger().introspections, 1, "asked about first");
 }
