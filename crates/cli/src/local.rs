@@ -79,6 +79,8 @@ impl From<BuildError> for Failure {
                 OpenError::OldSqlite { .. } => Exit::Failed,
             },
             BuildError::OpenPostgres(postgres::OpenError::Unavailable { .. }) => Exit::Unavailable,
+            // Whoever watches over the service starts it again.
+            BuildError::Lifeboat(refused) if refused.may_pass() => Exit::Unavailable,
             BuildError::OpenPostgres(_)
             | BuildError::NoStore
             | BuildError::UnknownStore { .. }

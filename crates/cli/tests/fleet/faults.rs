@@ -15,7 +15,7 @@ use crate::plan::{Endpoint, Fault};
 /// How long a redemption takes at most from the provider's yes to the commit, on a machine that is busy.
 const BETWEEN_ANSWER_AND_COMMIT: Duration = Duration::from_secs(1);
 /// How long a token request is on its way at most.
-const ON_ITS_WAY: Duration = Duration::from_millis(300);
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// From here on a holder's lease may be somebody else's when it goes on.
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -173,10 +173,11 @@ async fn explain_losses(fleet: &Fleet, process: usize) {
     if let Some(began) = fleet.troubles.store_away_since(process) {
         before += began.elapsed();
     }
-    let mut lost = unsettled(fleet, before);
+    // Two may be lost of one account: what was accepted and not seen yet, and what arrives although its holder is gone.
+    let accepted = unsettled(fleet, before);
     sleep(ON_ITS_WAY).await;
-    lost.extend(unsettled(fleet, ON_ITS_WAY));
-    for portal in lost {
+    let arrived = unsettled(fleet, ON_ITS_WAY);
+    for portal in accepted.into_iter().chain(arrived) {
         fleet.books.holder_lost(portal);
     }
 }

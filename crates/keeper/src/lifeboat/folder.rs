@@ -40,6 +40,26 @@ pub enum LifeboatRefused {
     },
 }
 
+impl LifeboatRefused {
+    /// Whether the same folder may do a little later, with nobody changing the configuration: a full disk, a failing one.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::OpenToOthers { .. } => false,
+            Self::NotWritable { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::ReadOnlyFilesystem
+                ) || source.raw_os_error() == Some(EIO)
+            }
+        }
+    }
+}
+
+/// A failing disk; the standard library has no word for it.
+const EIO: i32 = 5;
+
 /// A folder that keeps entries. It must outlive the process, and should be on another disk than the store.
 #[derive(Debug, Clone)]
 pub struct LifeboatFolder(Arc<Folder>);
@@ -347,6 +367,24 @@ mod tests {
                 matches!(refused, LifeboatRefused::NotWritable { .. }),
                 "{refused:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_full_or_failing_disk_may_pass_and_a_wrong_folder_does_not() {
+        for (number, passes) in [
+            (28, true),
+            (122, true),
+            (30, true),
+            (5, true),
+            (2, false),
+            (13, false),
+        ] {
+            let refused = LifeboatRefused::NotWritable {
+                folder: "lifeboat".into(),
+                source: io::Error::from_raw_os_error(number),
+            };
+            assert_eq!(refused.may_pass(), passes, "{refused}");
         }
     }
 
