@@ -1,14 +1,13 @@
 //! What other processes did, and what time it is for all of them: both are the store's to tell.
 
-use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_store::StoreError;
 use evergrant_store::contract::{Change, Pulse};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 
-use crate::keeper::{FEED_FRESH, Keeper, millis};
+use crate::keeper::{Keeper, millis};
 
 const FEED_EVERY: Duration = Duration::from_millis(500);
 /// Often enough that what a failover has lost is noticed within a second, by whoever kept its connection.
@@ -51,7 +50,7 @@ impl Keeper {
                     _ = ticks.tick() => {}
                     () = keeper.inner.store.hint() => {}
                 }
-                let read = keeper.read_on_or_say_away(&mut reader).await;
+                let read = keeper.read_on(&mut reader).await;
                 keeper.inner.store_away.store(read.is_err(), Ordering::Relaxed);
                 if let Err(error) = read {
                     // Whoever answers next may be another store than before, and may have lost something.
@@ -60,23 +59,6 @@ impl Keeper {
                 }
             }
         });
-    }
-
-    /// A store that hangs is away, too. But a reading that seems to last because this process was stopped says nothing.
-    async fn read_on_or_say_away(&self, reader: &mut Reader) -> Result<(), StoreError> {
-        let mut reading = pin!(self.read_on(reader));
-        loop {
-            let began = self.inner.clock.boot();
-            tokio::select! {
-                biased;
-                read = &mut reading => return read,
-                () = sleep(FEED_FRESH) => {
-                    if self.inner.clock.boot() < began + FEED_FRESH + FEED_EVERY {
-                        self.inner.store_away.store(true, Ordering::Relaxed);
-                    }
-                }
-            }
-        }
     }
 
     async fn read_on(&self, reader: &mut Reader) -> Result<(), StoreError> {
