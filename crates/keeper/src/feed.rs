@@ -92,6 +92,8 @@ impl Keeper {
             // Listening anew: what was missed meanwhile is found by reading everything at hand again.
             _ => {
                 let head = store.change_head().await?;
+                // Nothing at hand is doubted before the store is seen to answer more than where it stands.
+                store.changes(head).await?;
                 self.inner.cache.doubt_all();
                 self.next_keys_generation();
                 head

@@ -448,12 +448,18 @@ impl Keeper {
 
     /// What is at hand of a connection, however its token stands: whose it is can be told without the store.
     pub fn at_hand(&self, id: &ConnectionId) -> Option<Arc<Current>> {
-        self.inner.cache.find(id).filter(|_| self.store_is_recent())
+        self.inner.cache.find(id).filter(|_| self.serves_without_store())
     }
 
-    /// Whether the store was read lately enough for what is at hand to serve: within `max_stale`.
+    /// Whether what is at hand counts without another look at the store: the feed is read every moment, or the store is known to be
+    /// away and was read within `max_stale`.
     pub fn store_is_recent(&self) -> bool {
         self.feed_is_recent(self.inner.clock.boot())
+    }
+
+    /// Whether what is at hand counts where the store, asked, does not answer: for `max_stale` after the feed was last read.
+    pub fn serves_without_store(&self) -> bool {
+        self.feed_age(self.inner.clock.boot()) <= self.inner.max_stale
     }
 
     /// What is at hand and still serves while the store does not answer.
@@ -461,7 +467,7 @@ impl Keeper {
         let boot = self.inner.clock.boot();
         let token = self.inner.cache.find(id)?;
         let wish_granted = min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now());
-        (boot < token.hard && wish_granted && self.feed_age(boot) <= self.inner.max_stale).then_some(token)
+        (boot < token.hard && wish_granted && self.serves_without_store()).then_some(token)
     }
 
     /// What is at hand counts while the feed is read every moment. Where it was not, this process was stopped, and looks at the store

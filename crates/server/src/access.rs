@@ -18,6 +18,9 @@ use tokio::sync::Semaphore;
 use crate::problem::{Code, Problem};
 use crate::trace::single;
 
+/// How long a call whose key is known waits for the store to say whether it still counts.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 const PREFIX: &str = "evg_";
 const KEY_BYTES: usize = 32;
 /// 32 bytes in base64url without padding.
@@ -197,6 +200,14 @@ impl Keys {
         let key = match known {
             // What is known without the store counts for as long as cached tokens do.
             Some(known) if keeper.store_is_recent() => known.key,
+            // Asked first, and nobody waits for a store that hangs.
+            Some(known) if keeper.serves_without_store() => {
+                let asked = self.look_up(keeper, hash, generation);
+                match tokio::time::timeout(STORE_ANSWERS_WITHIN, asked).await {
+                    Ok(Ok(key)) => key.ok_or_else(refused)?,
+                    Ok(Err(_)) | Err(_) => known.key,
+                }
+            }
             _ => self
                 .look_up(keeper, hash, generation)
                 .await?
