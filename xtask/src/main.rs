@@ -229,7 +229,7 @@ fn tests() -> Result<()> {
 }
 
 fn simulation() -> Result<()> {
-    trials::simulate(&["--seeds".to_owned(), "2000".to_owned()])
+    trials::simulate(&["--seeds".to_owned(), "700".to_owned()])
 }
 
 fn docs() -> Result<()> {
