@@ -328,10 +328,17 @@ impl Keeper {
             return Err(ConnectError::AccountMismatch { expected, got });
         }
         let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
+        let sight = self.inner.cache.sight(&existing.id);
         let restored = store
             .reconnect(&existing.id, Some(account), tokens, event, now)
             .await?;
-        self.inner.cache.forget(&existing.id);
+        // Rule 18: held from now on, used or not. Should the store lose it, nobody but the customer could give it again.
+        match &restored {
+            Connected::Stored(held) if let Ok(token) = self.usable(held) => {
+                self.inner.cache.keep(&token, sight)
+            }
+            _ => self.inner.cache.forget(&existing.id),
+        }
         announce(restored)
     }
 
