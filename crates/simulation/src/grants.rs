@@ -135,6 +135,11 @@ impl Grants {
             .is_some_and(|(grant, ends)| now < *ends && self.all[*grant].ended.is_none())
     }
 
+    /// Whether the app itself had this very token revoked.
+    pub(crate) fn was_revoked(&self, token: &str) -> bool {
+        self.refresh.get(token).is_some_and(|refresh| refresh.revoked)
+    }
+
     /// RFC 7009. Where spent tokens are watched, one token stands for the whole family; else for itself alone.
     pub(crate) fn revoke(&mut self, token: &str, now: Duration) {
         let Some(refresh) = self.refresh.get_mut(token) else {

@@ -383,7 +383,10 @@ impl Witness {
         }
         let unknown = seen.lost_an_answer(grant) || seen.lost_a_holder(&token);
         let right = match reason {
-            ReconnectReason::GrantRefused => ended.is_some_and(|why| why != End::Replay),
+            // What was revoked when its owner left is refused, though a failover shows the connection again.
+            ReconnectReason::GrantRefused => {
+                ended.is_some_and(|why| why != End::Replay) || seen.grants.was_revoked(&token)
+            }
             ReconnectReason::RedemptionOutcomeLost => {
                 // A family that died of a replay died of ours, and whether that was right is judged where it was made.
                 matches!(ended, Some(End::Customer | End::Replay))
