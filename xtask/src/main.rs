@@ -30,7 +30,7 @@ struct Step {
 }
 
 /// Everything, the quick before the slow.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "format",
         proves: "the code is formatted",
@@ -70,6 +70,11 @@ const STEPS: [Step; 9] = [
         name: "simulation",
         proves: "thousands of simulated runs keep the invariants",
         run: simulation,
+    },
+    Step {
+        name: "planted",
+        proves: "the simulation catches each bug that is planted for it",
+        run: planted_bugs,
     },
     Step {
         name: "docs",
@@ -229,7 +234,11 @@ fn tests() -> Result<()> {
 }
 
 fn simulation() -> Result<()> {
-    trials::simulate(&["--seeds".to_owned(), "700".to_owned()])
+    trials::simulate(&["--seeds".to_owned(), "2000".to_owned()])
+}
+
+fn planted_bugs() -> Result<()> {
+    planted::run(&[])
 }
 
 fn docs() -> Result<()> {
@@ -260,6 +269,7 @@ mod tests {
                 "clients",
                 "tests",
                 "simulation",
+                "planted",
                 "docs",
             ],
         );
