@@ -335,7 +335,7 @@ impl Keeper {
         // Rule 18: held from now on, used or not. Should the store lose it, nobody but the customer could give it again.
         match &restored {
             Connected::Stored(held) if let Ok(token) = self.usable(held) => {
-                self.inner.cache.keep(&token, sight)
+                self.inner.cache.keep(&token, sight);
             }
             _ => self.inner.cache.forget(&existing.id),
         }

@@ -82,7 +82,7 @@ fn consent(code: AuthorizationCode, connection: Option<&ConnectionId>) -> Consen
     }
 }
 
-async fn consented(
+pub(crate) async fn consented(
     world: &World,
     keeper: &Keeper,
     portal: u64,

@@ -10,6 +10,7 @@ use evergrant_domain::{
 use evergrant_keeper::{Clock as _, Current, KeepError, Keeper};
 use evergrant_store::contract::{LeaseAnswer, LeaseOn, Revoke};
 
+use crate::connecting::consented;
 use crate::steps::Steps;
 use crate::world::{self, CLIENT, HUB, PAST_EXPIRY, World, assert_redeemed_once};
 
@@ -192,6 +193,28 @@ async fn a_newer_consent_counts_whatever_its_number() {
         assert_eq!(token.access_token.expose(), newest, "{reconnects} reconnects");
         assert_eq!(rolled.regressions().await, 0, "{reconnects} reconnects");
     }
+}
+
+#[tokio::test]
+async fn a_new_consent_that_the_store_lost_is_given_back_though_nobody_has_used_it() {
+    let world = World::with(hubspot_sim::Rotation::Always).await;
+    let (store, vault) = world.store().await;
+    let steps = Arc::new(Steps::new(store));
+    let keeper = world::keeper(world.app(), steps.clone(), vault, world.clock.clone());
+    let first = consented(&world, &keeper, HUB, None).await.unwrap();
+    let backup = world.backup();
+    world.pass(Duration::from_secs(1));
+    let again = consented(&world, &keeper, HUB, Some(&first.id)).await.unwrap();
+    assert!(again.version > first.version);
+    let (older, _) = world::open(&backup, world.key()).await;
+    steps.swap(older);
+    // As after a failover, nothing at hand serves before the store was read.
+    keeper.set_apps(vec![world.app()]);
+    let token = keeper.current(&first.id, None).await.unwrap();
+    assert_eq!(token.version, again.version);
+    assert!(world.accepts(&token.access_token).await);
+    let stored = keeper.store().connection(&first.id).await.unwrap().unwrap();
+    assert_eq!(stored.version, again.version);
 }
 
 #[tokio::test]
