@@ -47,29 +47,7 @@ async fn on_a_full_disk_tokens_serve_and_no_redemption_is_begun() {
 async fn what_was_redeemed_as_the_disk_filled_up_is_stored_when_there_is_room() {
     let site = begin().await;
     let service = Arc::new(site.serve_with_patience_for_full_disks());
-    site.connect(&service, "acme").await;
-    site.provider.fault(json!({"hold": true})).await;
-    let call = tokio::spawn({
-        let (site, service) = (site.clone(), service.clone());
-        async move { site.call(&service, "acme").await }
-    });
-    site.provider.holds(1).await;
-    fill_disk(&service);
-    site.provider.heal().await;
-    eventually("it says loudly that a token set is not stored", async || {
-        site.printed().contains(r#""level":"error""#)
-    })
-    .await;
-    let other = site.serve();
-    assert_eq!(site.record(&other, "acme").await["version"], 1);
-    empty_disk(&service);
-    stored_and_survives_a_kill(&site, &service, other).await;
-    // Whoever asked was given the token, which serves, or told to come again.
-    let told = call.await.unwrap().status;
-    assert!(told == 200 || told == 503, "{told}");
-    let ledger = site.provider.ledger().await;
-    assert_eq!(ledger.grant("acme").presented, 1, "{ledger:?}");
-    ledger.is_clean(0);
+    with_an_answer_in_hand(&site, &service, fill_disk, |()| empty_disk(&service)).await;
 }
 
 // Check 18.
@@ -77,14 +55,25 @@ async fn what_was_redeemed_as_the_disk_filled_up_is_stored_when_there_is_room() 
 async fn while_the_disk_does_not_confirm_nothing_counts_as_stored() {
     let site = begin().await;
     let service = Arc::new(site.serve());
-    site.connect(&service, "acme").await;
+    let unconfirmed = |service: &Service| Strace::inject(service, "fsync,fdatasync:error=EIO");
+    with_an_answer_in_hand(&site, &service, unconfirmed, drop).await;
+}
+
+/// The disk fails while the provider answers, and works again once others have seen that nothing counts as stored.
+async fn with_an_answer_in_hand<T>(
+    site: &Arc<Site>,
+    service: &Arc<Service>,
+    fail: impl FnOnce(&Service) -> T,
+    mend: impl FnOnce(T),
+) {
+    site.connect(service, "acme").await;
     site.provider.fault(json!({"hold": true})).await;
     let call = tokio::spawn({
         let (site, service) = (site.clone(), service.clone());
         async move { site.call(&service, "acme").await }
     });
     site.provider.holds(1).await;
-    let strace = Strace::inject(&service, "fsync,fdatasync:error=EIO");
+    let failing = fail(service);
     site.provider.heal().await;
     eventually("it says loudly that a token set is not stored", async || {
         site.printed().contains(r#""level":"error""#)
@@ -92,8 +81,9 @@ async fn while_the_disk_does_not_confirm_nothing_counts_as_stored() {
     .await;
     let other = site.serve();
     assert_eq!(site.record(&other, "acme").await["version"], 1);
-    drop(strace);
-    stored_and_survives_a_kill(&site, &service, other).await;
+    mend(failing);
+    stored_and_survives_a_kill(site, service, other).await;
+    // Whoever asked was given the token, which serves, or told to come again.
     let told = call.await.unwrap().status;
     assert!(told == 200 || told == 503, "{told}");
     let ledger = site.provider.ledger().await;
