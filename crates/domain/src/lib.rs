@@ -24,6 +24,7 @@ mod strict_json;
 pub mod time;
 pub mod token_answer;
 pub mod token_set;
+pub mod trust;
 
 pub use app::{App, AppHealth, Provider, Rotation};
 pub use connection::{Connection, ConnectionStatus, Health, Kind, ReconnectReason};

@@ -11,11 +11,13 @@ use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::token_set::Due;
+use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::{Held, LeaseOn};
 use evergrant_store::{Coordination, Store, Vault};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::merge;
@@ -31,9 +33,6 @@ use crate::rescue::Alarmed;
 use crate::rest::Known;
 use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
-
-/// How long what the feed told counts without another look at it: "within a second".
-pub(crate) const FEED_FRESH: Duration = Duration::from_secs(1);
 
 /// A forced refresh is made at most once in this time, whoever asks.
 const FORCED_EVERY: Duration = Duration::from_secs(10);
@@ -232,23 +231,32 @@ impl Keeper {
         id: &ConnectionId,
         min_ttl: Option<Duration>,
     ) -> Result<Arc<Current>, KeepError> {
-        if let Some(token) = self.inner.cache.find(id) {
-            let boot = self.inner.clock.boot();
-            let wish_granted = min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now());
-            if boot < token.hard && wish_granted && self.feed_is_recent(boot) {
-                if boot >= token.soft && !token.rests(boot) {
-                    self.refresh_behind(id);
-                }
-                return Ok(token);
+        let boot = self.inner.clock.boot();
+        let at_hand = self
+            .serving(id, min_ttl, boot)
+            .map(|token| (token, self.trust_at(boot)));
+        if let Some((token, Trust::Full)) = at_hand {
+            if boot >= token.soft && !token.rests(boot) {
+                self.refresh_behind(id);
             }
+            return Ok(token);
         }
         let sight = self.inner.cache.sight(id);
-        let held = match self.held_in_time(id, min_ttl).await {
-            // Only now it is known that the store is away.
-            Err(error @ KeepError::StoreUnavailable { .. }) => {
-                return self.at_hand_for_a_while(id, min_ttl).ok_or(error);
+        let held = if let Some((_, Trust::AskFirst)) = at_hand {
+            match timeout(STORE_ANSWERS_WITHIN, self.held(id)).await {
+                // Looked up again: what was found out meanwhile counts.
+                Err(_) | Ok(Err(KeepError::StoreUnavailable { .. })) => {
+                    let boot = self.inner.clock.boot();
+                    return self
+                        .serving(id, min_ttl, boot)
+                        .ok_or(KeepError::StoreUnavailable {
+                            retry_after: STORE_ANSWERS_WITHIN,
+                        });
+                }
+                Ok(held) => held?,
             }
-            held => held?,
+        } else {
+            self.held(id).await?
         };
         let token = self.usable(&held)?;
         let now = self.inner.clock.now();
@@ -448,59 +456,28 @@ impl Keeper {
 
     /// What is at hand of a connection, however its token stands: whose it is can be told without the store.
     pub fn at_hand(&self, id: &ConnectionId) -> Option<Arc<Current>> {
-        self.inner.cache.find(id).filter(|_| self.serves_without_store())
+        self.inner
+            .cache
+            .find(id)
+            .filter(|_| self.trust() != Trust::Lapsed)
     }
 
-    /// Whether what is at hand counts without another look at the store: the feed is read every moment, or the store is known to be
-    /// away and was read within `max_stale`.
-    pub fn store_is_recent(&self) -> bool {
-        self.feed_is_recent(self.inner.clock.boot())
+    /// How far what is at hand counts without the store.
+    pub fn trust(&self) -> Trust {
+        self.trust_at(self.inner.clock.boot())
     }
 
-    /// Whether what is at hand counts where the store, asked, does not answer: for `max_stale` after the feed was last read.
-    pub fn serves_without_store(&self) -> bool {
-        self.feed_age(self.inner.clock.boot()) <= self.inner.max_stale
+    fn trust_at(&self, boot: Duration) -> Trust {
+        let read_at = Duration::from_millis(self.inner.feed_read_at.load(Ordering::Relaxed));
+        let away = self.inner.store_away.load(Ordering::Relaxed);
+        Trust::after(boot.saturating_sub(read_at), away, self.inner.max_stale)
     }
 
-    /// What is at hand and still serves while the store does not answer.
-    fn at_hand_for_a_while(&self, id: &ConnectionId, min_ttl: Option<Duration>) -> Option<Arc<Current>> {
-        let boot = self.inner.clock.boot();
-        let token = self.inner.cache.find(id)?;
-        let wish_granted = min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now());
-        (boot < token.hard && wish_granted && self.serves_without_store()).then_some(token)
-    }
-
-    /// What is at hand counts while the feed is read every moment. Where it was not, this process was stopped, and looks at the store
-    /// first; where the store is known to be away, it counts for `max_stale`.
-    fn feed_is_recent(&self, boot: Duration) -> bool {
-        let most = if self.inner.store_away.load(Ordering::Relaxed) {
-            self.inner.max_stale
-        } else {
-            FEED_FRESH.min(self.inner.max_stale)
-        };
-        self.feed_age(boot) <= most
-    }
-
-    fn feed_age(&self, boot: Duration) -> Duration {
-        boot.saturating_sub(Duration::from_millis(
-            self.inner.feed_read_at.load(Ordering::Relaxed),
-        ))
-    }
-
-    /// The record, as far as the store tells it in time: where a token is at hand that serves while the store is away, nobody waits
-    /// for a store that hangs.
-    async fn held_in_time(&self, id: &ConnectionId, min_ttl: Option<Duration>) -> Result<Held, KeepError> {
-        if self.at_hand_for_a_while(id, min_ttl).is_none() {
-            return self.held(id).await;
-        }
-        let hangs = |_| {
-            Err(KeepError::StoreUnavailable {
-                retry_after: FEED_FRESH,
-            })
-        };
-        tokio::time::timeout(FEED_FRESH, self.held(id))
-            .await
-            .unwrap_or_else(hangs)
+    /// The token at hand, where it has not ended and grants the wish.
+    fn serving(&self, id: &ConnectionId, min_ttl: Option<Duration>, boot: Duration) -> Option<Arc<Current>> {
+        self.inner.cache.find(id).filter(|token| {
+            boot < token.hard && (min_ttl.is_none() || token.satisfies(min_ttl, self.inner.clock.now()))
+        })
     }
 
     /// A number for spreading work.

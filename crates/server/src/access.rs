@@ -8,18 +8,17 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use evergrant_domain::access::{Limits, Role};
+use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{AppName, Connection, ConnectionId, Customer};
 use evergrant_keeper::Keeper;
 use evergrant_store::contract::ApiKey;
 use evergrant_store::vault::random_token;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::problem::{Code, Problem};
 use crate::trace::single;
-
-/// How long a call whose key is known waits for the store to say whether it still counts.
-const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 const PREFIX: &str = "evg_";
 const KEY_BYTES: usize = 32;
@@ -197,18 +196,17 @@ impl Keys {
             .get(&hash)
             .filter(|known| known.generation == generation)
             .cloned();
-        let key = match known {
+        let key = match known.map(|known| (known.key, keeper.trust())) {
             // What is known without the store counts for as long as cached tokens do.
-            Some(known) if keeper.store_is_recent() => known.key,
-            // Asked first, and nobody waits for a store that hangs.
-            Some(known) if keeper.serves_without_store() => {
+            Some((key, Trust::Full)) => key,
+            Some((key, Trust::AskFirst)) => {
                 let asked = self.look_up(keeper, hash, generation);
-                match tokio::time::timeout(STORE_ANSWERS_WITHIN, asked).await {
-                    Ok(Ok(key)) => key.ok_or_else(refused)?,
-                    Ok(Err(_)) | Err(_) => known.key,
+                match timeout(STORE_ANSWERS_WITHIN, asked).await {
+                    Ok(Ok(found)) => found.ok_or_else(refused)?,
+                    Ok(Err(_)) | Err(_) => key,
                 }
             }
-            _ => self
+            Some((_, Trust::Lapsed)) | None => self
                 .look_up(keeper, hash, generation)
                 .await?
                 .ok_or_else(refused)?,
@@ -226,7 +224,7 @@ impl Keys {
         hash: [u8; 32],
         generation: u64,
     ) -> Result<Option<Arc<ApiKey>>, Problem> {
-        let Ok(Ok(_turn)) = tokio::time::timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
+        let Ok(Ok(_turn)) = timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
         let key = keeper.store().key_by_hash(hash).await?.map(Arc::new);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Jitter;
+use evergrant_domain::trust::Trust;
 use evergrant_domain::{
     AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, RefreshPolicy, RefreshToken, TokenSet,
     Version,
@@ -374,7 +375,7 @@ async fn a_process_that_was_stopped_serves_nothing_that_was_disconnected_meanwhi
     world.pass(Duration::from_secs(3));
     let error = first.current(&connection.id, None).await.unwrap_err();
     assert!(matches!(error, KeepError::Disconnected), "{error:?}");
-    assert!(!first.store_is_recent(), "nor does a key count that was at hand");
+    assert_eq!(first.trust(), Trust::AskFirst, "nor do keys at hand");
 }
 
 #[tokio::test]
