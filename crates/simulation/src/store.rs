@@ -302,50 +302,8 @@ macro_rules! steps {
     };
 }
 
-steps! {
-    fn create(new: NewConnection, now: Timestamp) -> Connected;
-    fn reconnect(id: &ConnectionId, account: Option<Account>, tokens: TokenSet, event: Event, now: Timestamp) -> Connected;
-    fn held(id: &ConnectionId) -> Option<Held>;
-    fn connection(id: &ConnectionId) -> Option<Connection>;
-    fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
-    fn list(filter: ConnectionFilter) -> Vec<Connection>;
-    fn patch(id: &ConnectionId, customer: Option<Customer>, labels: Option<Vec<(String, String)>>, now: Timestamp) -> Connected;
+evergrant_store::for_plain_methods! { steps! {
     fn renew_lease(lease: &Lease, lasts: Duration) -> bool;
-    fn restore(id: &ConnectionId, shown: Version, version: Version, tokens: TokenSet, event: Event, now: Timestamp) -> Option<Held>;
-    fn claim_probe(app: &AppName, connection: &ConnectionId, every: Duration, now: Timestamp) -> bool;
-    fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, jitter: Jitter, now: Timestamp) -> Breaker;
-    fn endpoint_works(app: &AppName) -> ();
-    fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
     fn pulse() -> Pulse;
     fn lease_lasts(lease: &Lease, at_least: Duration) -> bool;
-    fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
-    fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
-    fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
-    fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;
-    fn disconnect(id: &ConnectionId, revoke: Revoke, superseded_by: Option<ConnectionId>, event: Event, now: Timestamp) -> Option<(Connection, RevocationState)>;
-    fn purge(id: &ConnectionId) -> ();
-    fn claim_revocations(limit: u32, push: Duration, now: Timestamp) -> Vec<Revocation>;
-    fn queue_revocation(connection: &ConnectionId, app: &AppName, refresh_token: RefreshToken, now: Timestamp) -> ();
-    fn finish_revocation(id: i64, state: RevocationState, now: Timestamp) -> ();
-    fn claim_due(query: DueQuery) -> Vec<ConnectionId>;
-    fn note_usage(usage: Vec<Usage>) -> ();
-    fn note_event(id: &ConnectionId, event: Event, now: Timestamp) -> ();
-    fn events(id: &ConnectionId, limit: u32) -> Vec<StoredEvent>;
-    fn change_head() -> i64;
-    fn changes(after: i64) -> (Vec<Change>, i64);
-    fn app_state(app: &AppName) -> AppState;
-    fn reject_app(app: &AppName, rejected: CredentialsRejected) -> ();
-    fn accept_app(app: &AppName, secret_fingerprint: String) -> ();
-    fn switch_to_single_use(app: &AppName, now: Timestamp) -> bool;
-    fn create_key(key: ApiKey, hash: [u8; 32]) -> ();
-    fn keys() -> Vec<ApiKey>;
-    fn key_by_hash(hash: [u8; 32]) -> Option<ApiKey>;
-    fn revoke_key(id: &str, now: Timestamp) -> bool;
-    fn create_session(session: ConnectSession) -> ();
-    fn session(id: &str) -> Option<ConnectSession>;
-    fn finish_session(id: &str, outcome: SessionOutcome) -> ();
-    fn begin_authorization(authorization: Authorization) -> ();
-    fn spend_state(state_hash: [u8; 32], now: Timestamp) -> Option<Authorization>;
-    fn sweep(before: Timestamp) -> ();
-    fn ping() -> ();
-}
+} }

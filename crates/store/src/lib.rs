@@ -6,6 +6,8 @@
 
 pub mod contract;
 pub mod coordination;
+#[cfg(feature = "simulation")]
+mod methods;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -345,8 +345,8 @@ pub(super) const EDITS: &[Edit] = &[
     },
     Edit {
         file: "crates/keeper/src/keeper.rs",
-        find: "            if boot < token.hard && wish_granted",
-        replace: "            if (boot < token.hard || on!(served_past_its_end)) && wish_granted",
+        find: "            boot < token.hard && (min_ttl",
+        replace: "            (boot < token.hard || on!(served_past_its_end)) && (min_ttl",
     },
     Edit {
         file: "crates/keeper/src/feed.rs",
