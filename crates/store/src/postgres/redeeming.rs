@@ -123,7 +123,7 @@ impl Db {
         let sealed = self.seal(lease.connection(), lease.version().next(), tokens);
         let told = Told::new(&refreshed.event);
         // Rule 14: a mismatch is stored with its reason, rule 15: the lease is freed only where it is still this one, rule 16:
-        // $20 are the reasons that a token set which landed takes away.
+        // $19 are the reasons that a token set which landed takes away.
         let landed = self
             .feed(
                 concat!(
