@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::ConnectionId;
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use crate::cache::Current;
 use crate::error::KeepError;
@@ -28,7 +30,8 @@ pub(crate) struct Flights {
 
 #[derive(Clone)]
 struct Flight {
-    outcome: watch::Receiver<Option<Outcome>>,
+    /// Whoever waits for it is told in turn, and not, as by a watch channel, in an order of chance: a simulation must be repeatable.
+    outcome: Shared<oneshot::Receiver<Outcome>>,
     /// Whether it goes before those that nobody waits for.
     waited_for: WaitedFor,
 }
@@ -36,13 +39,12 @@ struct Flight {
 impl Keeper {
     /// Joins the connection's flight, or starts it, and waits for its outcome.
     pub(crate) async fn fly(&self, id: &ConnectionId, why: Why) -> Outcome {
-        let mut flight = self.join(id, why);
+        let flight = self.join(id, why);
         if !flight.waited_for.swap(true, Ordering::SeqCst) {
             self.hurry(id);
         }
-        let landed = tokio::time::timeout(CALLER_WAITS, flight.outcome.wait_for(Option::is_some)).await;
-        match landed {
-            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(overloaded())),
+        match tokio::time::timeout(CALLER_WAITS, flight.outcome).await {
+            Ok(Ok(outcome)) => outcome,
             // The task ended without an outcome: it panicked, or the runtime is going down.
             Ok(Err(_)) | Err(_) => Err(overloaded()),
         }
@@ -58,15 +60,16 @@ impl Keeper {
         if let Some(flight) = flights.get(id) {
             return flight.clone();
         }
-        let (landing, outcome) = watch::channel(None);
+        let (landing, outcome) = oneshot::channel();
         let waited_for = WaitedFor::default();
         let flight = Flight {
-            outcome,
+            outcome: outcome.shared(),
             waited_for: waited_for.clone(),
         };
         // A process that is going down begins nothing that it may not live to store.
         if self.inner.stopping.is_cancelled() {
-            landing.send_replace(Some(Err(overloaded())));
+            // It is there: the flight holds the other end.
+            let _ = landing.send(Err(overloaded()));
             return flight;
         }
         flights.insert(id.clone(), flight.clone());
@@ -82,7 +85,8 @@ impl Keeper {
             let outcome = keeper.redeem(&id, why, &waited_for).await;
             // Out of the list before the outcome is told: who comes after it finds what it stored, or starts anew.
             drop(leaves);
-            landing.send_replace(Some(outcome));
+            // Where nobody waits any more, what it brought is stored all the same.
+            let _ = landing.send(outcome);
         });
         flight
     }
