@@ -17,6 +17,8 @@ pub enum EventKind {
     RateLimited,
     /// A write left and no answer came.
     OutcomeUnknown,
+    /// A write was not sent, for it had been carried out already.
+    WriteSuppressed,
     /// The customer must install the app again.
     ReconnectRequired,
     /// The customer did.
@@ -46,6 +48,7 @@ impl EventKind {
             Self::PermissionDenied => "permission_denied",
             Self::RateLimited => "rate_limited",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::WriteSuppressed => "write_suppressed",
             Self::ReconnectRequired => "reconnect_required",
             Self::Reconnected => "reconnected",
             Self::Disconnected => "disconnected",

@@ -11,6 +11,7 @@ pub mod access;
 pub mod api_answer;
 pub mod app;
 pub mod breaker;
+pub mod call_budget;
 pub mod connection;
 pub mod event;
 pub mod explain;
@@ -25,6 +26,7 @@ pub mod time;
 pub mod token_answer;
 pub mod token_set;
 pub mod trust;
+pub mod write_ledger;
 
 pub use app::{App, AppHealth, Provider, Rotation};
 pub use connection::{Connection, ConnectionStatus, Health, Kind, ReconnectReason};
