@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use evergrant_domain::refresh_policy::{Ends, satisfies_min_ttl};
 use evergrant_domain::{
-    AccessToken, App, ConnectionId, Customer, Kind, RefreshToken, Timestamp, TokenSet, Version,
+    AccessToken, AccountId, App, ConnectionId, Customer, Kind, RefreshToken, Timestamp, TokenSet, Version,
 };
 use evergrant_store::contract::Held;
 use http::HeaderValue;
@@ -25,6 +25,8 @@ pub struct Current {
     pub app: Arc<App>,
     /// Its customer.
     pub customer: Customer,
+    /// The provider's account, where it is known: what the provider counts calls by.
+    pub account: Option<AccountId>,
     /// Whether there is anything to refresh.
     pub kind: Kind,
     /// The access token.
@@ -107,6 +109,7 @@ impl Current {
             connection: held.connection.id.clone(),
             app,
             customer: held.connection.customer.clone(),
+            account: held.connection.account.as_ref().map(|account| account.id.clone()),
             kind: held.connection.kind,
             access_token: tokens.access_token.clone(),
             bearer,
@@ -300,6 +303,7 @@ mod tests {
             connection: ConnectionId::parse("c1").expect("a literal id"),
             app: Arc::new(crate::app::app("http://127.0.0.1:1")),
             customer: Customer::parse("acme").expect("a literal customer"),
+            account: None,
             kind: Kind::OAuth,
             access_token: AccessToken::new("canary-access-token"),
             bearer: HeaderValue::from_static("Bearer x"),

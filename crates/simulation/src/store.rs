@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
@@ -15,10 +16,10 @@ use evergrant_domain::{
 };
 use evergrant_store::SqliteStore;
 use evergrant_store::contract::{
-    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
-    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
-    Pulse, Refreshed, Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, StoredEvent,
-    Usage,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
+    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
+    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, SessionOutcome, Store,
+    StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use parking_lot::Mutex;
 use tokio::time::sleep;

@@ -8,11 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use evergrant_domain::access::{Limits, Role};
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::redemption::Intent;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::Cooldown;
+use evergrant_domain::write_ledger::Meeting;
 use evergrant_domain::{
     AppName, CodeVerifier, Connection, ConnectionId, ConnectionStatus, Customer, Fence, Kind,
     ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
@@ -416,6 +418,90 @@ pub struct ApiKey {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// A guarded write that means to run: its place in the ledger, by connection and key.
+#[derive(Debug, Clone)]
+pub struct WriteReservation {
+    /// Whose call it is.
+    pub connection: ConnectionId,
+    /// What it is known by: a keyed fingerprint of the caller's key, or of the request itself.
+    pub key: String,
+    /// A keyed fingerprint of the request.
+    pub request: String,
+    /// Who reserves it: a value of this one try, which nobody else ever has.
+    pub owner: String,
+    /// Until when it must have left.
+    pub deadline: Timestamp,
+    /// Until when its outcome is kept.
+    pub keep_until: Timestamp,
+}
+
+/// A place in the ledger that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteTicket {
+    /// Whose call it is.
+    pub connection: ConnectionId,
+    /// What it is known by.
+    pub key: String,
+    /// Who reserved it.
+    pub owner: String,
+}
+
+/// What came of reserving a write.
+#[derive(Debug)]
+pub enum Reserved {
+    /// It may run.
+    Yours(WriteTicket),
+    /// There is something under its key, which says what to do; never [`Meeting::Free`]. With [`Meeting::Done`] the answer.
+    Met(Meeting, Option<StoredAnswer>),
+}
+
+/// The answer to a guarded write, as it is kept. Sealed at rest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// The status.
+    pub status: u16,
+    /// The headers that say something about the content.
+    pub headers: Vec<(String, String)>,
+    /// `None`: it was over the limit, or was dropped to make room; status and headers are kept.
+    pub body: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for StoredAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredAnswer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a guarded write ended.
+#[derive(Debug, Clone)]
+pub enum WriteEnd {
+    /// It was not carried out: its place is free again.
+    NotApplied,
+    /// It was answered.
+    Done(StoredAnswer),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Which budget of calls, by what it is counted by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BudgetName {
+    /// An app's calls to an account, or to a connection where the account is not known.
+    Calls {
+        /// The app.
+        app: AppName,
+        /// The account, or the connection's id.
+        account: String,
+    },
+    /// All apps' searches in an account.
+    Searches {
+        /// The account.
+        account: String,
+    },
+}
+
 /// A customer's way through the provider's consent, as begun by a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectSession {
@@ -717,6 +803,65 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<u32, StoreError>;
 
+    /// Takes the place of a guarded write, where what is there lets it ([`evergrant_domain::write_ledger::meet`]): one statement
+    /// decides, whoever else asks at the same moment.
+    async fn reserve_write(
+        &self,
+        reservation: WriteReservation,
+        now: Timestamp,
+    ) -> Result<Reserved, StoreError> {
+        let _ = (reservation, now);
+        Err(StoreError::Unavailable {
+            what: "not built".into(),
+            outcome_unknown: false,
+        })
+    }
+
+    /// Puts on record that a reserved write leaves now, with a new deadline for its answer. `false`: the place was taken over, and
+    /// it must not leave. Committed when this returns; after an error it must not leave either.
+    async fn write_leaves(
+        &self,
+        ticket: &WriteTicket,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let _ = (ticket, deadline, now);
+        Err(StoreError::Unavailable {
+            what: "not built".into(),
+            outcome_unknown: false,
+        })
+    }
+
+    /// Puts a write's end on record. It counts where the place is still the ticket's, also when it was judged unknown meanwhile;
+    /// `false` where it is not.
+    async fn end_write(
+        &self,
+        ticket: &WriteTicket,
+        end: WriteEnd,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let _ = (ticket, end, now);
+        Err(StoreError::Unavailable {
+            what: "not built".into(),
+            outcome_unknown: false,
+        })
+    }
+
+    /// Takes calls out of a budget that the whole fleet shares: [`evergrant_domain::call_budget::Budget::claim`], in one
+    /// transaction.
+    async fn claim_calls(
+        &self,
+        budget: &BudgetName,
+        claim: Claim,
+        now: Timestamp,
+    ) -> Result<Grant, StoreError> {
+        let _ = (budget, claim, now);
+        Err(StoreError::Unavailable {
+            what: "not built".into(),
+            outcome_unknown: false,
+        })
+    }
+
     /// The provider was seen to rotate. `true` for the first to say so.
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
 
@@ -751,7 +896,7 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError>;
 
-    /// Forgets sessions, authorizations and feed entries that ended before `before`.
+    /// Forgets sessions, authorizations, feed entries, writes and budgets that ended before `before`.
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// What the store tells of itself: its clock and its epoch.

@@ -23,6 +23,10 @@ macro_rules! for_plain_methods {
             fn endpoint_failed(app: &AppName, code: String, retry_after: Option<Duration>, jitter: Jitter, now: Timestamp) -> Breaker;
             fn endpoint_works(app: &AppName) -> ();
             fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
+            fn reserve_write(reservation: WriteReservation, now: Timestamp) -> Reserved;
+            fn write_leaves(ticket: &WriteTicket, deadline: Timestamp, now: Timestamp) -> bool;
+            fn end_write(ticket: &WriteTicket, end: WriteEnd, now: Timestamp) -> bool;
+            fn claim_calls(budget: &BudgetName, claim: Claim, now: Timestamp) -> Grant;
             fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
             fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
             fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;

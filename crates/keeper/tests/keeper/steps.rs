@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
