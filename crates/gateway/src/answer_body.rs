@@ -12,6 +12,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use crate::call_body::BoxError;
+
 /// A stream may last for hours, but one that is silent for this long is taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 
@@ -21,10 +23,55 @@ const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// part for the whole.
 pub struct GatewayBody {
     begun: VecDeque<Bytes>,
-    rest: Option<Incoming>,
+    rest: Option<Rest>,
     broken: Option<BrokenOff>,
     silence: Option<Pin<Box<Sleep>>>,
     silent: bool,
+}
+
+/// What is still to come of a provider's answer.
+pub enum Rest {
+    /// Over one of the gateway's own connections.
+    Own(Incoming),
+    /// By way of somebody else's client.
+    Foreign(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
+}
+
+impl Body for Rest {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            Self::Foreign(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Foreign(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Foreign(body) => body.size_hint(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
 }
 
 /// Why a provider's answer ended before its end.
@@ -32,14 +79,14 @@ pub struct GatewayBody {
 pub enum BrokenOff {
     /// The connection to the provider ended.
     #[error("the provider's answer broke off")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] BoxError),
     /// Nothing came for a long time.
     #[error("the provider's answer stopped coming")]
     Silent,
 }
 
 impl GatewayBody {
-    pub(crate) fn new(rest: Incoming) -> Self {
+    pub(crate) fn new(rest: Rest) -> Self {
         Self {
             begun: VecDeque::new(),
             rest: Some(rest),

@@ -144,8 +144,8 @@ impl CallBody {
     }
 }
 
-/// The body of one sending.
-pub(crate) struct Outgoing {
+/// The body of one sending: the caller's bytes, as they come.
+pub struct Outgoing {
     source: Option<Arc<Mutex<Source>>>,
     sending: u32,
     position: usize,

@@ -5,19 +5,25 @@
 //! done. Only this crate puts an access token on a request. It knows nothing of HTTP servers, API keys or problem
 //! documents, holds no token itself ([`evergrant_keeper::Keeper`] does), and never redeems anything.
 //!
-//! Start reading at [`Gateway::call`] (`gateway`), then `target` (where a call may go), `headers` (what goes with it),
-//! `call_body` (how it can be sent twice) and `upstream` (what "it was not sent" means). Write guards and budgets, once there
-//! are any, belong into `gateway`, between the token and the first sending.
+//! Start reading at [`Gateway::call`] (`gateway`: what a call passes on its way) and `sending` (what follows from an answer), then
+//! `target` (where a call may go), `headers` (what goes with it), `call_body` (how it can be sent twice), `transport` and
+//! `upstream` (what "it was not sent" means).
 
 mod answer_body;
+mod call;
 mod call_body;
 mod gateway;
 mod headers;
 mod record;
+mod sending;
 mod target;
+mod transport;
 mod upstream;
 mod verdict;
 
-pub use answer_body::{BrokenOff, GatewayBody};
-pub use gateway::{Gateway, GatewayLimits};
+pub use answer_body::{BrokenOff, GatewayBody, Rest};
+pub use call_body::Outgoing;
+pub use gateway::{Gateway, GatewayLimits, Terms};
 pub use record::{Answer, CallRecord, Refusal, RefusalKind};
+pub use transport::{NoAnswer, Transport};
+pub use upstream::Upstream;

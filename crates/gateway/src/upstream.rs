@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +14,6 @@ use std::time::Duration;
 use evergrant_oauth::TlsRoots;
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
@@ -23,31 +22,21 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tower::Service;
 
-use crate::call_body::{BoxError, CallBody, Outgoing};
-
-/// Why no answer came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoAnswer {
-    /// The call did not leave.
-    NotSent,
-    /// It left, or may have; the connection ended before an answer, or what came is none.
-    Cut,
-    /// It left, or may have; nothing came in time.
-    TimedOut,
-}
+use crate::answer_body::Rest;
+use crate::call_body::{BoxError, Outgoing};
+use crate::transport::{NoAnswer, Transport};
 
 /// Sends calls. One pool of connections for all providers.
-pub(crate) struct Upstream {
+pub struct Upstream {
     client: Client<Connector, Outgoing>,
-    patience: Duration,
 }
 
 impl Upstream {
     /// `patience` is how long a provider may take until the head of its answer.
-    pub(crate) fn new(roots: TlsRoots, patience: Duration) -> Self {
+    pub fn new(roots: TlsRoots, patience: Duration) -> Self {
         /// Shorter than providers and what stands before them close idle connections, as a rule: a call must seldom meet a
         /// connection that is just being closed.
         const IDLE_MAX: Duration = Duration::from_secs(45);
@@ -70,28 +59,15 @@ impl Upstream {
             .http2_keep_alive_timeout(PONG_WITHIN)
             // Well before patience ends: what ran out of time while connecting is known not to have left.
             .build(Connector::new(roots, CONNECT_MAX.min(patience / 2)));
-        Self { client, patience }
+        Self { client }
     }
+}
 
-    /// Sends a call once. `body` is what the request's body was made of: while it moves, the provider is not late.
-    pub(crate) async fn send(
-        &self,
-        request: Request<Outgoing>,
-        body: &CallBody,
-    ) -> Result<Response<Incoming>, NoAnswer> {
-        let mut answer = pin!(self.client.request(request));
-        let mut until = Instant::now() + self.patience;
-        loop {
-            match timeout_at(until, &mut answer).await {
-                // Nobody asked for another protocol, so 101 is no answer.
-                Ok(Ok(response)) if response.status().is_informational() => return Err(NoAnswer::Cut),
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(error)) => return Err(told_by(&error)),
-                Err(_) => match body.moved_at().map(|moved| moved + self.patience) {
-                    Some(later) if later > until => until = later,
-                    _ => return Err(NoAnswer::TimedOut),
-                },
-            }
+impl Transport for Upstream {
+    async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
+        match self.client.request(request).await {
+            Ok(response) => Ok(response.map(Rest::Own)),
+            Err(error) => Err(told_by(&error)),
         }
     }
 }

@@ -1,0 +1,65 @@
+//! A call on its way: what is sent, however often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::repeat::Effect;
+use evergrant_domain::{ConnectionId, Timestamp};
+use evergrant_keeper::Current;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+
+use crate::call_body::{CallBody, Outgoing};
+
+/// What is sent, however often.
+pub(crate) struct Call<'a> {
+    pub(crate) id: &'a ConnectionId,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: CallBody,
+    pub(crate) effect: Effect,
+    pub(crate) min_ttl: Option<Duration>,
+    pub(crate) token: Arc<Current>,
+    pub(crate) token_took: Duration,
+    pub(crate) sent_at: Timestamp,
+    /// A 401 was answered with a repeat: there is no second one.
+    pub(crate) repeated_for_401: bool,
+    /// A cut or a 5xx was: neither is repeated again.
+    pub(crate) repeated_blindly: bool,
+    /// A newer token is at hand, but not the body.
+    pub(crate) not_repeated: bool,
+}
+
+impl Call<'_> {
+    /// The only place where an access token is put on a request.
+    pub(crate) fn request(&self) -> Request<Outgoing> {
+        let mut request = Request::new(self.body.send());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.token.bearer.clone());
+        request
+    }
+
+    pub(crate) fn may_be_repeated_blindly(&self) -> bool {
+        self.effect == Effect::Read && !self.repeated_blindly && self.body.can_be_sent_again()
+    }
+}
+
+/// Says how long the body is where hyper would not say it by itself.
+pub(crate) fn frame(headers: &mut HeaderMap, method: &Method, length: Option<u64>) {
+    match length {
+        // RFC 9110 §8.6: a method that expects content says that there is none.
+        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        // hyper takes it that these have none, unless it is told.
+        None if matches!(*method, Method::GET | Method::HEAD) => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Some(_) | None => {}
+    }
+}

@@ -1,0 +1,309 @@
+//! The sending of one call: the judgement of what comes back, the one repeat.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_domain::Kind;
+use evergrant_domain::api_answer::{Class, Judgement};
+use evergrant_domain::connection::LastSeen;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::repeat::Effect;
+use evergrant_keeper::{AfterRejection, Current};
+use http::{Response, StatusCode, Version};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::answer_body::{GatewayBody, Rest};
+use crate::call::Call;
+use crate::call_body::Fault;
+use crate::gateway::Inner;
+use crate::headers::{Said, clean_answer};
+use crate::record::{CallRecord, RefusalKind};
+use crate::transport::{NoAnswer, Transport};
+use crate::verdict::verdict;
+
+/// What follows from one sending.
+#[expect(clippy::large_enum_variant, reason = "it lives from one line to the next")]
+enum Next {
+    /// Send it again: the token and everything else is ready.
+    Again,
+    /// Pass this on.
+    Pass(Response<GatewayBody>),
+}
+
+impl<T: Transport> Inner<T> {
+    pub(crate) async fn carry_out(
+        &self,
+        mut call: Call<'_>,
+        record: &mut CallRecord,
+    ) -> Result<Response<GatewayBody>, RefusalKind> {
+        record.app = Some(call.token.app.name.clone());
+        let began = Instant::now();
+        // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
+        let mut response = loop {
+            let response = self.send(&mut call, record).await;
+            let next = match response {
+                Ok(response) if response.status().as_u16() < 400 => {
+                    Next::Pass(response.map(GatewayBody::new))
+                }
+                Ok(response) => {
+                    self.failed(&mut call, record, response.map(GatewayBody::new))
+                        .await?
+                }
+                Err(no_answer) => self.unanswered(&mut call, record, no_answer).await?,
+            };
+            match next {
+                Next::Again => {}
+                Next::Pass(response) => break response,
+            }
+        };
+        // Said by the one connection it came over; the caller's is another one.
+        *response.version_mut() = Version::HTTP_11;
+        record.status_code = Some(response.status().as_u16());
+        self.note(&call, response.status());
+        let headers = response.headers_mut();
+        clean_answer(headers);
+        Said {
+            class: record.class,
+            attempts: record.attempts,
+            version: call.token.version,
+            seconds_remaining: record.seconds_remaining,
+            outcome_unknown: record.outcome_unknown,
+            not_repeated: call.not_repeated,
+            token_took: call.token_took,
+            upstream_took: began.elapsed(),
+        }
+        .write(headers);
+        Ok(response)
+    }
+
+    async fn send(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<Response<Rest>, NoAnswer> {
+        call.sent_at = self.keeper.clock().now();
+        record.attempts += 1;
+        record.version = Some(call.token.version);
+        // Nobody knows when a static token ends.
+        let ends = call.token.kind == Kind::OAuth;
+        record.expires_at = ends.then_some(call.token.expires_at);
+        record.seconds_remaining = ends.then(|| call.token.seconds_remaining(call.sent_at));
+        self.answer_in_time(call).await
+    }
+
+    /// While the caller's body moves on, the provider is not late.
+    async fn answer_in_time(&self, call: &Call<'_>) -> Result<Response<Rest>, NoAnswer> {
+        let patience = self.limits.upstream_timeout;
+        let mut answer = pin!(self.transport.send(call.request()));
+        let mut until = Instant::now() + patience;
+        loop {
+            match timeout_at(until, &mut answer).await {
+                // Nobody asked for another protocol, so 101 is no answer.
+                Ok(Ok(response)) if response.status().is_informational() => return Err(NoAnswer::Cut),
+                Ok(answer) => return answer,
+                Err(_) => match call.body.moved_at().map(|moved| moved + patience) {
+                    Some(later) if later > until => until = later,
+                    _ => return Err(NoAnswer::TimedOut),
+                },
+            }
+        }
+    }
+
+    /// A 4xx or 5xx came.
+    async fn failed(
+        &self,
+        call: &mut Call<'_>,
+        record: &mut CallRecord,
+        mut response: Response<GatewayBody>,
+    ) -> Result<Next, RefusalKind> {
+        let judged = verdict(&mut response).await;
+        record.class = judged.class;
+        record.provider_correlation_id.clone_from(&judged.correlation_id);
+        match response.status().as_u16() {
+            401 if judged.class != Class::PermissionDenied => {
+                return Ok(match self.unauthorized(call, record, &judged).await? {
+                    Some(newer) => {
+                        call.token = newer;
+                        call.repeated_for_401 = true;
+                        Next::Again
+                    }
+                    None => Next::Pass(response),
+                });
+            }
+            401 | 403 => {
+                let missing = match judged.missing_scopes.as_slice() {
+                    [] => "the provider does not say which right is missing".to_owned(),
+                    scopes => format!("missing scopes: {}", scopes.join(" ")),
+                };
+                let detail = format!("a call came back {}: {missing}", response.status().as_u16());
+                self.event(call, EventKind::PermissionDenied, detail, &judged);
+            }
+            429 => {
+                let policy = judged.policy.as_deref().unwrap_or("not named");
+                self.event(
+                    call,
+                    EventKind::RateLimited,
+                    format!("a call came back 429, limit {policy}"),
+                    &judged,
+                );
+            }
+            500.. if call.may_be_repeated_blindly() => {
+                /// Enough for whoever restarted behind a balancer.
+                const PAUSE: Duration = Duration::from_millis(250);
+                const PAUSE_MAX: Duration = Duration::from_secs(2);
+                let pause = judged.retry_after.unwrap_or(PAUSE);
+                if pause <= PAUSE_MAX {
+                    drop(response);
+                    sleep(pause).await;
+                    return self.repeat_blindly(call).await;
+                }
+            }
+            500.. if call.effect != Effect::Read => {
+                record.outcome_unknown = true;
+                let detail = format!(
+                    "a write came back {}; it may have been carried out",
+                    response.status().as_u16()
+                );
+                self.event(call, EventKind::OutcomeUnknown, detail, &judged);
+            }
+            _ => {}
+        }
+        Ok(Next::Pass(response))
+    }
+
+    /// A 401 came for this token. Returns the token to repeat the call with, where that is right.
+    ///
+    /// # Errors
+    ///
+    /// The keeper says why no newer token can be had: the caller must reconnect, mend its app, or come again. A 401 was not
+    /// applied (RFC 9110 §15.5.2), so that is the truth about the whole call, and of more use than the 401 itself.
+    async fn unauthorized(
+        &self,
+        call: &mut Call<'_>,
+        record: &mut CallRecord,
+        judged: &Judgement,
+    ) -> Result<Option<Arc<Current>>, RefusalKind> {
+        let (class, newer, why) = match self
+            .keeper
+            .rejected(call.id, call.token.version, judged.class)
+            .await
+        {
+            Ok(AfterRejection::Newer { token, class }) => {
+                record.refreshed |= class != Class::StaleToken;
+                (class, Some(token), "a newer token is at hand")
+            }
+            Ok(AfterRejection::Stays { class, why }) => (class, None, why),
+            Err(error) if !call.repeated_for_401 => {
+                let detail = format!(
+                    "a call came back 401, {}: no newer token could be had",
+                    judged.class.as_str()
+                );
+                self.event(call, EventKind::CallUnauthorized, detail, judged);
+                self.note(call, StatusCode::UNAUTHORIZED);
+                return Err(RefusalKind::Keep(error));
+            }
+            // With a token that was new a moment ago: the provider's answer says more than that there is no other.
+            Err(_) => (judged.class, None, "no newer token could be had"),
+        };
+        record.class =
+            if call.repeated_for_401 && class != Class::StaticRejected && class != Class::MalformedToken {
+                // With a token that was new a moment ago.
+                Class::RejectedAfterRefresh
+            } else {
+                class
+            };
+        call.not_repeated = newer.is_some() && !call.repeated_for_401 && !call.body.can_be_sent_again();
+        let newer = newer.filter(|_| !call.repeated_for_401 && !call.not_repeated);
+        let what = if newer.is_some() {
+            "the call is repeated with a newer token"
+        } else if call.not_repeated {
+            "a newer token is at hand, but the body was too large to be kept: the 401 was passed on"
+        } else {
+            why
+        };
+        let detail = format!("a call came back 401, {}: {what}", record.class.as_str());
+        self.event(call, EventKind::CallUnauthorized, detail, judged);
+        if newer.is_some() {
+            let now = self.keeper.clock().now();
+            self.keeper.note(
+                call.id,
+                LastSeen {
+                    unauthorized_at: Some(now),
+                    ..LastSeen::default()
+                },
+            );
+        }
+        Ok(newer)
+    }
+
+    /// No answer came.
+    async fn unanswered(
+        &self,
+        call: &mut Call<'_>,
+        record: &mut CallRecord,
+        no_answer: NoAnswer,
+    ) -> Result<Next, RefusalKind> {
+        const BROKEN: RefusalKind = RefusalKind::BadRequest {
+            what: "the call's body broke off",
+        };
+        self.keeper.note(
+            call.id,
+            LastSeen {
+                call_at: Some(call.sent_at),
+                ..LastSeen::default()
+            },
+        );
+        match call.body.fault() {
+            // A body that is broken off on the way is not carried out.
+            Some(Fault::TooLarge) => {
+                let limit = self.limits.body_max.unwrap_or_default();
+                return Err(RefusalKind::BodyTooLarge { limit });
+            }
+            Some(Fault::Broken) => return Err(BROKEN),
+            None => {}
+        }
+        match no_answer {
+            NoAnswer::TimedOut if call.body.waits_for_the_caller() => Err(BROKEN),
+            NoAnswer::Cut | NoAnswer::TimedOut if !call.effect.may_repeat_blindly() => {
+                record.outcome_unknown = true;
+                let event = Event::new(
+                    EventKind::OutcomeUnknown,
+                    "a write left and no answer came; it may have been carried out",
+                );
+                self.keeper.event(call.id, event);
+                Err(RefusalKind::OutcomeUnknown)
+            }
+            NoAnswer::Cut if call.may_be_repeated_blindly() => {
+                record.class = Class::Unavailable;
+                self.repeat_blindly(call).await
+            }
+            NoAnswer::NotSent => Err(RefusalKind::UpstreamUnreachable),
+            NoAnswer::Cut | NoAnswer::TimedOut => Err(RefusalKind::UpstreamTimeout),
+        }
+    }
+
+    /// The token is chosen anew: time has passed since.
+    async fn repeat_blindly(&self, call: &mut Call<'_>) -> Result<Next, RefusalKind> {
+        call.repeated_blindly = true;
+        call.token = self.keeper.current(call.id, call.min_ttl).await?;
+        Ok(Next::Again)
+    }
+
+    fn event(&self, call: &Call<'_>, kind: EventKind, detail: String, judged: &Judgement) {
+        let event = Event::new(kind, detail).correlated(judged.correlation_id.clone());
+        self.keeper.event(call.id, event);
+    }
+
+    fn note(&self, call: &Call<'_>, status: StatusCode) {
+        let at = Some(self.keeper.clock().now());
+        let on = |fits: bool| at.filter(|_| fits);
+        self.keeper.note(
+            call.id,
+            LastSeen {
+                call_at: Some(call.sent_at),
+                success_at: on(status.is_success()),
+                refresh_at: None,
+                unauthorized_at: on(status == StatusCode::UNAUTHORIZED),
+                forbidden_at: on(status == StatusCode::FORBIDDEN),
+                rate_limited_at: on(status == StatusCode::TOO_MANY_REQUESTS),
+            },
+        );
+    }
+}

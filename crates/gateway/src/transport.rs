@@ -1,0 +1,30 @@
+//! How a call leaves for its provider: the port behind which connections are made and kept.
+
+use http::{Request, Response};
+
+use crate::answer_body::Rest;
+use crate::call_body::Outgoing;
+
+/// Why no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The call did not leave.
+    NotSent,
+    /// It left, or may have; the connection ended before an answer, or what came is none.
+    Cut,
+    /// It left, or may have; nothing came in time.
+    TimedOut,
+}
+
+/// Sends requests. The gateway's own is [`crate::Upstream`]; a program that has an HTTP client of its own brings that.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends a request once, to where its URI says, and returns the head of the answer with what is still to come.
+    ///
+    /// Nothing is sent a second time, no redirect is followed, and [`NoAnswer::NotSent`] is said only of what surely did not
+    /// leave. The request carries an access token: it goes nowhere else and into no log. How long to wait for an answer is the
+    /// caller's to decide; dropping the future gives the call up.
+    fn send(
+        &self,
+        request: Request<Outgoing>,
+    ) -> impl Future<Output = Result<Response<Rest>, NoAnswer>> + Send;
+}
