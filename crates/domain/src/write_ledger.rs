@@ -48,7 +48,7 @@ pub struct OnRecord {
     pub same_request: bool,
     /// Until when whoever reserved or sent it has the word.
     pub deadline: Timestamp,
-    /// Until when it is kept at all.
+    /// Until when it is kept, once it is no longer under way.
     pub keep_until: Timestamp,
 }
 
@@ -74,7 +74,12 @@ pub enum Meeting {
 pub fn meet(on_record: Option<&OnRecord>, now: Timestamp) -> Meeting {
     /// Nobody is asked to come back later than that for what may be over any moment.
     const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-    let Some(record) = on_record.filter(|record| now < record.keep_until) else {
+    // What is under way counts also when its time is over meanwhile: a window may be shorter than a call.
+    let counts = |record: &&OnRecord| {
+        let under_way = matches!(record.state, WriteState::Reserved | WriteState::Sent);
+        now < record.keep_until || (under_way && now < record.deadline)
+    };
+    let Some(record) = on_record.filter(counts) else {
         return Meeting::Free;
     };
     let is_past = record.deadline <= now;
@@ -174,6 +179,18 @@ mod tests {
                 ..record(state, -1)
             };
             assert_eq!(meet(Some(&over), NOW), Meeting::Free, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_counts_though_its_time_is_over() {
+        for state in [WriteState::Reserved, WriteState::Sent] {
+            let over = OnRecord {
+                keep_until: NOW,
+                ..record(state, 5)
+            };
+            let met = meet(Some(&over), NOW);
+            assert!(matches!(met, Meeting::InProgress { .. }), "{state:?} {met:?}");
         }
     }
 

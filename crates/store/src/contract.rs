@@ -431,7 +431,7 @@ pub struct WriteReservation {
     pub owner: String,
     /// Until when it must have left.
     pub deadline: Timestamp,
-    /// Until when its outcome is kept.
+    /// Until when its outcome is kept. A write that is under way counts until its deadline, also past this.
     pub keep_until: Timestamp,
 }
 
