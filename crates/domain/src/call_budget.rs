@@ -1,8 +1,8 @@
 //! How many calls an app may make to an account: one budget, shared by every worker of the fleet.
 //!
-//! Providers count calls in a window that rolls on. So does this: by the second, over the window and one second more, so that no
-//! window that the provider may look at holds more than it allows. Processes take slices of at most a second's rate, which lapse
-//! soon; what they did not use they give back with the next claim.
+//! Providers count calls in a window that rolls on. So does this, over the window and a little more, so that no window that the
+//! provider may look at holds more than it allows. Processes take slices of at most a second's rate, which lapse soon; what they
+//! did not use they give back with the next claim.
 //!
 //! What a budget is comes from the provider's own words. They may lower it, never raise it.
 //!
@@ -82,11 +82,11 @@ pub struct Learnt {
     pub rest_until: Option<Timestamp>,
 }
 
-/// One second's calls.
+/// The calls of a short while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
-    /// Seconds since the Unix epoch.
-    pub second: i64,
+    /// When that while began; it is as long as [`Limit::tick`].
+    pub at: Timestamp,
     /// How many calls were granted in it, or seen.
     pub calls: u32,
 }
@@ -102,6 +102,15 @@ pub struct Budget {
     pub rest_until: Option<Timestamp>,
 }
 
+/// What of a slice was not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unused {
+    /// So many calls.
+    pub calls: u32,
+    /// When the slice was granted: [`Grant::at`].
+    pub granted_at: Option<Timestamp>,
+}
+
 /// What a process asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -109,8 +118,10 @@ pub struct Claim {
     pub wanted: u32,
     /// The most urgent of those that wait.
     pub lane: Lane,
-    /// So many of the last slice were not used.
-    pub returned: u32,
+    /// What of earlier slices was not used.
+    pub returned: Unused,
+    /// So many were made since the last claim without having been granted: before a limit was known, while the store was away.
+    pub unasked: u32,
     /// What answers have said since the last claim.
     pub learnt: Learnt,
 }
@@ -118,104 +129,151 @@ pub struct Claim {
 /// What it gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
-    /// So many calls; all that were wanted where no limit is known.
+    /// So many calls, all that were wanted where no limit is known. They may leave until [`Limit::hold`] after the claim.
     pub granted: u32,
     /// The limit, where one is known.
     pub limit: Option<Limit>,
-    /// When more may be had, where not all was granted.
+    /// When the claim was made.
+    pub at: Timestamp,
+    /// When more may be had: later than the claim where nothing was granted.
     pub again_at: Timestamp,
+}
+
+impl Limit {
+    /// What calls are counted by: a fortieth of the window, so that a budget's record stays short whatever its window.
+    pub fn tick(self) -> Duration {
+        const TICK_MIN: Duration = Duration::from_millis(50);
+        (self.per / 40).max(TICK_MIN)
+    }
+
+    /// How long after the claim a granted call may leave.
+    pub fn hold(self) -> Duration {
+        const HOLD_MAX: Duration = Duration::from_secs(1);
+        (self.tick() * 3).min(HOLD_MAX)
+    }
+
+    /// How long a call counts from the beginning of its tick: it may have been granted at the end of that, left at the end of
+    /// its hold, and then it is the provider's for a whole window.
+    pub fn counts_for(self) -> Duration {
+        self.per + self.tick() + self.hold()
+    }
+
+    /// The most that is granted at once.
+    pub fn a_seconds_rate(self) -> u32 {
+        let seconds = self.per.as_secs().max(1);
+        u32::try_from(u64::from(self.calls) / seconds)
+            .unwrap_or(self.calls)
+            .max(1)
+    }
+
+    /// Calls in a million seconds: fine enough to compare.
+    fn rate(self) -> u128 {
+        u128::from(self.calls) * 1_000_000_000 / self.per.as_millis().max(1)
+    }
+
+    fn is_one(self) -> bool {
+        self.calls > 0 && !self.per.is_zero()
+    }
 }
 
 impl Budget {
     /// Takes what may be taken of the budget at `now`.
     pub fn claim(&mut self, claim: Claim, now: Timestamp) -> Grant {
-        self.learn(claim.learnt, now);
-        let second = now.millis().div_euclid(1000);
-        self.give_back(claim.returned, second);
+        self.limit = lower(self.limit, claim.learnt.limit);
+        self.rest_until = self
+            .rest_until
+            .max(claim.learnt.rest_until)
+            .filter(|until| now < *until);
         let Some(limit) = self.limit else {
-            let rests = self.rest_until.filter(|until| now < *until);
             return Grant {
-                granted: if rests.is_some() { 0 } else { claim.wanted },
+                granted: if self.rest_until.is_some() {
+                    0
+                } else {
+                    claim.wanted
+                },
                 limit: None,
-                again_at: rests.unwrap_or(now),
+                at: now,
+                again_at: self.rest_until.unwrap_or(now),
             };
         };
-        // One second more than the window: a second's calls may have been made at its very end.
-        let first = second - i64::try_from(limit.per.as_secs().max(1)).unwrap_or(i64::MAX);
-        self.used.retain(|used| used.second >= first && used.calls > 0);
-        if let Some(until) = self.rest_until.filter(|until| now < *until) {
+        self.used
+            .retain(|used| now < used.at.after(limit.counts_for()) && used.calls > 0);
+        self.give_back(limit, claim.returned);
+        self.add(limit, now, claim.unasked);
+        if let Some(remaining) = claim.learnt.remaining {
+            // Whoever shares the account with us, unknown to us, has used it, too.
+            let seen = limit.calls.saturating_sub(remaining);
+            self.add(limit, now, seen.saturating_sub(self.spent()));
+        }
+        if let Some(until) = self.rest_until {
             return Grant {
                 granted: 0,
                 limit: Some(limit),
+                at: now,
                 again_at: until,
             };
         }
-        self.rest_until = None;
-        let spent: u32 = self.used.iter().map(|used| used.calls).sum();
-        let free = claim.lane.share_of(limit.calls).saturating_sub(spent);
-        let granted = claim.wanted.min(free).min(a_seconds_rate(limit));
-        self.add(second, granted);
-        let again_at = match self.used.first() {
-            // The oldest second leaves the window.
-            Some(oldest) if granted == 0 => Timestamp::from_millis(
-                (oldest.second + 1 + i64::try_from(limit.per.as_secs().max(1)).unwrap_or(i64::MAX))
-                    .saturating_mul(1000),
-            )
-            .max(now),
-            _ => now,
-        };
+        let share = claim.lane.share_of(limit.calls);
+        let granted = claim
+            .wanted
+            .min(share.saturating_sub(self.spent()))
+            .min(limit.a_seconds_rate());
+        self.add(limit, now, granted);
         Grant {
             granted,
             limit: Some(limit),
-            again_at,
+            at: now,
+            again_at: if granted == 0 {
+                self.below(share, limit).unwrap_or(now).max(now)
+            } else {
+                now
+            },
         }
     }
 
-    fn learn(&mut self, learnt: Learnt, now: Timestamp) {
-        if let Some(said) = learnt.limit.filter(|said| said.calls > 0 && !said.per.is_zero()) {
-            self.limit = Some(match self.limit {
-                Some(known) if rate(known) <= rate(said) => known,
-                _ => said,
-            });
-        }
-        if let (Some(limit), Some(remaining)) = (self.limit, learnt.remaining) {
-            // Whoever shares the account with us, unknown to us, has used it, too.
-            let spent: u32 = self.used.iter().map(|used| used.calls).sum();
-            let seen = limit.calls.saturating_sub(remaining);
-            self.add(now.millis().div_euclid(1000), seen.saturating_sub(spent));
-        }
-        self.rest_until = self.rest_until.max(learnt.rest_until);
+    fn spent(&self) -> u32 {
+        self.used
+            .iter()
+            .fold(0, |spent: u32, used| spent.saturating_add(used.calls))
     }
 
-    fn give_back(&mut self, returned: u32, second: i64) {
-        let mut left = returned;
-        for used in self.used.iter_mut().rev().filter(|used| used.second <= second) {
-            let given = used.calls.min(left);
-            used.calls -= given;
-            left -= given;
+    /// Taken off where it was counted, and nowhere else: what others were granted since must count on.
+    fn give_back(&mut self, limit: Limit, returned: Unused) {
+        let Some(at) = returned.granted_at else {
+            return;
+        };
+        let same = |used: &&mut Used| used.at <= at && at < used.at.after(limit.tick());
+        if let Some(used) = self.used.iter_mut().rev().find(same) {
+            used.calls -= returned.calls.min(used.calls);
         }
     }
 
-    fn add(&mut self, second: i64, calls: u32) {
+    fn add(&mut self, limit: Limit, now: Timestamp, calls: u32) {
+        let tick = i64::try_from(limit.tick().as_millis()).unwrap_or(i64::MAX);
+        let at = Timestamp::from_millis(now.millis().div_euclid(tick) * tick);
         match self.used.last_mut() {
-            Some(last) if last.second >= second => last.calls = last.calls.saturating_add(calls),
-            _ if calls > 0 => self.used.push(Used { second, calls }),
+            Some(last) if last.at >= at => last.calls = last.calls.saturating_add(calls),
+            _ if calls > 0 => self.used.push(Used { at, calls }),
             _ => {}
         }
     }
+
+    /// When less than `share` will count, if nobody claims meanwhile.
+    fn below(&self, share: u32, limit: Limit) -> Option<Timestamp> {
+        let mut spent = self.spent();
+        self.used.iter().find_map(|used| {
+            spent -= used.calls.min(spent);
+            (spent < share).then(|| used.at.after(limit.counts_for()))
+        })
+    }
 }
 
-/// The most that is granted at once.
-fn a_seconds_rate(limit: Limit) -> u32 {
-    let seconds = limit.per.as_secs().max(1);
-    u32::try_from(u64::from(limit.calls) / seconds)
-        .unwrap_or(limit.calls)
-        .max(1)
-}
-
-/// Calls in a million seconds: fine enough to compare.
-fn rate(limit: Limit) -> u128 {
-    u128::from(limit.calls) * 1_000_000_000 / limit.per.as_millis().max(1)
+/// The lower of two limits. What says nothing changes nothing.
+pub fn lower(known: Option<Limit>, said: Option<Limit>) -> Option<Limit> {
+    match (known, said.filter(|said| said.is_one())) {
+        (Some(known), Some(said)) if known.rate() <= said.rate() => Some(known),
+        (known, said) => said.or(known),
+    }
 }
 
 #[cfg(test)]
@@ -242,28 +300,85 @@ mod tests {
         Claim {
             wanted,
             lane,
-            returned: 0,
+            returned: Unused::default(),
+            unasked: 0,
             learnt: Learnt::default(),
         }
     }
 
+    /// Numbers that are the same in every run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, sides: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % sides
+        }
+    }
+
+    /// Processes that claim at their own times, use what they get at any time they may, and give back the rest.
     #[test]
     fn no_window_of_the_providers_ever_holds_more_than_the_limit() {
-        let mut budget = budget();
-        let mut granted: Vec<i64> = Vec::new();
-        for millis in (0..60_000).step_by(70) {
-            let grant = budget.claim(claim(50, Lane::Interactive), at(millis));
-            // The slice may be used up to a second later.
-            granted.extend(std::iter::repeat_n(millis, grant.granted as usize));
+        for (limit, seed) in [TEN_SECONDLY, HUBSPOT_SEARCHES]
+            .into_iter()
+            .flat_map(|limit| (0..8).map(move |seed| (limit, seed)))
+        {
+            let hold = i64::try_from(limit.hold().as_millis()).expect("short");
+            let per = i64::try_from(limit.per.as_millis()).expect("short");
+            let mut dice = Dice(seed);
+            let mut budget = Budget {
+                limit: Some(limit),
+                ..Budget::default()
+            };
+            let mut left: Vec<i64> = Vec::new();
+            // What each process has not used.
+            let mut slices = [Unused::default(); 4];
+            for millis in (0..per * 12).step_by(20) {
+                let unused = &mut slices[usize::try_from(dice.below(4)).expect("four of them")];
+                let claim = Claim {
+                    returned: *unused,
+                    ..claim(7, Lane::ALL[usize::try_from(dice.below(3)).expect("three")])
+                };
+                let Grant { granted, at, .. } = budget.claim(claim, at(millis));
+                let used = u32::try_from(dice.below(u64::from(granted) + 1)).expect("few");
+                for _ in 0..used {
+                    left.push(millis + i64::try_from(dice.below(hold.unsigned_abs())).expect("short"));
+                }
+                *unused = Unused {
+                    calls: granted - used,
+                    granted_at: Some(at),
+                };
+            }
+            left.sort_unstable();
+            for (index, first) in left.iter().enumerate() {
+                let within = left[index..].iter().take_while(|at| **at < first + per).count();
+                assert!(
+                    within <= limit.calls as usize,
+                    "seed {seed}: {within} calls from {first} ms on"
+                );
+            }
+            let fair = usize::try_from(limit.calls).expect("few") * 6;
+            assert!(
+                left.len() > fair,
+                "seed {seed}: only {} calls in 12 windows",
+                left.len()
+            );
         }
-        for start in (0..60_000).step_by(100) {
-            let within = granted
-                .iter()
-                .filter(|at| (start..start + 10_000).contains(*at))
-                .count();
-            assert!(within <= 110, "{within} calls from {start} ms on");
+    }
+
+    #[test]
+    fn those_who_use_all_they_get_lose_little_to_caution() {
+        for (limit, in_a_minute) in [(TEN_SECONDLY, 590), (HUBSPOT_SEARCHES, 235)] {
+            let mut budget = Budget {
+                limit: Some(limit),
+                ..Budget::default()
+            };
+            let granted: u32 = (0..60_000)
+                .step_by(50)
+                .map(|millis| budget.claim(claim(50, Lane::Interactive), at(millis)).granted)
+                .sum();
+            assert!(granted >= in_a_minute, "{granted} calls in a minute");
         }
-        assert!(granted.len() > 500, "only {} calls in a minute", granted.len());
     }
 
     #[test]
@@ -290,8 +405,7 @@ mod tests {
         let mut budget = budget();
         for (lane, fills) in [(Lane::Backfill, 88), (Lane::Sync, 99), (Lane::Interactive, 110)] {
             while budget.claim(claim(7, lane), at(0)).granted > 0 {}
-            let spent: u32 = budget.used.iter().map(|used| used.calls).sum();
-            assert_eq!(spent, fills, "{lane:?}");
+            assert_eq!(budget.spent(), fills, "{lane:?}");
         }
     }
 
@@ -335,7 +449,10 @@ mod tests {
         let mut budget = budget();
         for second in 0..100 {
             let one_of_eleven = Claim {
-                returned: if second == 0 { 0 } else { 10 },
+                returned: Unused {
+                    calls: if second == 0 { 0 } else { 10 },
+                    granted_at: Some(at((second - 1) * 1000)),
+                },
                 ..claim(11, Lane::Sync)
             };
             assert_eq!(
@@ -343,6 +460,71 @@ mod tests {
                 11,
                 "second {second}"
             );
+        }
+    }
+
+    #[test]
+    fn what_others_are_granted_counts_from_when_they_are_granted_it() {
+        let mut budget = budget();
+        let fill = |budget: &mut Budget, millis| {
+            while budget.claim(claim(11, Lane::Interactive), at(millis)).granted > 0 {}
+        };
+        assert_eq!(budget.claim(claim(11, Lane::Interactive), at(0)).granted, 11);
+        fill(&mut budget, 9000);
+        let gives_back = Claim {
+            returned: Unused {
+                calls: 10,
+                granted_at: Some(at(0)),
+            },
+            ..claim(0, Lane::Interactive)
+        };
+        budget.claim(gives_back, at(9000));
+        fill(&mut budget, 9000);
+        // One of the first eleven was used, and a hundred and nine at 9 s: one is free when that one is over.
+        assert_eq!(budget.claim(claim(11, Lane::Interactive), at(11_000)).granted, 1);
+    }
+
+    #[test]
+    fn what_was_made_without_asking_counts() {
+        let mut budget = budget();
+        let reports = Claim {
+            unasked: 105,
+            ..claim(11, Lane::Interactive)
+        };
+        assert_eq!(budget.claim(reports, at(0)).granted, 5);
+    }
+
+    #[test]
+    fn the_less_urgent_are_told_when_their_own_share_is_free_again() {
+        let mut budget = budget();
+        while budget.claim(claim(11, Lane::Interactive), at(0)).granted > 0 {}
+        budget.used[0].calls = 22;
+        budget.used.push(Used {
+            at: at(3000),
+            calls: 88,
+        });
+        let again_at = |budget: &mut Budget, lane| budget.claim(claim(1, lane), at(3000)).again_at;
+        assert_eq!(again_at(&mut budget, Lane::Interactive), at(11_000));
+        // Without the first 22 there are still 88: as many as it may fill.
+        assert_eq!(again_at(&mut budget, Lane::Backfill), at(14_000));
+    }
+
+    #[test]
+    fn a_budget_s_record_stays_short_whatever_its_window() {
+        for per in [1, 10, 60, 3600, 86_400] {
+            let limit = Limit {
+                calls: 1_000_000,
+                per: Duration::from_secs(per),
+            };
+            let mut budget = Budget {
+                limit: Some(limit),
+                ..Budget::default()
+            };
+            let step = i64::try_from(per).expect("short");
+            for n in 0..3000 {
+                budget.claim(claim(1, Lane::Sync), at(n * step));
+            }
+            assert!(budget.used.len() <= 45, "{per} s: {}", budget.used.len());
         }
     }
 
