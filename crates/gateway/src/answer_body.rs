@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::call_body::BoxError;
+use crate::upstream::Remaining;
 
 /// A stream may last for hours, but one that is silent for this long is taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
@@ -32,7 +32,7 @@ pub struct GatewayBody {
 /// What is still to come of a provider's answer.
 pub enum Rest {
     /// Over one of the gateway's own connections.
-    Own(Incoming),
+    Own(Remaining),
     /// By way of somebody else's client.
     Foreign(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
 }
@@ -46,9 +46,7 @@ impl Body for Rest {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
-            Self::Own(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            Self::Own(body) => Pin::new(body).poll_frame(cx),
             Self::Foreign(body) => body.as_mut().poll_frame(cx),
         }
     }

@@ -26,4 +26,4 @@ pub use call_body::Outgoing;
 pub use gateway::{Gateway, GatewayLimits, Terms};
 pub use record::{Answer, CallRecord, Refusal, RefusalKind};
 pub use transport::{NoAnswer, Transport};
-pub use upstream::Upstream;
+pub use upstream::{Remaining, Upstream};

@@ -1,4 +1,4 @@
-//! Bodies that are larger than anybody wants to hold, and the other HTTP.
+//! Bodies that are larger than anybody wants to hold, and TLS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -74,7 +76,7 @@ where
 }
 
 /// A hyper server.
-async fn serve<F, G, B>(tls: Option<TlsAcceptor>, answer: F) -> String
+async fn serve<F, G, B>(answer: F) -> String
 where
     F: Fn(Request<Incoming>) -> G + Clone + Send + 'static,
     G: Future<Output = Result<Response<B>, NoError>> + Send + 'static,
@@ -83,32 +85,25 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let scheme = if tls.is_some() { "https" } else { "http" };
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (tls, answer) = (tls.clone(), answer.clone());
+            let answer = answer.clone();
             tokio::spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
                 let service = service_fn(answer);
                 // A client that leaves is no failure of the server.
-                let _ = match tls {
-                    None => server.serve_connection(TokioIo::new(stream), service).await,
-                    Some(tls) => {
-                        let stream = tls.accept(stream).await.unwrap();
-                        server.serve_connection(TokioIo::new(stream), service).await
-                    }
-                };
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
-    format!("{scheme}://localhost:{}/", address.port())
+    format!("http://localhost:{}/", address.port())
 }
 
 #[tokio::test]
 async fn a_large_answer_flows_through_and_is_held_nowhere() {
     let made = Arc::new(AtomicUsize::new(0));
     let making = made.clone();
-    let base = serve(None, move |_| {
+    let base = serve(move |_| {
         let body = large(making.clone());
         async move { Ok(Response::new(body)) }
     })
@@ -123,7 +118,7 @@ async fn a_large_answer_flows_through_and_is_held_nowhere() {
 async fn a_large_call_flows_through_and_is_held_nowhere() {
     let made = Arc::new(AtomicUsize::new(0));
     let making = made.clone();
-    let base = serve(None, move |request: Request<Incoming>| {
+    let base = serve(move |request: Request<Incoming>| {
         let made = making.clone();
         async move {
             read_slowly(request.into_body(), &made).await;
@@ -138,8 +133,9 @@ async fn a_large_call_flows_through_and_is_held_nowhere() {
     assert_eq!(body(answer).await, "read");
 }
 
-#[tokio::test]
-async fn a_provider_that_speaks_http_2_is_spoken_to_in_it() {
+/// A hyper server with TLS that would speak HTTP/2, too. It ends each connection after two calls, and tells of each whether its
+/// handshake was short, because the client remembered the one before.
+async fn serve_tls() -> (String, CertificateDer<'static>, Arc<Mutex<Vec<bool>>>) {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = CertificateDer::from(key.cert.der().to_vec());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -153,27 +149,59 @@ async fn a_provider_that_speaks_http_2_is_spoken_to_in_it() {
         )
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let base = serve(
-        Some(TlsAcceptor::from(Arc::new(config))),
-        |request: Request<Incoming>| async move {
-            assert_eq!(request.version(), Version::HTTP_2);
-            let sent = request.into_body().collect().await.unwrap().to_bytes();
-            Ok(Response::builder()
-                .header("x-length", sent.len())
-                .body(Full::new(sent))
-                .unwrap())
-        },
-    )
-    .await;
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let were_short = Arc::new(Mutex::new(Vec::new()));
+    let seen = were_short.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Whoever does not trust it goes away.
+            let Ok(stream) = tls.accept(stream).await else {
+                continue;
+            };
+            let kind = stream.get_ref().1.handshake_kind();
+            seen.lock().push(kind == Some(HandshakeKind::Resumed));
+            let calls = AtomicUsize::new(0);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let is_last = calls.fetch_add(1, Ordering::SeqCst) == 1;
+                async move {
+                    assert_eq!(request.version(), Version::HTTP_11);
+                    let sent = request.into_body().collect().await.unwrap().to_bytes();
+                    let response = Response::builder().header("x-length", sent.len());
+                    let response = if is_last {
+                        response.header("connection", "close")
+                    } else {
+                        response
+                    };
+                    Ok::<_, NoError>(response.body(Full::new(sent)).unwrap())
+                }
+            });
+            tokio::spawn(
+                auto::Builder::new(TokioExecutor::new())
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .into_owned(),
+            );
+        }
+    });
+    (base, certificate, were_short)
+}
+
+#[tokio::test]
+async fn tls_to_a_provider_is_kept_and_resumed() {
+    let (base, certificate, were_short) = serve_tls().await;
     let settings = Settings {
         roots: TlsRoots::Only(vec![certificate]),
         ..Settings::default()
     };
     let world = World::with(Some(&base), settings).await;
-    let answer = world.send("POST", "/x", "hello").await.unwrap();
-    assert_eq!(gist(&answer), (200, "ok", 1));
-    assert_eq!(text(answer.response.headers(), "x-length"), "5");
-    assert_eq!(body(answer).await, "hello");
+    for _ in 0..4 {
+        let answer = world.send("POST", "/x", "hello").await.unwrap();
+        assert_eq!(gist(&answer), (200, "ok", 1));
+        assert_eq!(text(answer.response.headers(), "x-length"), "5");
+        assert_eq!(body(answer).await, "hello");
+    }
+    assert_eq!(*were_short.lock(), [false, true]);
     let stranger = World::at(&base).await;
     let refusal = stranger.send("POST", "/x", "hello").await.unwrap_err();
     assert!(
