@@ -13,7 +13,12 @@ const FILE_SIZE_MAX: u64 = 1_000_000;
 /// The product from the ground up. A crate knows only crates of the layers below its own.
 const LAYERS: [&[&str]; 7] = [
     &["evergrant-domain"],
-    &["evergrant-oauth", "evergrant-store", "evergrant-config"],
+    &[
+        "evergrant-oauth",
+        "evergrant-store",
+        "evergrant-metrics",
+        "evergrant-config",
+    ],
     &["evergrant-keeper"],
     &["evergrant-gateway"],
     &["evergrant"],

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use evergrant_metrics::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -27,6 +28,8 @@ pub struct GatewayBody {
     broken: Option<BrokenOff>,
     silence: Option<Pin<Box<Sleep>>>,
     silent: bool,
+    /// The call is in flight until its answer has been passed on.
+    in_flight: Option<InFlight>,
 }
 
 /// What is still to come of a provider's answer.
@@ -91,7 +94,12 @@ impl GatewayBody {
             broken: None,
             silence: None,
             silent: false,
+            in_flight: None,
         }
+    }
+
+    pub(crate) fn keep(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
     }
 
     /// Reads ahead, up to a limit in bytes and time. Returns the body where it is whole by then; either way nothing is lost.

@@ -8,6 +8,7 @@ use evergrant_domain::ConnectionId;
 use evergrant_domain::call_budget::Lane;
 use evergrant_domain::repeat::effect;
 use evergrant_keeper::Keeper;
+use evergrant_metrics::CallSeen;
 use evergrant_oauth::TlsRoots;
 use http::{Method, Request};
 use http_body::Body;
@@ -121,14 +122,22 @@ impl<T: Transport> Gateway<T> {
         B::Error: Into<BoxError>,
     {
         let began = Instant::now();
+        let metrics = self.inner.keeper.metrics();
+        let in_flight = metrics.begin();
         let mut record = CallRecord::new(request.method().clone(), target);
-        let result = match self.prepare(id, target, request).await {
-            Ok(call) => self.inner.carry_out(call, &mut record).await,
-            Err(kind) => Err(kind),
+        let (result, series) = match self.prepare(id, target, request).await {
+            Ok(call) => {
+                let series = call.token.series.here();
+                (self.inner.carry_out(call, &mut record).await, series)
+            }
+            Err(kind) => (Err(kind), metrics.app(None).here()),
         };
         record.duration = began.elapsed();
-        match result {
-            Ok(response) => Ok(Answer { response, record }),
+        let result = match result {
+            Ok(mut response) => {
+                response.body_mut().keep(in_flight);
+                Ok(Answer { response, record })
+            }
             Err(kind) => {
                 // After a 401 the class says what kind it was; the code says why there is no token to repeat the call with.
                 if record.attempts == 0 || !matches!(kind, RefusalKind::Keep(_)) {
@@ -136,7 +145,10 @@ impl<T: Transport> Gateway<T> {
                 }
                 Err(Refusal { kind, record })
             }
-        }
+        };
+        let (Ok(Answer { record, .. }) | Err(Refusal { record, .. })) = &result;
+        series.call(&seen(record));
+        result
     }
 
     /// Everything that can be refused is, before anything is spent on it; then the token.
@@ -160,6 +172,9 @@ impl<T: Transport> Gateway<T> {
         let target = Target::parse(target)?;
         let asked = asked(&parts.headers, limits.headers_max)?;
         let body = CallBody::new(body, limits.body_kept, limits.body_max)?;
+        if let Some(at) = asked.enqueued_at {
+            keeper.metrics().enqueued(keeper.clock().now().since(at));
+        }
         let began = Instant::now();
         let token = keeper.current(id, asked.min_ttl).await?;
         let token_took = began.elapsed();
@@ -181,5 +196,18 @@ impl<T: Transport> Gateway<T> {
             repeated_blindly: false,
             not_repeated: false,
         })
+    }
+}
+
+/// What of a call is counted.
+fn seen(record: &CallRecord) -> CallSeen {
+    CallSeen {
+        class: record.class,
+        status_code: record.status_code,
+        took: record.duration,
+        upstream_took: record.upstream,
+        token_ttl: record
+            .seconds_remaining
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
     }
 }

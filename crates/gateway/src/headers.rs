@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use evergrant_domain::Version;
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::{Timestamp, Version};
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) headers: HeaderMap,
     /// The wish for a token that still lives that long.
     pub(crate) min_ttl: Option<Duration>,
+    /// When its job was put into a queue.
+    pub(crate) enqueued_at: Option<Timestamp>,
 }
 
 /// Takes a caller's headers apart.
@@ -38,7 +40,7 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
     let named = Named::by(headers);
     // Room for the bearer and the host.
     let mut on = HeaderMap::with_capacity(headers.len() + 2);
-    let mut min_ttl = None;
+    let (mut min_ttl, mut enqueued_at) = (None, None);
     let mut size = 0;
     for (name, value) in headers {
         size += name.as_str().len() + value.len();
@@ -56,11 +58,14 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
             "evergrant-max-wait" if !is_max_wait(value) => {
                 return bad_request("Evergrant-Max-Wait is not a whole number of seconds up to 60");
             }
-            "evergrant-enqueued-at" if !is_time(value) => {
-                return bad_request(
-                    "Evergrant-Enqueued-At is neither RFC 3339 nor milliseconds since the Unix epoch",
-                );
-            }
+            "evergrant-enqueued-at" => match time(value) {
+                Some(at) => enqueued_at = Some(at),
+                None => {
+                    return bad_request(
+                        "Evergrant-Enqueued-At is neither RFC 3339 nor milliseconds since the Unix epoch",
+                    );
+                }
+            },
             "idempotency-key" | "evergrant-dedupe" | "evergrant-guard" => {
                 return Err(RefusalKind::GuardNotApplicable {
                     what: "this version has no write guards: Idempotency-Key, Evergrant-Dedupe and Evergrant-Guard cannot be kept",
@@ -90,7 +95,11 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
             }
         }
     }
-    Ok(Asked { headers: on, min_ttl })
+    Ok(Asked {
+        headers: on,
+        min_ttl,
+        enqueued_at,
+    })
 }
 
 fn is_max_wait(value: &HeaderValue) -> bool {
@@ -102,12 +111,15 @@ fn is_max_wait(value: &HeaderValue) -> bool {
     seconds.is_some_and(|seconds| seconds <= MAX_WAIT_S)
 }
 
-fn is_time(value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str().map(str::trim) else {
-        return false;
-    };
+fn time(value: &HeaderValue) -> Option<Timestamp> {
+    let text = value.to_str().ok()?.trim();
     let is_millis = !text.is_empty() && text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_millis || text.parse::<jiff::Timestamp>().is_ok()
+    let millis = if is_millis {
+        text.parse().ok()?
+    } else {
+        text.parse::<jiff::Timestamp>().ok()?.as_millisecond()
+    };
+    Some(Timestamp::from_millis(millis))
 }
 
 /// Removes from a provider's headers what is not for the caller: what concerns one connection only, what only we may say, and

@@ -122,6 +122,8 @@ pub struct CallRecord {
     pub provider_correlation_id: Option<String>,
     /// Until the head of the answer, or the refusal.
     pub duration: Duration,
+    /// How much of it was the provider's; `None` where nothing was sent.
+    pub upstream: Option<Duration>,
     path: Box<str>,
 }
 
@@ -141,6 +143,7 @@ impl CallRecord {
             seconds_remaining: None,
             provider_correlation_id: None,
             duration: Duration::ZERO,
+            upstream: None,
             path: path.into(),
         }
     }

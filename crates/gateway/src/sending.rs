@@ -38,7 +38,6 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         record.app = Some(call.token.app.name.clone());
-        let began = Instant::now();
         // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
         let mut response = loop {
             let response = self.send(&mut call, record).await;
@@ -71,7 +70,7 @@ impl<T: Transport> Inner<T> {
             outcome_unknown: record.outcome_unknown,
             not_repeated: call.not_repeated,
             token_took: call.token_took,
-            upstream_took: began.elapsed(),
+            upstream_took: record.upstream.unwrap_or_default(),
         }
         .write(headers);
         Ok(response)
@@ -85,7 +84,10 @@ impl<T: Transport> Inner<T> {
         let ends = call.token.kind == Kind::OAuth;
         record.expires_at = ends.then_some(call.token.expires_at);
         record.seconds_remaining = ends.then(|| call.token.seconds_remaining(call.sent_at));
-        self.answer_in_time(call).await
+        let began = Instant::now();
+        let answer = self.answer_in_time(call).await;
+        record.upstream = Some(record.upstream.unwrap_or_default() + began.elapsed());
+        answer
     }
 
     /// While the caller's body moves on, the provider is not late.

@@ -10,6 +10,7 @@ use evergrant_domain::refresh_policy::{Ends, satisfies_min_ttl};
 use evergrant_domain::{
     AccessToken, AccountId, App, ConnectionId, Customer, Kind, RefreshToken, Timestamp, TokenSet, Version,
 };
+use evergrant_metrics::AppSeries;
 use evergrant_store::contract::Held;
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ pub struct Current {
     pub connection: ConnectionId,
     /// Its app.
     pub app: Arc<App>,
+    /// Where its calls are counted.
+    pub series: AppSeries,
     /// Its customer.
     pub customer: Customer,
     /// The provider's account, where it is known: what the provider counts calls by.
@@ -100,7 +103,13 @@ impl Current {
     }
 
     /// Makes what was read usable. `None` where there is no token set, or one that cannot stand in a header.
-    pub(crate) fn of(held: &Held, app: Arc<App>, now: Timestamp, boot: Duration) -> Option<Self> {
+    pub(crate) fn of(
+        held: &Held,
+        app: Arc<App>,
+        series: AppSeries,
+        now: Timestamp,
+        boot: Duration,
+    ) -> Option<Self> {
         let tokens = held.tokens.as_ref()?;
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", tokens.access_token.expose())).ok()?;
         bearer.set_sensitive(true);
@@ -108,6 +117,7 @@ impl Current {
         Some(Self {
             connection: held.connection.id.clone(),
             app,
+            series,
             customer: held.connection.customer.clone(),
             account: held.connection.account.as_ref().map(|account| account.id.clone()),
             kind: held.connection.kind,
@@ -302,6 +312,7 @@ mod tests {
         Arc::new(Current {
             connection: ConnectionId::parse("c1").expect("a literal id"),
             app: Arc::new(crate::app::app("http://127.0.0.1:1")),
+            series: AppSeries::default(),
             customer: Customer::parse("acme").expect("a literal customer"),
             account: None,
             kind: Kind::OAuth,

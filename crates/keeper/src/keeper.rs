@@ -13,6 +13,7 @@ use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::token_set::Due;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
+use evergrant_metrics::Metrics;
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::{Held, LeaseOn};
 use evergrant_store::{Coordination, Store, Vault};
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     /// The token set whose refresh token was examined last, by connection: see [`Keeper::examine`].
     pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
+    pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
     pub(crate) stopping: CancellationToken,
 }
@@ -171,6 +173,7 @@ impl Keeper {
                 at_rest: Mutex::default(),
                 examined: Mutex::default(),
                 throttle: Throttle::default(),
+                metrics: Metrics::default(),
                 tasks: Tasks::new(parts.surroundings.runtime),
                 stopping: CancellationToken::new(),
             }),
@@ -181,10 +184,14 @@ impl Keeper {
 
     /// Replaces the configured apps. Tokens at hand are read again, so that a new refresh policy reaches them.
     pub fn set_apps(&self, apps: Vec<App>) {
-        let apps = apps
+        let apps: HashMap<_, _> = apps
             .into_iter()
             .map(|app| (app.name.clone(), Arc::new(app)))
             .collect();
+        for name in apps.keys() {
+            // From the start on: who reads the counts sees each of them begin at zero.
+            self.inner.metrics.app(Some(name));
+        }
         self.inner.apps.store(Arc::new(apps));
         self.inner.cache.doubt_all();
     }
@@ -219,6 +226,11 @@ impl Keeper {
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    /// What is counted in this process.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// A token that serves now.
@@ -436,9 +448,10 @@ impl Keeper {
         let app = self
             .app(name)
             .ok_or_else(|| KeepError::AppNotConfigured { app: name.clone() })?;
+        let series = self.inner.metrics.app(Some(name));
         let clock = &self.inner.clock;
         // A token that cannot stand in a header was never stored, so a missing one means that the row is being erased.
-        Current::of(held, app, clock.now(), clock.boot())
+        Current::of(held, app, series, clock.now(), clock.boot())
             .map(Arc::new)
             .ok_or(KeepError::Disconnected)
     }

@@ -16,6 +16,7 @@ use evergrant_domain::{
     App, ClientSecret, ConnectionId, ConnectionStatus, Kind, ReconnectReason, RefreshToken, Rotation,
     Timestamp, TokenSet, Version,
 };
+use evergrant_metrics::Redemption;
 use evergrant_oauth::{Introspect, Redeemed};
 use evergrant_store::contract::{AppState, CooldownAnswer, Held, Lease, LeaseAnswer, LeaseOn, Presented};
 use evergrant_store::coordination;
@@ -366,6 +367,8 @@ impl Keeper {
                 return Ok(Turn::LookAgain);
             };
             let evidence = breaker::evidence(&answer);
+            let series = self.inner.metrics.app(Some(&holding.app.name));
+            series.here().redemption(counted_as(&answer));
             let turn = match answer {
                 TokenAnswer::Issued(issued) => {
                     let rotation = holding.rotation();
@@ -439,6 +442,19 @@ impl Keeper {
                 let sent_at = *sent_at.lock();
                 Some((answer, sent_at.unwrap_or_else(|| self.inner.clock.now())))
             }
+        }
+    }
+}
+
+/// The word for an answer where redemptions are counted.
+fn counted_as(answer: &TokenAnswer) -> Redemption {
+    match answer {
+        TokenAnswer::Issued(_) => Redemption::Issued,
+        TokenAnswer::Lost(_) => Redemption::Lost,
+        TokenAnswer::GrantRefused(_) | TokenAnswer::WrongClient(_) => Redemption::GrantRefused,
+        TokenAnswer::ClientRefused(_) => Redemption::ClientRefused,
+        TokenAnswer::NotIssued(_) | TokenAnswer::EndpointFault(_) | TokenAnswer::CodeRefused(_) => {
+            Redemption::NotIssued
         }
     }
 }
