@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use evergrant_domain::refresh_policy::Jitter;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, SystemClock};
@@ -40,13 +41,23 @@ pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, work: Work);
 }
 
-/// The Tokio runtime that the caller is on.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TokioRuntime;
+/// The Tokio runtime that this was made on, else the one that the caller is on: calls may come in on other runtimes than the
+/// engine's, and what they begin outlives them.
+#[derive(Debug, Clone)]
+pub struct TokioRuntime(Option<Handle>);
+
+impl Default for TokioRuntime {
+    fn default() -> Self {
+        Self(Handle::try_current().ok())
+    }
+}
 
 impl Runtime for TokioRuntime {
     fn spawn(&self, work: Work) {
-        tokio::spawn(work);
+        match &self.0 {
+            Some(runtime) => runtime.spawn(work),
+            None => tokio::spawn(work),
+        };
     }
 }
 
@@ -67,7 +78,7 @@ impl Default for Surroundings {
         Self {
             clock: Arc::new(SystemClock),
             chance: Arc::new(SystemChance),
-            runtime: Arc::new(TokioRuntime),
+            runtime: Arc::new(TokioRuntime::default()),
         }
     }
 }

@@ -21,6 +21,7 @@ mod pages;
 mod problem;
 mod router;
 mod service;
+mod threads;
 mod tls;
 mod trace;
 mod views;

@@ -12,9 +12,9 @@ use evergrant_config::TlsFiles;
 use futures_util::future::select_all;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{KeyWasValid, Peer, Reach, Service};
+use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
 /// Connections at a time. The next ones wait in the kernel's queue.
@@ -103,6 +104,7 @@ pub struct Server {
     reach: Reach,
     tls: Option<Arc<Certificates>>,
     drain_timeout: Duration,
+    threads: usize,
 }
 
 impl Server {
@@ -141,7 +143,15 @@ impl Server {
             reach,
             tls,
             drain_timeout: settings.drain_timeout,
+            threads: 0,
         })
+    }
+
+    /// Serves connections on so many threads of its own, each of which stays with a connection from its first byte to its last.
+    /// Without, they are served on the runtime that [`Server::run`] is called in.
+    #[must_use]
+    pub fn on_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
     }
 
     /// Where it listens; the port is the real one where port 0 was asked for.
@@ -153,6 +163,7 @@ impl Server {
     /// Redemptions in flight are saved whatever the timeout.
     pub async fn run(self, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let threads = Threads::start(self.threads);
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
@@ -172,10 +183,26 @@ impl Server {
                 stop: stop.clone(),
             };
             let tls = self.tls.clone();
-            connections.spawn(async move {
-                connection.greet(stream, tls).await;
-                drop(permit);
-            });
+            match threads.least_busy() {
+                None => connections.spawn(async move {
+                    connection.greet(stream, tls).await;
+                    drop(permit);
+                }),
+                Some(thread) => {
+                    // A socket belongs to the runtime that it was opened in.
+                    let Ok(stream) = stream.into_std() else { continue };
+                    let busy = thread.busy();
+                    connections.spawn_on(
+                        async move {
+                            if let Ok(stream) = TcpStream::from_std(stream) {
+                                connection.greet(stream, tls).await;
+                            }
+                            drop((permit, busy));
+                        },
+                        thread.runtime(),
+                    )
+                }
+            };
         }
         self.service.begin_to_drain();
         drop(self.listeners);
@@ -188,6 +215,8 @@ impl Server {
         connections.shutdown().await;
         self.service.finish().await;
         self.service.engine().shutdown().await;
+        // Last: what a call began may still have run there.
+        threads.stop().await;
     }
 
     /// The next connection, once there is room for one.
@@ -295,30 +324,38 @@ impl Connection {
                 Ok::<_, Infallible>(response)
             }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(timer)
-            .header_read_timeout(HEADERS_TIMEOUT)
-            .max_headers(HEADERS_COUNT_MAX)
-            .max_buf_size(HEADERS_READ_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(u32::try_from(HEADERS_READ_MAX).expect("a small constant"))
-            .keep_alive_interval(PING_EVERY);
-        let builder = match protocol {
-            Protocol::Http1 => builder.http1_only(),
-            Protocol::Http2 => builder.http2_only(),
+        let io = TokioIo::new(stream);
+        let ended = match protocol {
+            Protocol::Http1 => watcher.watch(http1(timer).serve_connection(io, answer)).await,
+            Protocol::Http2 => watcher.watch(http2().serve_connection(io, answer)).await,
         };
-        let connection = builder
-            .serve_connection(TokioIo::new(stream), answer)
-            .into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(error, "a connection ended early");
+        if let Err(error) = ended {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a connection ended early"
+            );
         }
     }
+}
+
+fn http1(timer: Patience) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(timer)
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_headers(HEADERS_COUNT_MAX)
+        .max_buf_size(HEADERS_READ_MAX);
+    builder
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEADERS_READ_MAX).expect("a small constant"))
+        .keep_alive_interval(PING_EVERY);
+    builder
 }
 
 /// Ends the wait for headers, which is all that HTTP/1.1 times, by who is known to be at the other side.

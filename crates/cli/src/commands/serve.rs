@@ -1,5 +1,6 @@
 //! `evergrant serve`: the service, from start to drained.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use evergrant::Evergrant;
@@ -60,7 +61,8 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         );
         stopping.cancel();
     });
-    server.run(stop).await;
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    server.on_threads(threads).run(stop).await;
     reloading.abort();
     tracing::info!(
         event = "stopped",

@@ -260,3 +260,49 @@ async fn a_connection_that_never_asked_for_anything_does_not_hold_up_a_stop() {
     assert!(stopped.is_ok(), "it is not waited for");
     drop(silent);
 }
+
+#[tokio::test]
+async fn connections_are_served_on_threads_of_the_listener_and_the_engine_works_elsewhere() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let server = Server::bind(house.service.clone(), loopback()).await.unwrap();
+    let (address, stop) = (server.address(), CancellationToken::new());
+    let running = tokio::spawn(server.on_threads(2).run(stop.clone()));
+    let request = || {
+        Request::get("/gateway/c1/crm/v3/objects/contacts")
+            .header(header::HOST, "localhost")
+            .header(header::AUTHORIZATION, format!("Bearer {}", house.admin))
+    };
+    for _ in 0..4 {
+        send_to(address, request().body(Full::default()).unwrap())
+            .await
+            .expect(200);
+    }
+    // A caller that leaves in the middle of a redemption, and a service that is told to stop in it.
+    house.sim.arm(Fault::token(FaultKind::HoldBeforeIssue));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let refresh = Request::post("/v1/connections/c1/refresh")
+        .header(header::HOST, "localhost")
+        .header(header::AUTHORIZATION, format!("Bearer {}", house.admin))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(bytes::Bytes::from_static(b"{\"force\":true}")));
+    let call = tokio::spawn(sender.send_request(refresh.unwrap()));
+    house.sim.wait_for_held(1).await;
+    call.abort();
+    connection.abort();
+    stop.cancel();
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    house.sim.release_held();
+    tokio::time::timeout(Duration::from_secs(30), running)
+        .await
+        .unwrap()
+        .unwrap();
+    let connection = house.operate("GET", "/v1/connections/c1", None).await.expect(200);
+    assert_eq!(connection.json()["version"], json!(2), "it is saved");
+}
