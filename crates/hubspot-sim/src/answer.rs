@@ -12,8 +12,9 @@ use http_body::Frame;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::clock::iso;
+use crate::clock::{after, httpdate, iso};
 use crate::faults::RateLimitPolicy;
+use crate::limits::RetryAfter;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html;charset=utf-8");
@@ -86,6 +87,20 @@ impl Answer {
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    /// Says when to come back, in one of the two forms of RFC 9110 §10.2.3; whole seconds, rounded up.
+    pub(crate) fn retry_after(mut self, form: RetryAfter, delay: Duration, now: Timestamp) -> Self {
+        let delay_s = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        let value = match form {
+            RetryAfter::Absent => return self,
+            RetryAfter::Seconds => Ok(HeaderValue::from(delay_s)),
+            RetryAfter::Date => HeaderValue::from_str(&httpdate(after(now, Duration::from_secs(delay_s)))),
+        };
+        if let Ok(value) = value {
+            self.headers.insert(RETRY_AFTER, value);
         }
         self
     }
@@ -276,12 +291,8 @@ pub(crate) fn missing_scopes(required_scopes: &[String], correlation_id: &str) -
     )
 }
 
-/// 429. HubSpot does not document `Retry-After` for it, so it is only there when asked for.
-pub(crate) fn rate_limited(
-    policy: RateLimitPolicy,
-    retry_after_s: Option<u64>,
-    correlation_id: &str,
-) -> Answer {
+/// 429. HubSpot does not document `Retry-After` for it.
+pub(crate) fn rate_limited(policy: RateLimitPolicy, correlation_id: &str) -> Answer {
     let (words, name) = match policy {
         RateLimitPolicy::TenSecondly => ("ten_secondly_rolling", "TEN_SECONDLY_ROLLING"),
         RateLimitPolicy::Secondly => ("secondly", "SECONDLY"),
@@ -298,13 +309,7 @@ pub(crate) fn rate_limited(
     if policy == RateLimitPolicy::Daily {
         body["requestId"] = json!(correlation_id);
     }
-    let mut answer = Answer::json(StatusCode::TOO_MANY_REQUESTS, &body);
-    if let Some(retry_after_s) = retry_after_s {
-        answer
-            .headers
-            .insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
-    }
-    answer
+    Answer::json(StatusCode::TOO_MANY_REQUESTS, &body)
 }
 
 fn expired(age: &str, expire_time: &str, correlation_id: &str) -> Answer {

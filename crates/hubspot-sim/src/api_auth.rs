@@ -10,12 +10,11 @@ use serde_json::json;
 
 use crate::Shared;
 use crate::answer::{self, Answer, Cut};
-use crate::crm;
 use crate::faults::{self, Circumstances, FaultKind, Place, RateLimitPolicy, Target};
+use crate::limits::{CALLS_INTERVAL, OverLimit, RateLimits};
 use crate::serve::Call;
-use crate::world::{
-    AccessToken, Holder, Presented, RATE_LIMIT_INTERVAL, RATE_LIMIT_MAX, World, hub_domain, hublet,
-};
+use crate::world::{AccessToken, Holder, Presented, World, hub_domain, hublet};
+use crate::{associations, crm};
 
 /// The header by which tests follow one logical call through its deliveries.
 const REQUEST_ID: &str = "x-req-id";
@@ -93,6 +92,10 @@ impl Arrived {
 }
 
 fn record_injected(world: &mut World, fault: &FaultKind, holder: Option<&Holder>) {
+    if fault.limits_rate() {
+        world.ledger.rate_limited.injected += 1;
+        record_rate_limited(world, holder);
+    }
     if !matches!(
         fault,
         FaultKind::UnauthorizedEarly | FaultKind::AlwaysUnauthorized | FaultKind::ExpireMidRequest
@@ -109,6 +112,12 @@ fn record_unauthorized(world: &mut World, holder: Option<&Holder>) {
     }
 }
 
+fn record_rate_limited(world: &mut World, holder: Option<&Holder>) {
+    if let Some(Holder::Install { client_id, hub_id }) = holder {
+        world.ledger.grant_mut(client_id, *hub_id).rate_limited += 1;
+    }
+}
+
 fn execute(shared: &Shared, call: &Call) -> Answer {
     let now = shared.clock.now();
     let correlation_id = call.correlation_id.as_str();
@@ -120,20 +129,31 @@ fn execute(shared: &Shared, call: &Call) -> Answer {
     let route = Route::of(call);
     let hub_id = token.holder.hub_id();
 
-    let is_search = matches!(&route, Route::Objects { operation, .. } if operation.is_search());
-    let mut remaining = None;
-    if is_search {
-        let within = world.count_search(now, hub_id.unwrap_or(0));
-        if !within && world.settings.enforce_rate_limits {
-            return answer::rate_limited(RateLimitPolicy::Secondly, None, correlation_id);
+    let RateLimits {
+        calls_max,
+        searches_max,
+        retry_after,
+    } = world.settings.rate_limits;
+    let policy = route.rate_limit();
+    let counted = match policy {
+        RateLimitPolicy::Secondly => world.traffic.search(now, hub_id.unwrap_or(0), searches_max),
+        _ => world.traffic.call(now, &token.holder, calls_max),
+    };
+    // Searches are told nothing about limits.
+    let told = |answer: Answer| match policy {
+        RateLimitPolicy::Secondly => answer,
+        _ => with_rate_limit(answer, calls_max, counted.as_ref().copied().unwrap_or(0)),
+    };
+    if let Err(OverLimit { free_in }) = counted
+        && world.settings.enforce_rate_limits
+    {
+        match policy {
+            RateLimitPolicy::Secondly => world.ledger.rate_limited.secondly += 1,
+            _ => world.ledger.rate_limited.ten_secondly += 1,
         }
-    } else {
-        let left = world.count_call(now, &token.holder);
-        if left.is_none() && world.settings.enforce_rate_limits {
-            let refused = answer::rate_limited(RateLimitPolicy::TenSecondly, None, correlation_id);
-            return with_rate_limit(refused, 0);
-        }
-        remaining = Some(left.unwrap_or(0));
+        record_rate_limited(&mut world, Some(&token.holder));
+        let refused = answer::rate_limited(policy, correlation_id).retry_after(retry_after, free_in, now);
+        return told(refused);
     }
 
     let required = route.required_scopes();
@@ -142,10 +162,7 @@ fn execute(shared: &Shared, call: &Call) -> Answer {
     } else {
         perform(&mut world, now, &token, &route, call)
     };
-    match remaining {
-        Some(remaining) => with_rate_limit(answer, remaining),
-        None => answer,
-    }
+    told(answer)
 }
 
 /// The 401s. An expired token tells since when; garbage claims to have expired in 1970.
@@ -196,13 +213,13 @@ fn request_id(headers: &HeaderMap) -> Option<&str> {
     headers.get(REQUEST_ID)?.to_str().ok()
 }
 
-fn with_rate_limit(answer: Answer, remaining: u32) -> Answer {
+fn with_rate_limit(answer: Answer, calls_max: u32, remaining: u32) -> Answer {
     answer
-        .header("x-hubspot-ratelimit-max", &RATE_LIMIT_MAX.to_string())
+        .header("x-hubspot-ratelimit-max", &calls_max.to_string())
         .header("x-hubspot-ratelimit-remaining", &remaining.to_string())
         .header(
             "x-hubspot-ratelimit-interval-milliseconds",
-            &RATE_LIMIT_INTERVAL.as_millis().to_string(),
+            &CALLS_INTERVAL.as_millis().to_string(),
         )
 }
 
@@ -211,6 +228,10 @@ enum Route {
     Objects {
         object_type: String,
         operation: crm::Operation,
+    },
+    Associations {
+        from_type: String,
+        operation: associations::Operation,
     },
     AccountDetails,
     ExternalInstall,
@@ -223,11 +244,29 @@ impl Route {
     fn of(call: &Call) -> Self {
         let segments: Vec<_> = call.segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
+            ["crm", "v4", "objects", from_type, rest @ ..]
+            | ["crm", "objects", "2026-03" | "2026-09", from_type, rest @ ..]
+                if rest.get(1) == Some(&"associations") =>
+            {
+                Self::associations(from_type, associations::Operation::of(&call.method, rest))
+            }
+            ["crm", "v4", "associations", from_type, to_type, rest @ ..]
+            | [
+                "crm",
+                "associations",
+                "2026-03" | "2026-09",
+                from_type,
+                to_type,
+                rest @ ..,
+            ] => {
+                let operation = associations::Operation::of_types(&call.method, to_type, rest);
+                Self::associations(from_type, operation)
+            }
             ["crm", "v3", "objects", object_type, rest @ ..]
             | ["crm", "objects", "2026-03" | "2026-09", object_type, rest @ ..] => {
                 match crm::Operation::of(&call.method, rest) {
                     Some(operation) => Self::Objects {
-                        object_type: (*object_type).to_owned(),
+                        object_type: crm::type_name(object_type),
                         operation,
                     },
                     None => Self::Unknown,
@@ -246,16 +285,35 @@ impl Route {
         }
     }
 
+    fn associations(from_type: &str, operation: Option<associations::Operation>) -> Self {
+        match operation {
+            Some(operation) => Self::Associations {
+                from_type: crm::type_name(from_type),
+                operation,
+            },
+            None => Self::Unknown,
+        }
+    }
+
+    /// Which limit a call counts towards.
+    fn rate_limit(&self) -> RateLimitPolicy {
+        match self {
+            Self::Objects { operation, .. } if operation.is_search() => RateLimitPolicy::Secondly,
+            _ => RateLimitPolicy::TenSecondly,
+        }
+    }
+
     /// One of these is needed. None at all: the token is enough.
     fn required_scopes(&self) -> Vec<String> {
-        let Self::Objects {
-            object_type,
-            operation,
-        } = self
-        else {
-            return Vec::new();
+        let (object_type, writes) = match self {
+            Self::Objects {
+                object_type,
+                operation,
+            } => (object_type, operation.writes()),
+            Self::Associations { from_type, operation } => (from_type, operation.writes()),
+            Self::AccountDetails | Self::ExternalInstall | Self::Echo | Self::Unknown => return Vec::new(),
         };
-        let access = if operation.writes() { "write" } else { "read" };
+        let access = if writes { "write" } else { "read" };
         let mut scopes = vec![format!("crm.objects.{object_type}.{access}")];
         if !["contacts", "companies", "deals"].contains(&object_type.as_str()) {
             scopes.push(format!("crm.objects.custom.{access}"));
@@ -289,6 +347,10 @@ fn perform(
             let done = request.perform(world.records_mut(hub_id), operation);
             created = done.created;
             done.answer
+        }
+        Route::Associations { from_type, operation } => {
+            let request = associations::Request { now, from_type, call };
+            request.perform(world.records_mut(hub_id), operation)
         }
         Route::AccountDetails => Answer::json(
             StatusCode::OK,

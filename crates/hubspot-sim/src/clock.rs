@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use jiff::fmt::strtime;
 use jiff::{SignedDuration, Timestamp};
 
 /// The farthest that one step may move the clock: a century, far from where timestamps end.
@@ -59,6 +60,11 @@ pub(crate) fn iso(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
+/// As HTTP writes times: RFC 9110 §5.6.7, IMF-fixdate.
+pub(crate) fn httpdate(at: Timestamp) -> String {
+    strtime::format("%a, %d %b %Y %H:%M:%S GMT", at).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +86,11 @@ mod tests {
         let at: Timestamp = "2026-03-10T23:04:41.164Z".parse().unwrap();
         assert_eq!(iso(at), "2026-03-10T23:04:41.164Z");
         assert_eq!(iso(Timestamp::UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn dates_are_written_as_http_wants_them() {
+        let at = Timestamp::from_second(784_111_777).unwrap();
+        assert_eq!(httpdate(at), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

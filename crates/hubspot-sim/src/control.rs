@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::config::{Rotation, SimApp};
+use crate::crm::UniqueProperty;
 use crate::faults::Fault;
+use crate::limits::RetryAfter;
 use crate::oauth::{TokenUse, Version, token_answer};
 use crate::serve::Call;
 use crate::world::World;
@@ -23,6 +25,7 @@ hubspot-sim: HubSpot as seen from outside
 OAuth   /oauth/authorize                     consent page; add _sim_hub_id=1001 to pass it at once
         /oauth/{v1,v3,2026-03,2026-09}/token  and /token/introspect, /token/revoke (not v1)
 CRM     /crm/v3/objects/{type}, /crm/objects/{2026-03,2026-09}/{type}
+        .../{type}/{id}/associations/... of v4 and dated, and batch/read of /crm/v4/associations/{from}/{to}
 Other   /account-info/v3/details   /appinstalls/v3/external-install   /echo/... (tells what arrived)
 
 Control (JSON in, JSON out, no credentials; client_id may be left out while there is one app)
@@ -30,7 +33,8 @@ GET    /_sim/ledger            what was seen: redemptions, replays, overlaps, ca
 GET    /_sim/clock             POST {\"advance_seconds\": 1800}
 GET    /_sim/config            POST {\"token_ttl_seconds\": 60, \"rotation\": \"never|always|grace|grace:<s>|omit\",
                                \"family_revocation\", \"v1_retired\", \"old_error_format\",
-                               \"enforce_rate_limits\", \"date_follows_clock\": true|false}
+                               \"enforce_rate_limits\", \"date_follows_clock\": true|false,
+                               \"calls_max\": 110, \"searches_max\": 5, \"retry_after\": \"absent|seconds|date\"}
 GET    /_sim/faults            POST {\"at\": \"token|api\", \"fault\": \"rate_limited\", \"times\": 1, ...}; DELETE clears all
 POST   /_sim/faults/release    lets held requests go
 POST   /_sim/expire            {\"hub_id\": 1001}  its access tokens are expired from now on
@@ -39,6 +43,8 @@ POST   /_sim/secret            {\"client_id\", \"client_secret\"}  the new one
 POST   /_sim/portals/delete    {\"hub_id\"}  its refresh tokens answer BAD_HUB
 GET    /_sim/apps              POST {\"client_id\", \"client_secret\", \"redirect_uris\", \"scopes\", \"app_id\"}
 POST   /_sim/grants            {\"client_id\", \"hub_id\", \"scopes\"}  issues tokens without consent
+POST   /_sim/unique            {\"object_type\": \"deals\", \"property\": \"order_number\"}  unique from now on
+GET    /_sim/created?hub_id=1001&object_type=deals&property=dealname&value=Acme  how many were created so
 POST   /_sim/static-tokens     {\"hub_id\", \"scopes\"}  a private app's token
 POST   /_sim/static-tokens/revoke  {\"token\"}
 POST   /_sim/reset             everything back to the start
@@ -85,6 +91,16 @@ struct NewSettings {
     old_error_format: Option<bool>,
     enforce_rate_limits: Option<bool>,
     date_follows_clock: Option<bool>,
+    calls_max: Option<u32>,
+    searches_max: Option<u32>,
+    retry_after: Option<RetryAfter>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unique {
+    object_type: String,
+    property: String,
 }
 
 #[derive(Deserialize)]
@@ -130,13 +146,13 @@ struct StaticToken {
 
 fn act(shared: &Shared, call: &Call, rest: &[&str]) -> Result<Answer, Problem> {
     if call.method == Method::GET {
-        return look(shared, rest).ok_or_else(|| unknown_route(call));
+        return look(shared, call, rest).ok_or_else(|| unknown_route(call));
     }
     steer(shared, call, rest)
 }
 
 /// What changes nothing.
-fn look(shared: &Shared, rest: &[&str]) -> Option<Answer> {
+fn look(shared: &Shared, call: &Call, rest: &[&str]) -> Option<Answer> {
     Some(match rest {
         [] => Answer::text(StatusCode::OK, INDEX.to_owned()),
         ["ledger"] => {
@@ -147,6 +163,14 @@ fn look(shared: &Shared, rest: &[&str]) -> Option<Answer> {
         ["config"] => ok(&settings_view(&shared.world.lock())),
         ["faults"] => ok(&faults_view(shared)),
         ["apps"] => ok(&apps_view(&shared.world.lock())),
+        ["created"] => {
+            let hub_id = call.query("hub_id")?.parse().ok()?;
+            let (object_type, property) = (call.query("object_type")?, call.query("property")?);
+            let mut world = shared.world.lock();
+            let records = world.records_mut(hub_id);
+            let created = records.created(object_type, property, call.query("value")?);
+            ok(&json!({"created": created}))
+        }
         _ => return None,
     })
 }
@@ -213,6 +237,15 @@ fn intervene(shared: &Shared, call: &Call, rest: &[&str]) -> Result<Answer, Prob
                 app.client_secret = secret.client_secret;
             }
             ok(&json!({"client_id": client_id}))
+        }
+        ["unique"] => {
+            let Unique {
+                object_type,
+                property,
+            } = read(call)?;
+            let unique = UniqueProperty::new(&object_type, &property);
+            shared.world.lock().declare_unique(unique);
+            ok(&json!({"unique": {"object_type": object_type, "property": property}}))
         }
         ["portals", "delete"] => {
             let portal: Portal = read(call)?;
@@ -299,6 +332,10 @@ fn change(world: &mut World, new: &NewSettings) {
     if let Some(rotation) = new.rotation {
         settings.rotation = rotation;
     }
+    let limits = &mut settings.rate_limits;
+    limits.calls_max = new.calls_max.unwrap_or(limits.calls_max);
+    limits.searches_max = new.searches_max.unwrap_or(limits.searches_max);
+    limits.retry_after = new.retry_after.unwrap_or(limits.retry_after);
     for (switch, new) in [
         (&mut settings.family_revocation, new.family_revocation),
         (&mut settings.v1_retired, new.v1_retired),

@@ -1,5 +1,6 @@
 //! The CRM of a portal: contacts, companies, deals and any other type, as far as callers can tell a
-//! difference. Contacts are unique by e-mail, nothing else is deduplicated.
+//! difference. Contacts are unique by e-mail, every type by the properties that were declared so; nothing else is
+//! deduplicated.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{self, Answer};
+use crate::associations::Associations;
 use crate::clock::iso;
 use crate::serve::Call;
 
@@ -68,19 +70,50 @@ impl Operation {
 pub(crate) struct Records {
     collections: HashMap<String, Collection>,
     ids_given: u64,
+    pub(crate) associations: Associations,
 }
 
 #[derive(Debug, Default)]
 struct Collection {
     objects: BTreeMap<u64, Object>,
-    /// Contacts only: who has this e-mail, in lower case.
-    by_email: HashMap<String, u64>,
+    archived: Vec<Object>,
+    /// Who has which value, for each property by which these objects are unique.
+    unique: BTreeMap<String, HashMap<String, u64>>,
+}
+
+/// A property by which the objects of a type are unique.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct UniqueProperty {
+    object_type: String,
+    property: String,
+}
+
+impl UniqueProperty {
+    pub(crate) fn new(object_type: &str, property: &str) -> Self {
+        Self {
+            object_type: type_name(object_type),
+            property: property.to_owned(),
+        }
+    }
+}
+
+/// HubSpot takes a type by its name, in the singular, too, or by its number.
+pub(crate) fn type_name(named: &str) -> String {
+    match named {
+        "contact" | "0-1" => "contacts",
+        "company" | "0-2" => "companies",
+        "deal" | "0-3" => "deals",
+        "ticket" | "0-5" => "tickets",
+        named => named,
+    }
+    .to_owned()
 }
 
 #[derive(Debug, Clone)]
 struct Object {
     id: u64,
     properties: BTreeMap<String, String>,
+    created_with: BTreeMap<String, String>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -93,10 +126,16 @@ pub(crate) struct Done {
 }
 
 /// Why a single record was not written or found.
-enum Failure {
+pub(crate) enum Failure {
     /// Another contact has the e-mail.
     Conflict {
         existing_id: u64,
+    },
+    /// Another object has this value of a property that is unique.
+    NotUnique {
+        existing_id: u64,
+        property: String,
+        value: String,
     },
     NotFound(String),
     Invalid(String),
@@ -133,7 +172,11 @@ impl Request<'_> {
                 Ok((object, None, true))
             }),
             Operation::BatchUpdate => self.batch_write(records, &mut created, |records, input| {
-                let id = records.find(self.object_type, text(input, "id")?, id_property_of(input))?;
+                let id_property = id_property_of(input);
+                if id_property == Some("hs_object_id") {
+                    return Err(self.not_unique_by("hs_object_id"));
+                }
+                let id = self.find(records, text(input, "id")?, id_property)?;
                 Ok((
                     records.update(self.now, self.object_type, id, properties_of(input)?)?,
                     None,
@@ -185,7 +228,7 @@ impl Request<'_> {
     }
 
     fn read(&self, records: &mut Records, id: &str) -> Result<Answer, Failure> {
-        let id = records.find(self.object_type, id, self.call.query("idProperty"))?;
+        let id = self.find(records, id, self.call.query("idProperty"))?;
         let object = records.object(self.object_type, id)?;
         Ok(Answer::json(StatusCode::OK, &self.view(object)))
     }
@@ -196,7 +239,7 @@ impl Request<'_> {
     }
 
     fn update(&self, records: &mut Records, id: &str) -> Result<Answer, Failure> {
-        let id = records.find(self.object_type, id, self.call.query("idProperty"))?;
+        let id = self.find(records, id, self.call.query("idProperty"))?;
         let object = records.update(self.now, self.object_type, id, properties_of(&self.body()?)?)?;
         Ok(Answer::json(StatusCode::OK, &self.view(&object)))
     }
@@ -244,8 +287,10 @@ impl Request<'_> {
     fn upsert(&self, records: &mut Records, input: &Value) -> Result<(Object, bool), Failure> {
         let (id, id_property) = (text(input, "id")?, id_property_of(input));
         let mut properties = properties_of(input)?;
-        if let Ok(id) = records.find(self.object_type, id, id_property) {
-            return Ok((records.update(self.now, self.object_type, id, properties)?, false));
+        match self.find(records, id, id_property) {
+            Ok(id) => return Ok((records.update(self.now, self.object_type, id, properties)?, false)),
+            Err(Failure::NotFound(_)) => {}
+            Err(failure) => return Err(failure),
         }
         if let Some(id_property) = id_property {
             properties
@@ -261,9 +306,10 @@ impl Request<'_> {
         let mut missing = Vec::new();
         for input in inputs_of(&body)? {
             let id = text(input, "id")?;
-            match records.find(self.object_type, id, id_property_of(&body)) {
+            match self.find(records, id, id_property_of(&body)) {
                 Ok(id) => results.push(self.view(records.object(self.object_type, id)?)),
-                Err(_) => missing.push(id.to_owned()),
+                Err(Failure::NotFound(_)) => missing.push(id.to_owned()),
+                Err(failure) => return Err(failure),
             }
         }
         let mut errors = Vec::new();
@@ -340,6 +386,28 @@ impl Request<'_> {
         Answer::json(StatusCode::MULTI_STATUS, &body)
     }
 
+    /// The id of the object with this id, or with this value of `id_property`.
+    fn find(&self, records: &mut Records, id: &str, id_property: Option<&str>) -> Result<u64, Failure> {
+        match id_property {
+            None | Some("hs_object_id") => records.known(self.object_type, id),
+            Some(property) => match records.collection(self.object_type).unique.get(property) {
+                Some(holders) => holders
+                    .get(&unique_value(property, id))
+                    .copied()
+                    .ok_or_else(|| Failure::NotFound(id.to_owned())),
+                None => Err(self.not_unique_by(property)),
+            },
+        }
+    }
+
+    /// Source: segmentio/action-destinations, pull request 3957 (for updates; the wording for reads is not known).
+    fn not_unique_by(&self, property: &str) -> Failure {
+        Failure::Invalid(format!(
+            "Unable to perform update/upsert by non-unique {} property {property}",
+            self.object_type
+        ))
+    }
+
     fn body(&self) -> Result<Value, Failure> {
         match serde_json::from_slice(&self.call.body) {
             Ok(Value::Object(body)) => Ok(Value::Object(body)),
@@ -412,7 +480,9 @@ impl Request<'_> {
                 answer::api_error(StatusCode::CONFLICT, category, &message, correlation_id)
             }
             Failure::NotFound(_) => answer::not_found(correlation_id),
-            Failure::Invalid(_) => answer::validation_error(&message, correlation_id),
+            Failure::NotUnique { .. } | Failure::Invalid(_) => {
+                answer::validation_error(&message, correlation_id)
+            }
         }
     }
 
@@ -423,6 +493,23 @@ impl Request<'_> {
                 "CONFLICT",
                 format!("Contact already exists. Existing ID: {existing_id}"),
             ),
+            // From memory of HubSpot's answers, unverified but for `CONFLICTING_UNIQUE_VALUE`.
+            Failure::NotUnique {
+                existing_id,
+                property,
+                value,
+            } => {
+                let errors = json!([{
+                    "isValid": false,
+                    "message": format!("Cannot set {property} to {value}. {existing_id} already has that value."),
+                    "error": "CONFLICTING_UNIQUE_VALUE",
+                    "name": property,
+                }]);
+                (
+                    "VALIDATION_ERROR",
+                    format!("Property values were not valid: {errors}"),
+                )
+            }
             Failure::NotFound(id) => (
                 "OBJECT_NOT_FOUND",
                 format!("No {} with ID {id} exists", self.object_type),
@@ -438,12 +525,59 @@ impl Records {
 
     fn collection(&mut self, object_type: &str) -> &mut Collection {
         if !self.collections.contains_key(object_type) {
-            self.collections
-                .insert(object_type.to_owned(), Collection::default());
+            let mut collection = Collection::default();
+            if object_type == "contacts" {
+                collection.unique.insert("email".to_owned(), HashMap::new());
+            }
+            self.collections.insert(object_type.to_owned(), collection);
         }
         self.collections
             .get_mut(object_type)
             .expect("the collection was inserted above")
+    }
+
+    pub(crate) fn declare_unique(&mut self, unique: &UniqueProperty) {
+        let UniqueProperty {
+            object_type,
+            property,
+        } = unique;
+        let collection = self.collection(object_type);
+        let holders = collection.objects.values().filter_map(|object| {
+            let value = object.properties.get(property)?;
+            Some((unique_value(property, value), object.id))
+        });
+        let holders = holders.collect();
+        collection.unique.insert(property.clone(), holders);
+    }
+
+    /// How many objects were created with this value of a property, those that were archived since included.
+    pub(crate) fn created(&mut self, object_type: &str, property: &str, value: &str) -> usize {
+        let collection = self.collection(&type_name(object_type));
+        collection
+            .objects
+            .values()
+            .chain(&collection.archived)
+            .filter(|object| {
+                object
+                    .created_with
+                    .get(property)
+                    .is_some_and(|found| found == value)
+            })
+            .count()
+    }
+
+    pub(crate) fn exists(&self, object_type: &str, id: u64) -> bool {
+        self.collections
+            .get(object_type)
+            .is_some_and(|collection| collection.objects.contains_key(&id))
+    }
+
+    /// The id that this text is, if there is such an object.
+    pub(crate) fn known(&self, object_type: &str, id: &str) -> Result<u64, Failure> {
+        id.parse()
+            .ok()
+            .filter(|id| self.exists(object_type, *id))
+            .ok_or_else(|| Failure::NotFound(id.to_owned()))
     }
 
     fn object(&mut self, object_type: &str, id: u64) -> Result<&Object, Failure> {
@@ -451,23 +585,6 @@ impl Records {
             .objects
             .get(&id)
             .ok_or_else(|| Failure::NotFound(id.to_string()))
-    }
-
-    /// The id of the object with this id, or with this value of `id_property`.
-    fn find(&mut self, object_type: &str, id: &str, id_property: Option<&str>) -> Result<u64, Failure> {
-        let collection = self.collection(object_type);
-        let found = match id_property {
-            None | Some("hs_object_id") => id.parse().ok().filter(|id| collection.objects.contains_key(id)),
-            Some("email") if object_type == "contacts" => {
-                collection.by_email.get(&id.to_lowercase()).copied()
-            }
-            Some(property) => collection
-                .objects
-                .values()
-                .find(|object| object.properties.get(property).is_some_and(|value| value == id))
-                .map(|object| object.id),
-        };
-        found.ok_or_else(|| Failure::NotFound(id.to_owned()))
     }
 
     fn create(
@@ -482,13 +599,10 @@ impl Records {
             .filter_map(|(name, value)| Some((name, value?)))
             .collect::<BTreeMap<_, _>>();
         let collection = self.collection(object_type);
-        if object_type == "contacts"
-            && let Some(email) = properties.get("email")
-        {
-            collection.claim_email(email, id)?;
-        }
+        collection.claim(&properties, id)?;
         let object = Object {
             id,
+            created_with: properties.clone(),
             properties,
             created_at: now,
             updated_at: now,
@@ -506,60 +620,90 @@ impl Records {
         properties: Properties,
     ) -> Result<Object, Failure> {
         let collection = self.collection(object_type);
-        let Some(old_email) = collection
-            .objects
-            .get(&id)
-            .map(|object| object.properties.get("email").cloned())
-        else {
+        let Some(object) = collection.objects.get(&id) else {
             return Err(Failure::NotFound(id.to_string()));
         };
-        if object_type == "contacts"
-            && let Some(new_email) = properties.get("email")
-        {
-            if let Some(new_email) = new_email {
-                collection.claim_email(new_email, id)?;
-            }
-            if let Some(old_email) = old_email.filter(|old_email| Some(old_email) != new_email.as_ref()) {
-                let same = new_email
-                    .as_ref()
-                    .is_some_and(|new| new.to_lowercase() == old_email.to_lowercase());
-                if !same {
-                    collection.by_email.remove(&old_email.to_lowercase());
-                }
-            }
+        let before = object.properties.clone();
+        let mut after = before.clone();
+        for (name, value) in properties {
+            match value {
+                Some(value) => after.insert(name, value),
+                None => after.remove(&name),
+            };
         }
+        collection.claim(&after, id)?;
+        collection.free(&before, &after);
         let object = collection
             .objects
             .get_mut(&id)
             .expect("the object was found above");
-        for (name, value) in properties {
-            match value {
-                Some(value) => object.properties.insert(name, value),
-                None => object.properties.remove(&name),
-            };
-        }
+        object.properties = after;
         object.updated_at = now;
         Ok(object.clone())
     }
 
     fn archive(&mut self, object_type: &str, id: u64) {
         let collection = self.collection(object_type);
-        if let Some(object) = collection.objects.remove(&id)
-            && let Some(email) = object.properties.get("email")
-        {
-            collection.by_email.remove(&email.to_lowercase());
+        if let Some(object) = collection.objects.remove(&id) {
+            collection.free(&object.properties, &BTreeMap::new());
+            collection.archived.push(object);
         }
     }
 }
 
 impl Collection {
-    fn claim_email(&mut self, email: &str, id: u64) -> Result<(), Failure> {
-        let holder = *self.by_email.entry(email.to_lowercase()).or_insert(id);
-        if holder == id {
-            Ok(())
-        } else {
-            Err(Failure::Conflict { existing_id: holder })
+    /// Takes every unique value among these properties for the object `id`, or none at all.
+    fn claim(&mut self, properties: &BTreeMap<String, String>, id: u64) -> Result<(), Failure> {
+        for (property, holders) in &self.unique {
+            let Some(value) = properties.get(property) else {
+                continue;
+            };
+            match holders.get(&unique_value(property, value)) {
+                Some(&existing_id) if existing_id != id => {
+                    return Err(if property == "email" {
+                        Failure::Conflict { existing_id }
+                    } else {
+                        Failure::NotUnique {
+                            existing_id,
+                            property: property.clone(),
+                            value: value.clone(),
+                        }
+                    });
+                }
+                _ => {}
+            }
         }
+        for (property, holders) in &mut self.unique {
+            if let Some(value) = properties.get(property) {
+                holders.insert(unique_value(property, value), id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the unique values back that an object had `before` and has no more.
+    fn free(&mut self, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+        for (property, holders) in &mut self.unique {
+            let value = |properties: &BTreeMap<String, String>| {
+                properties
+                    .get(property)
+                    .map(|value| unique_value(property, value))
+            };
+            if let Some(old) = value(before)
+                && value(after).as_ref() != Some(&old)
+            {
+                holders.remove(&old);
+            }
+        }
+    }
+}
+
+/// By what two values of a unique property are compared: e-mails without regard to case.
+fn unique_value(property: &str, value: &str) -> String {
+    if property == "email" {
+        value.to_lowercase()
+    } else {
+        value.to_owned()
     }
 }
 
@@ -797,7 +941,7 @@ fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Failure> {
 }
 
 /// Properties are texts, whatever they were sent as.
-fn scalar(value: &Value) -> Option<String> {
+pub(crate) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -807,7 +951,7 @@ fn scalar(value: &Value) -> Option<String> {
 }
 
 /// An entry of `errors` in a 207; the official clients insist on every one of these fields.
-fn item_error(category: &str, message: &str, context: &Value) -> Value {
+pub(crate) fn item_error(category: &str, message: &str, context: &Value) -> Value {
     json!({
         "status": "error", "category": category, "message": message, "context": context, "errors": [], "links": {},
     })

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::answer::{self, Answer, Cut};
+use crate::limits::RetryAfter;
 
 /// Where a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,13 @@ pub enum FaultKind {
         /// The `Location` header. A redirect without it leads to `https://api.hubapi.com/moved`.
         #[serde(default)]
         location: Option<String>,
+    },
+    /// As [`FaultKind::Status`], with a `Retry-After` that is a date; a 429 has HubSpot's body. Nothing is issued.
+    RetryAt {
+        /// The status code, 200 to 599.
+        code: u16,
+        /// How far the date is ahead, by the simulator's clock.
+        seconds: u64,
     },
     /// Any status with an HTML page; nothing is issued.
     Html {
@@ -144,6 +152,11 @@ impl FaultKind {
         )
     }
 
+    /// Whether the answer is a 429.
+    pub(crate) fn limits_rate(&self) -> bool {
+        matches!(self, Self::RateLimited { .. }) || self.status_code() == Some(429)
+    }
+
     /// Whether the request takes effect and its answer does not arrive.
     pub(crate) fn loses_answer(&self) -> bool {
         matches!(
@@ -164,6 +177,7 @@ impl FaultKind {
     fn status_code(&self) -> Option<u16> {
         match self {
             Self::Status { code, .. }
+            | Self::RetryAt { code, .. }
             | Self::Html { code }
             | Self::StatusAfterIssue { code }
             | Self::CustomBody { code, .. } => Some(*code),
@@ -464,6 +478,20 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) now: jiff::Timestamp,
 }
 
+fn retry_at(code: u16, seconds: u64, correlation_id: &str, now: jiff::Timestamp) -> Answer {
+    let answer = if code == 429 {
+        answer::rate_limited(RateLimitPolicy::default(), correlation_id)
+    } else {
+        plain(code)
+    };
+    answer.retry_after(RetryAfter::Date, Duration::from_secs(seconds), now)
+}
+
+/// As a proxy in front of HubSpot answers.
+fn plain(code: u16) -> Answer {
+    Answer::text(status(code), format!("error code: {code}"))
+}
+
 /// Executes a request the way the fault says: before, after, or not at all.
 pub(crate) async fn under<F, E>(
     fault: Option<FaultKind>,
@@ -485,8 +513,11 @@ where
     tracing::debug!(fault = ?fault, correlation_id, "request meets an armed fault");
     Ok(match fault {
         FaultKind::RateLimited { policy, retry_after } => {
-            answer::rate_limited(policy, retry_after, correlation_id)
+            let form = retry_after.map_or(RetryAfter::Absent, |_| RetryAfter::Seconds);
+            let delay = Duration::from_secs(retry_after.unwrap_or_default());
+            answer::rate_limited(policy, correlation_id).retry_after(form, delay, now)
         }
+        FaultKind::RetryAt { code, seconds } => retry_at(code, seconds, correlation_id, now),
         FaultKind::Locked => answer::api_error(
             StatusCode::LOCKED,
             "LOCKED",
@@ -499,14 +530,14 @@ where
             "account is migrating",
             correlation_id,
         )
-        .header("retry-after", &retry_after.to_string()),
+        .retry_after(RetryAfter::Seconds, Duration::from_secs(retry_after), now),
         FaultKind::Status { code, location } => {
             let location = location.or_else(|| {
                 (300..400)
                     .contains(&code)
                     .then(|| "https://api.hubapi.com/moved".to_owned())
             });
-            let answer = Answer::text(status(code), format!("error code: {code}"));
+            let answer = plain(code);
             match location {
                 Some(location) => answer.header("location", &location),
                 None => answer,
@@ -530,13 +561,7 @@ where
         FaultKind::CutBeforeIssue => return Err(Cut),
         FaultKind::TruncatedJsonAfterIssue => execute().await.truncated(),
         FaultKind::EmptyBody => instead(execute(), Answer::empty(StatusCode::OK)).await,
-        FaultKind::StatusAfterIssue { code } => {
-            instead(
-                execute(),
-                Answer::text(status(code), format!("error code: {code}")),
-            )
-            .await
-        }
+        FaultKind::StatusAfterIssue { code } => instead(execute(), plain(code)).await,
         FaultKind::HoldBeforeIssue => {
             gate.pass().await;
             execute().await

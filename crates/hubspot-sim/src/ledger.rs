@@ -46,6 +46,8 @@ pub struct Ledger {
     pub creates_executed: u64,
     /// API calls answered with 401, by reason.
     pub unauthorized: Unauthorized,
+    /// API calls answered with 429, by the limit that they were over.
+    pub rate_limited: RateLimited,
     /// Faults met by requests.
     pub faults_met: u64,
     /// Every refresh token, in the order of issue.
@@ -71,6 +73,29 @@ pub struct Unauthorized {
     pub killed: u64,
     /// The access token was fine; a fault said otherwise.
     pub injected: u64,
+}
+
+/// Which limit API calls were over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RateLimited {
+    /// `TEN_SECONDLY_ROLLING`, of an app in a portal.
+    pub ten_secondly: u64,
+    /// `SECONDLY`, of searches in a portal.
+    pub secondly: u64,
+    /// None: a fault said so.
+    pub injected: u64,
+}
+
+impl RateLimited {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self {
+            ten_secondly,
+            secondly,
+            injected,
+        } = self;
+        ten_secondly + secondly + injected
+    }
 }
 
 /// The life of one refresh token.
@@ -129,6 +154,8 @@ pub struct GrantRecord {
     pub arrived_expired: u64,
     /// API calls answered with 401, faults included.
     pub unauthorized: u64,
+    /// API calls answered with 429, faults included.
+    pub rate_limited: u64,
     /// Records created.
     pub creates_executed: u64,
 }

@@ -24,8 +24,8 @@
 //! ```
 //!
 //! Where to start reading: `serve` takes a request and hands it to `consent`, `oauth`, `api_auth` (which
-//! hands it on to `crm`) or `control`. They all act on `world`, under the faults of `faults`, and write into
-//! `ledger`.
+//! hands it on to `crm` and `associations`) or `control`. They all act on `world`, under the faults of `faults` and
+//! the `limits`, and write into `ledger`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 mod answer;
 mod api_auth;
+mod associations;
 mod clock;
 mod config;
 mod consent;
@@ -48,6 +49,7 @@ mod control;
 mod crm;
 mod faults;
 mod ledger;
+mod limits;
 mod oauth;
 mod random;
 mod serve;
@@ -55,7 +57,8 @@ mod world;
 
 pub use config::{AppRefused, Rotation, SimApp, SimConfig, UnknownRotation};
 pub use faults::{Fault, FaultKind, Place, RateLimitPolicy};
-pub use ledger::{GrantRecord, Ledger, RefreshTokenRecord, RequestRecord, Unauthorized};
+pub use ledger::{GrantRecord, Ledger, RateLimited, RefreshTokenRecord, RequestRecord, Unauthorized};
+pub use limits::{RateLimits, RetryAfter};
 
 use clock::Clock;
 use faults::Gate;
@@ -93,7 +96,7 @@ pub enum Switch {
     V1Retired,
     /// Errors of the token endpoint look as before January 2026. Off at first.
     OldErrorFormat,
-    /// 110 calls in 10 s for each app and portal, 5 searches a second for each portal. Off at first.
+    /// Calls over the [`RateLimits`] are refused with 429. Off at first.
     EnforceRateLimits,
     /// The `Date` header shows the simulator's clock rather than real time. On at first.
     DateFollowsClock,
@@ -156,6 +159,29 @@ impl Simulator {
     /// What happens to refresh tokens that are redeemed from now on.
     pub fn set_rotation(&self, rotation: Rotation) {
         self.shared.world.lock().settings.rotation = rotation;
+    }
+
+    /// How many calls are taken from now on; whether more are refused says [`Switch::EnforceRateLimits`].
+    pub fn set_rate_limits(&self, rate_limits: RateLimits) {
+        self.shared.world.lock().settings.rate_limits = rate_limits;
+    }
+
+    /// Objects of this type are unique by this property from now on, in every portal, as a property that was made with
+    /// `hasUniqueValue`. Objects that share a value already keep it.
+    pub fn declare_unique(&self, object_type: &str, property: &str) {
+        let unique = crm::UniqueProperty::new(object_type, property);
+        self.shared.world.lock().declare_unique(unique);
+    }
+
+    /// How many objects were created with this value of a property, those that were archived since included.
+    ///
+    /// The judge of writes that must happen once: it counts what was executed, not what was answered.
+    pub fn created(&self, hub_id: u64, object_type: &str, property: &str, value: &str) -> usize {
+        self.shared
+            .world
+            .lock()
+            .records_mut(hub_id)
+            .created(object_type, property, value)
     }
 
     /// Turns a behaviour on.

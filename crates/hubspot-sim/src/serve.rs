@@ -12,13 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use jiff::Timestamp;
-use jiff::fmt::strtime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::answer::{self, Answer, Body, Cut};
+use crate::clock::httpdate;
 use crate::oauth::{self, Version};
 use crate::{api_auth, consent, control, random};
 
@@ -200,11 +199,6 @@ impl Shared {
     }
 }
 
-/// RFC 9110 §5.6.7, IMF-fixdate.
-fn httpdate(at: Timestamp) -> String {
-    strtime::format("%a, %d %b %Y %H:%M:%S GMT", at).unwrap_or_default()
-}
-
 /// The decoded segments; empty ones at the end do not count.
 fn segments(path: &str) -> Vec<String> {
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -248,11 +242,5 @@ mod tests {
         );
         assert_eq!(segments("/a%2Fb/100%/%zz/"), ["a/b", "100%", "%zz"]);
         assert!(segments("/").is_empty());
-    }
-
-    #[test]
-    fn dates_are_written_as_http_wants_them() {
-        let at = Timestamp::from_second(784_111_777).unwrap();
-        assert_eq!(httpdate(at), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -10,24 +10,20 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::Switch;
 use crate::clock::after;
 use crate::config::{AppRefused, Rotation, SimApp, SimConfig};
-use crate::crm::Records;
+use crate::crm::{Records, UniqueProperty};
 use crate::faults::ArmedFaults;
 use crate::ledger::Ledger;
+use crate::limits::{RateLimits, Traffic};
 use crate::oauth::Refusal;
 use crate::random::Random;
 
 /// How long a code can be exchanged. HubSpot says "a short window" and no number.
 const CODE_TTL: Duration = Duration::from_secs(60);
-/// Calls per app and portal in each [`RATE_LIMIT_INTERVAL`].
-pub(crate) const RATE_LIMIT_MAX: u32 = 110;
-/// The interval of [`RATE_LIMIT_MAX`].
-pub(crate) const RATE_LIMIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Searches per portal and second, across all apps.
-pub(crate) const SEARCH_LIMIT_MAX: u32 = 5;
 /// What a grant of the control API holds when neither it nor the app names scopes.
 const SCOPES_DEFAULT: [&str; 7] = [
     "oauth",
@@ -56,6 +52,8 @@ pub(crate) struct Settings {
     /// Token errors as before January 2026.
     pub(crate) old_error_format: bool,
     pub(crate) enforce_rate_limits: bool,
+    #[serde(serialize_with = "rate_limits")]
+    pub(crate) rate_limits: RateLimits,
     /// The `Date` header shows the simulator's clock instead of real time.
     pub(crate) date_follows_clock: bool,
 }
@@ -70,6 +68,16 @@ impl Settings {
             Switch::DateFollowsClock => &mut self.date_follows_clock,
         }
     }
+}
+
+fn rate_limits<S: serde::Serializer>(limits: &RateLimits, serializer: S) -> Result<S::Ok, S::Error> {
+    let RateLimits {
+        calls_max,
+        searches_max,
+        retry_after,
+    } = limits;
+    json!({"calls_max": calls_max, "searches_max": searches_max, "retry_after": retry_after})
+        .serialize(serializer)
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -88,7 +96,8 @@ pub(crate) struct World {
     access_tokens: HashMap<String, AccessToken>,
     deleted_portals: BTreeSet<u64>,
     records: HashMap<u64, Records>,
-    windows: HashMap<Window, (i64, u32)>,
+    pub(crate) traffic: Traffic,
+    unique_properties: BTreeSet<UniqueProperty>,
     families: u64,
 }
 
@@ -189,12 +198,6 @@ pub(crate) struct Issued {
     pub(crate) expires_in: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Window {
-    Calls(Option<String>, u64),
-    Searches(u64),
-}
-
 impl World {
     pub(crate) fn new(config: &SimConfig) -> Result<Self, AppRefused> {
         let mut world = Self {
@@ -205,6 +208,7 @@ impl World {
                 v1_retired: false,
                 old_error_format: false,
                 enforce_rate_limits: false,
+                rate_limits: RateLimits::default(),
                 date_follows_clock: true,
             },
             apps: BTreeMap::new(),
@@ -216,7 +220,8 @@ impl World {
             access_tokens: HashMap::new(),
             deleted_portals: BTreeSet::new(),
             records: HashMap::new(),
-            windows: HashMap::new(),
+            traffic: Traffic::default(),
+            unique_properties: BTreeSet::new(),
             families: 0,
         };
         let apps = if config.apps.is_empty() {
@@ -508,32 +513,21 @@ impl World {
 
     /// The CRM records of a portal.
     pub(crate) fn records_mut(&mut self, hub_id: u64) -> &mut Records {
-        self.records.entry(hub_id).or_default()
+        self.records.entry(hub_id).or_insert_with(|| {
+            let mut records = Records::default();
+            for unique in &self.unique_properties {
+                records.declare_unique(unique);
+            }
+            records
+        })
     }
 
-    /// Counts one call against the limit of (app, portal) and says how many are left, `None` if it is over.
-    pub(crate) fn count_call(&mut self, now: Timestamp, holder: &Holder) -> Option<u32> {
-        let key = Window::Calls(
-            holder.client_id().map(str::to_owned),
-            holder.hub_id().unwrap_or(0),
-        );
-        let interval_s = i64::try_from(RATE_LIMIT_INTERVAL.as_secs()).unwrap_or(1);
-        let count = self.count(key, now.as_second() / interval_s);
-        RATE_LIMIT_MAX.checked_sub(count)
-    }
-
-    /// Counts one search against the limit of the portal; says whether it is within.
-    pub(crate) fn count_search(&mut self, now: Timestamp, hub_id: u64) -> bool {
-        self.count(Window::Searches(hub_id), now.as_second()) <= SEARCH_LIMIT_MAX
-    }
-
-    fn count(&mut self, key: Window, window: i64) -> u32 {
-        let entry = self.windows.entry(key).or_insert((window, 0));
-        if entry.0 != window {
-            *entry = (window, 0);
+    /// No two objects of a type have the same value of this property from now on, in any portal.
+    pub(crate) fn declare_unique(&mut self, unique: UniqueProperty) {
+        for records in self.records.values_mut() {
+            records.declare_unique(&unique);
         }
-        entry.1 = entry.1.saturating_add(1);
-        entry.1
+        self.unique_properties.insert(unique);
     }
 
     fn install(&mut self, now: Timestamp, client_id: &str, hub_id: u64, scopes: Vec<String>) -> Issued {

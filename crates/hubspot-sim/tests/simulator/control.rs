@@ -86,7 +86,7 @@ async fn the_clock_is_moved_and_tokens_expire() {
 #[tokio::test]
 async fn the_configuration_is_changed_and_shown() {
     let world = World::new().await;
-    let new = json!({"token_ttl_seconds": 60, "rotation": "grace:10", "v1_retired": true});
+    let new = json!({"token_ttl_seconds": 60, "rotation": "grace:10", "v1_retired": true, "calls_max": 190});
     let shown = control(&world, "config", new).await;
     assert_eq!(shown, world.get("/_sim/config").await.json());
     assert_eq!(
@@ -94,6 +94,7 @@ async fn the_configuration_is_changed_and_shown() {
         json!({
             "token_ttl_seconds": 60, "rotation": "grace:10", "v1_retired": true, "family_revocation": false,
             "old_error_format": false, "enforce_rate_limits": false, "date_follows_clock": true,
+            "rate_limits": {"calls_max": 190, "searches_max": 5, "retry_after": "absent"},
         })
     );
 }

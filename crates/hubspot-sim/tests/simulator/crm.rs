@@ -92,6 +92,67 @@ async fn contacts_are_unique_by_email_and_companies_by_nothing() {
 }
 
 #[tokio::test]
+async fn a_property_that_is_declared_unique_finds_and_forbids() {
+    let crm = Crm::new().await;
+    let deals = "/crm/v3/objects/deals";
+    let deal = |number: &str| json!({"properties": {"dealname": "Acme", "order_number": number}});
+    let create = async |number: &str| crm.call(Method::POST, deals, deal(number)).await;
+    let first = create("A-1").await.text_of("id");
+    let by_number = format!("{deals}/A-1?idProperty=order_number");
+    let look = async || crm.call(Method::GET, &by_number, Value::Null).await;
+    assert_eq!(look().await.status, 400, "not unique yet");
+    let declare = json!({"object_type": "deals", "property": "order_number"});
+    assert_eq!(crm.world.post_json("/_sim/unique", declare).await.status, 200);
+    assert_eq!(look().await.text_of("id"), first);
+
+    let again = create("A-1").await;
+    assert_eq!(again.status, 400);
+    assert_eq!(again.json()["category"], "VALIDATION_ERROR");
+    let message = again.text_of("message");
+    assert!(
+        message.contains("CONFLICTING_UNIQUE_VALUE") && message.contains(&first),
+        "{message}"
+    );
+    assert_eq!(create("A-2").await.status, 201);
+    let absent = format!("{deals}/A-3?idProperty=order_number");
+    assert_eq!(crm.call(Method::GET, &absent, Value::Null).await.status, 404);
+    let by_name = format!("{deals}/Acme?idProperty=dealname");
+    assert_eq!(crm.call(Method::GET, &by_name, Value::Null).await.status, 400);
+    // A write that is refused takes no value, and an archived object gives its own back.
+    let path = format!("{deals}/{first}");
+    assert_eq!(crm.call(Method::PATCH, &path, deal("A-2")).await.status, 400);
+    assert_eq!(crm.call(Method::DELETE, &path, Value::Null).await.status, 204);
+    assert_eq!(create("A-1").await.status, 201);
+}
+
+#[tokio::test]
+async fn what_was_created_is_counted_whatever_became_of_it_and_of_its_answer() {
+    let crm = Crm::new().await;
+    let companies = "/crm/v3/objects/companies";
+    let create = async || {
+        let body = json!({"properties": {"name": "Acme"}});
+        let bearer = format!("Bearer {}", crm.token);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        crm.world
+            .send(Method::POST, companies, &headers, body.to_string())
+            .await
+    };
+    let id = create().await.unwrap().text_of("id");
+    let cut = hubspot_sim::Fault::api(hubspot_sim::FaultKind::AnswerLostAfterIssue);
+    crm.world.hubspot.arm(cut.method("POST").path(companies));
+    let path = format!("{companies}/{id}");
+    assert_eq!(crm.call(Method::DELETE, &path, Value::Null).await.status, 204);
+    assert!(create().await.is_err());
+    assert_eq!(crm.world.hubspot.created(HUB, "companies", "name", "Acme"), 2);
+    let asked = format!("/_sim/created?hub_id={HUB}&object_type=company&property=name&value=Acme");
+    assert_eq!(crm.world.get(&asked).await.json(), json!({"created": 2}));
+    assert_eq!(crm.world.hubspot.created(HUB, "companies", "name", "Globex"), 0);
+}
+
+#[tokio::test]
 async fn a_changed_email_frees_the_old_one() {
     let crm = Crm::new().await;
     let id = crm.contact("old@example.com").await;

@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod associations;
 mod browser;
 mod consent;
 mod control;
