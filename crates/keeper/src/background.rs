@@ -8,7 +8,7 @@ use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Revoked};
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
-use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
+use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Sweep, Usage};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::Keeper;
@@ -36,8 +36,10 @@ const REVOKE_AT_ONCE: u32 = 16;
 const STRANGE_ANSWERS_MAX: u32 = 60;
 const REVOKE_PUSH: Duration = Duration::from_secs(60);
 
-/// How long finished connect sessions and feed entries are kept.
+/// How long finished connect sessions, feed entries and budgets that nobody uses are kept.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How much room the bodies of stored answers may take, in bytes.
+const BODIES_MAX: u64 = 256 * 1024 * 1024;
 
 impl Keeper {
     /// Starts the background work: once, on the runtime that the keeper lives on.
@@ -55,10 +57,16 @@ impl Keeper {
         self.every(USAGE_EVERY, |keeper| async move { keeper.flush_usage().await });
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
         self.every(SWEEP_EVERY, |keeper| async move {
-            let before = keeper.inner.clock.now().before(KEPT);
+            let now = keeper.inner.clock.now();
+            let before = now.before(KEPT);
             keeper.inner.cache.let_go(keeper.inner.clock.boot());
             keeper.forget_examined(before);
-            keeper.inner.store.sweep(before).await
+            let sweep = Sweep {
+                now,
+                before,
+                bodies_max: BODIES_MAX,
+            };
+            keeper.inner.store.sweep(sweep).await
         });
     }
 

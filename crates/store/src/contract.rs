@@ -485,6 +485,17 @@ pub enum WriteEnd {
     Unknown,
 }
 
+/// What is to be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// The time now: writes are kept until their own time is over, and as long as they are under way.
+    pub now: Timestamp,
+    /// Sessions, authorizations, revocations and feed entries that ended before this, and budgets that nobody claimed from since.
+    pub before: Timestamp,
+    /// How many bytes the bodies of all stored answers may take, sealed. Above that the oldest are dropped; status and headers stay.
+    pub bodies_max: u64,
+}
+
 /// Which budget of calls, by what it is counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum BudgetName {
@@ -809,13 +820,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         reservation: WriteReservation,
         now: Timestamp,
-    ) -> Result<Reserved, StoreError> {
-        let _ = (reservation, now);
-        Err(StoreError::Unavailable {
-            what: "not built".into(),
-            outcome_unknown: false,
-        })
-    }
+    ) -> Result<Reserved, StoreError>;
 
     /// Puts on record that a reserved write leaves now, with a new deadline for its answer. `false`: the place was taken over, and
     /// it must not leave. Committed when this returns; after an error it must not leave either.
@@ -824,13 +829,7 @@ pub trait Store: Send + Sync + 'static {
         ticket: &WriteTicket,
         deadline: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let _ = (ticket, deadline, now);
-        Err(StoreError::Unavailable {
-            what: "not built".into(),
-            outcome_unknown: false,
-        })
-    }
+    ) -> Result<bool, StoreError>;
 
     /// Puts a write's end on record. It counts where the place is still the ticket's, also when it was judged unknown meanwhile;
     /// `false` where it is not.
@@ -839,28 +838,17 @@ pub trait Store: Send + Sync + 'static {
         ticket: &WriteTicket,
         end: WriteEnd,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let _ = (ticket, end, now);
-        Err(StoreError::Unavailable {
-            what: "not built".into(),
-            outcome_unknown: false,
-        })
-    }
+    ) -> Result<bool, StoreError>;
 
     /// Takes calls out of a budget that the whole fleet shares: [`evergrant_domain::call_budget::Budget::claim`], in one
-    /// transaction.
+    /// transaction. Seconds are counted by the store's clock; `now` is that where it has none of its own. After an error that leaves
+    /// the outcome unknown the claim may have been made: what it would have granted lapses, what it gave back was given back.
     async fn claim_calls(
         &self,
         budget: &BudgetName,
         claim: Claim,
         now: Timestamp,
-    ) -> Result<Grant, StoreError> {
-        let _ = (budget, claim, now);
-        Err(StoreError::Unavailable {
-            what: "not built".into(),
-            outcome_unknown: false,
-        })
-    }
+    ) -> Result<Grant, StoreError>;
 
     /// The provider was seen to rotate. `true` for the first to say so.
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
@@ -896,8 +884,8 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError>;
 
-    /// Forgets sessions, authorizations, feed entries, writes and budgets that ended before `before`.
-    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
+    /// Forgets what has ended.
+    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError>;
 
     /// What the store tells of itself: its clock and its epoch.
     async fn pulse(&self) -> Result<Pulse, StoreError>;

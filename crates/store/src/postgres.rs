@@ -13,6 +13,7 @@
 mod access;
 mod address;
 mod apps;
+mod call_budget;
 mod connections;
 mod db;
 mod hints;
@@ -20,6 +21,7 @@ mod open;
 mod redeeming;
 mod tls;
 mod upkeep;
+mod write_ledger;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
@@ -42,13 +45,14 @@ use self::db::{Db, Purpose, Tries};
 use self::hints::Hints;
 pub use self::open::OpenError;
 pub(crate) use self::open::sessions;
+use self::write_ledger::SealedEnd;
 use crate::contract::{
-    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
-    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
-    Pulse, Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
-    StoredEvent, Usage,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
+    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
+    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
+    Store, StoreError, StoredEvent, Sweep, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
-use crate::record::HighestSeen;
+use crate::record::{HighestSeen, SealedAnswer};
 use crate::vault::Vault;
 
 /// The store in a PostgreSQL database.
@@ -367,6 +371,46 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Statement, db => db.claim_exchanges(app, wanted, per_second))
     }
 
+    async fn reserve_write(
+        &self,
+        reservation: WriteReservation,
+        now: Timestamp,
+    ) -> Result<Reserved, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.reserve_write(&reservation, now))
+    }
+
+    async fn write_leaves(
+        &self,
+        ticket: &WriteTicket,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.write_leaves(ticket, deadline, now))
+    }
+
+    async fn end_write(
+        &self,
+        ticket: &WriteTicket,
+        end: WriteEnd,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let end = match end {
+            WriteEnd::NotApplied => SealedEnd::NotApplied,
+            WriteEnd::Done(answer) => SealedEnd::Done(SealedAnswer::new(&self.vault, ticket, &answer)?),
+            WriteEnd::Unknown => SealedEnd::Unknown,
+        };
+        in_session!(self, Purpose::Statement, db => db.end_write(ticket, &end, now))
+    }
+
+    async fn claim_calls(
+        &self,
+        budget: &BudgetName,
+        claim: Claim,
+        _now: Timestamp,
+    ) -> Result<Grant, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.claim_calls(budget, claim))
+    }
+
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
         in_session!(self, Purpose::Transaction, db => db.switch_to_single_use(app, now))
     }
@@ -411,8 +455,8 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Transaction, db => db.spend_state(state_hash, now))
     }
 
-    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Transaction, db => db.sweep(before))
+    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.sweep(sweep))
     }
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {

@@ -4,10 +4,12 @@
 //! database to another. Start at [`read_connection`] and [`SealedTokens`].
 
 mod access;
+mod call_budget;
 mod columns;
 #[cfg(feature = "sqlite")]
 mod landing;
 mod upkeep;
+mod write_ledger;
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use evergrant_domain::{
 #[cfg(test)]
 pub(crate) use self::access::hex;
 pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorization, read_key, read_session};
+pub(crate) use self::call_budget::{BudgetColumns, budget_key, read_budget};
 pub(crate) use self::columns::{Columns, label_list, list, strange};
 #[cfg(feature = "sqlite")]
 pub(crate) use self::landing::LandsAs;
@@ -30,6 +33,7 @@ pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_event, read_revocation, read_revocation_state,
     seal_for_revocation,
 };
+pub(crate) use self::write_ledger::{Follows, FoundWrite, SealedAnswer, read_found, ticket};
 use crate::contract::{Held, Lease, LeaseAnswer, Schema, StoreError};
 use crate::vault::{Place, Vault};
 

@@ -7,6 +7,7 @@
 
 mod access;
 mod apps;
+mod call_budget;
 mod connections;
 mod epoch;
 mod holder;
@@ -20,6 +21,7 @@ mod tests;
 mod threads;
 mod transaction;
 mod upkeep;
+mod write_ledger;
 
 use std::fmt;
 use std::path::Path;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
@@ -42,10 +45,10 @@ use self::open::{Opened, Settings};
 use self::record::Db;
 use self::threads::Threads;
 use crate::contract::{
-    ApiKey, AppState, Authorization, Change, ConnectSession, Connected, ConnectionFilter, CooldownAnswer,
-    CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented,
-    Pulse, Refreshed, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
-    StoredEvent, Usage,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
+    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
+    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
+    Store, StoreError, StoredEvent, Sweep, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::vault::Vault;
 
@@ -435,6 +438,46 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn reserve_write(
+        &self,
+        reservation: WriteReservation,
+        now: Timestamp,
+    ) -> Result<Reserved, StoreError> {
+        self.write(move |db| db.reserve_write(&reservation, now)).await
+    }
+
+    async fn write_leaves(
+        &self,
+        ticket: &WriteTicket,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let ticket = ticket.clone();
+        self.write(move |db| db.write_leaves(&ticket, deadline, now))
+            .await
+    }
+
+    async fn end_write(
+        &self,
+        ticket: &WriteTicket,
+        end: WriteEnd,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let ticket = ticket.clone();
+        self.write(move |db| db.end_write(&ticket, &end, now)).await
+    }
+
+    async fn claim_calls(
+        &self,
+        budget: &BudgetName,
+        claim: Claim,
+        now: Timestamp,
+    ) -> Result<Grant, StoreError> {
+        let budget = budget.clone();
+        let now = self.clock_of_its_own().unwrap_or(now);
+        self.write(move |db| db.claim_calls(&budget, claim, now)).await
+    }
+
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
         let app = app.clone();
         self.write(move |db| db.switch_to_single_use(&app, now)).await
@@ -483,8 +526,8 @@ impl Store for SqliteStore {
         self.write(move |db| db.spend_state(state_hash, now)).await
     }
 
-    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.write(move |db| db.sweep(before)).await
+    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError> {
+        self.write(move |db| db.sweep(sweep)).await
     }
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {

@@ -128,9 +128,14 @@ impl Vault {
 
     /// Seals a secret for its place: algorithm, key id, nonce, ciphertext, tag.
     pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
+        self.seal_bytes(place, secret.as_bytes())
+    }
+
+    /// [`Vault::seal`], for what need not be text.
+    pub fn seal_bytes(&self, place: Place<'_>, secret: &[u8]) -> Vec<u8> {
         // Room for the tag, so that the clear text is overwritten in place and never left behind by a growing vector.
         let mut text = Vec::with_capacity(secret.len() + TAG_LEN);
-        text.extend_from_slice(secret.as_bytes());
+        text.extend_from_slice(secret);
         let nonce = self
             .sealing
             .seal_in_place_append_tag(Aad::from(self.bound_to(place)), &mut text)
@@ -145,6 +150,17 @@ impl Vault {
 
     /// Opens what [`Vault::seal`] sealed for the same place.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Zeroizing<String>, DoesNotOpen> {
+        let mut opened = self.open_bytes(place, sealed)?;
+        String::from_utf8(std::mem::take(&mut *opened))
+            .map(Zeroizing::new)
+            .map_err(|error| {
+                error.into_bytes().zeroize();
+                DoesNotOpen
+            })
+    }
+
+    /// [`Vault::open`], for what need not be text.
+    pub fn open_bytes(&self, place: Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, DoesNotOpen> {
         let (header, text) = sealed.split_at_checked(HEADER_LEN).ok_or(DoesNotOpen)?;
         if header[0] != ALGORITHM || header[1..=KEY_ID_LEN] != self.key_id {
             return Err(DoesNotOpen);
@@ -157,12 +173,7 @@ impl Vault {
             .map_err(|_| DoesNotOpen)?
             .len();
         buffer.truncate(length);
-        String::from_utf8(std::mem::take(&mut *buffer))
-            .map(Zeroizing::new)
-            .map_err(|error| {
-                error.into_bytes().zeroize();
-                DoesNotOpen
-            })
+        Ok(buffer)
     }
 
     /// A keyed fingerprint: equal for equal values of one scope, and worth nothing without the key.
@@ -263,6 +274,13 @@ mod tests {
             let opened = vault.open(place, &sealed).unwrap();
             prop_assert_eq!(opened.as_str(), secret.as_str());
             prop_assert_ne!(sealed, vault.seal(place, &secret), "each sealing has its own nonce");
+        }
+
+        #[test]
+        fn bytes_that_were_sealed_open_as_they_were(secret: Vec<u8>) {
+            let vault = vault();
+            let opened = vault.open_bytes(PLACE, &vault.seal_bytes(PLACE, &secret)).unwrap();
+            prop_assert_eq!(&*opened, &secret);
         }
 
         #[test]

@@ -19,10 +19,10 @@ fn services_on_one_database_serve_what_one_of_them_connected() {
     fs::write(&file, config.replace(sqlite, &postgres)).unwrap();
 
     let checked = world.home.run("migrate --check").ends_with(1);
-    assert!(checked.out.ends_with("schema version 0 of 1\n"), "{checked:?}");
+    assert!(checked.out.ends_with("schema version 0 of 2\n"), "{checked:?}");
     for line in ["migrate", "migrate --check"] {
         let done = world.home.run(line).ends_with(0);
-        assert!(done.out.ends_with("schema version 1 of 1\n"), "{done:?}");
+        assert!(done.out.ends_with("schema version 2 of 2\n"), "{done:?}");
     }
 
     world.connect_acme();

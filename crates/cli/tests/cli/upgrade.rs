@@ -12,7 +12,7 @@ fn next_version(history: &str) -> String {
     format!(
         "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
          CREATE TABLE things_of_the_future (id TEXT PRIMARY KEY);
-         INSERT INTO {history} (version, name, applied_on, checksum) VALUES (2, 'next', '', '0')"
+         INSERT INTO {history} (version, name, applied_on, checksum) VALUES (3, 'next', '', '0')"
     )
 }
 
@@ -24,13 +24,13 @@ fn meets_the_next_version(world: &World, history: &str, sql: &dyn Fn(&str)) {
         let done = world.home.run(line).ends_with(0);
         assert!(
             done.out
-                .ends_with("schema version 2 of 1, which is newer; this Evergrant may use it as it is\n"),
+                .ends_with("schema version 3 of 2, which is newer; this Evergrant may use it as it is\n"),
             "{done:?}"
         );
         let json = world.home.run(&format!("{line} --json")).ends_with(0).json();
         assert_eq!(
             json,
-            serde_json::json!({"schema_version": 2, "schema_version_known": 1})
+            serde_json::json!({"schema_version": 3, "schema_version_known": 2})
         );
     }
     let serve = || {
@@ -46,13 +46,13 @@ fn meets_the_next_version(world: &World, history: &str, sql: &dyn Fn(&str)) {
     assert_eq!(log.matches("\"schema_is_newer\"").count(), 1, "{log}");
 
     // From now on the next version means to be alone.
-    sql("UPDATE schema_use SET oldest = 2");
+    sql("UPDATE schema_use SET oldest = 3");
     for line in ["migrate --check", "migrate", "serve", "token acme"] {
         let refused = world.home.run(line).ends_with(2);
         assert!(
             refused
                 .err
-                .contains("schema version 2, for programs that know version 2 or later")
+                .contains("schema version 3, for programs that know version 3 or later")
                 && refused.err.contains("use the newer Evergrant"),
             "{refused:?}"
         );

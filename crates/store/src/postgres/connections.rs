@@ -293,6 +293,12 @@ impl Db {
             &[&id.as_str()],
         )
         .await?;
+        self.execute(
+            "DELETE FROM writes
+              WHERE connection = $1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)",
+            &[&id.as_str()],
+        )
+        .await?;
         // Whoever has it locked still leaves an empty row behind.
         self.execute(
             "DELETE FROM turns WHERE connection IN

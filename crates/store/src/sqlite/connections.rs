@@ -275,6 +275,12 @@ impl Db {
         self.sql
             .prepare_cached("DELETE FROM connections WHERE id = ?1 AND status = 'disconnected'")?
             .execute([id.as_str()])?;
+        self.sql
+            .prepare_cached(
+                "DELETE FROM writes
+                  WHERE connection = ?1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = ?1)",
+            )?
+            .execute([id.as_str()])?;
         Ok(())
     }
 

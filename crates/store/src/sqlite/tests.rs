@@ -215,7 +215,7 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
     let raw = file.raw();
     raw.execute_batch(
         "INSERT INTO refinery_schema_history VALUES (99, 'later', '', '0');
-         UPDATE schema_use SET oldest = 2;
+         UPDATE schema_use SET oldest = 3;
          PRAGMA journal_mode = delete",
     )
     .unwrap();
@@ -230,8 +230,8 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
                 error,
                 OpenError::NewerSchema {
                     found: 99,
-                    oldest: 2,
-                    known: 1
+                    oldest: 3,
+                    known: 2
                 }
             ),
             "{error}"
@@ -245,14 +245,19 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
 /// What the next version knows: this version's schema, and a column more in most tables, and one table more.
 fn next_version() -> refinery::Runner {
     let first = include_str!("../../migrations-sqlite/V1__first.sql");
+    let second = include_str!("../../migrations-sqlite/V2__safe_calls.sql");
     let next = "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE events ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE changes ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE apps ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE schema_use ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 CREATE TABLE things_of_the_future (id INTEGER PRIMARY KEY) STRICT";
-    let migrations = [("V1__first", first), ("V2__next", next)]
-        .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
+    let migrations = [
+        ("V1__first", first),
+        ("V2__safe_calls", second),
+        ("V3__next", next),
+    ]
+    .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     refinery::Runner::new(&migrations)
 }
 
@@ -288,7 +293,7 @@ async fn a_newer_schema_that_may_be_used_is_left_alone() {
     drop(raw);
     let before = std::fs::read(file.path()).unwrap();
     let schema = SqliteStore::schema(&file.path()).await.unwrap();
-    assert_eq!(schema, Schema { found: 2, known: 1 });
+    assert_eq!(schema, Schema { found: 3, known: 2 });
     drop(file.open().await);
     assert!(std::fs::read(file.path()).unwrap() == before);
 }

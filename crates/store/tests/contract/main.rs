@@ -7,6 +7,7 @@
 
 mod access;
 mod apps;
+mod budgets;
 mod connections;
 mod fixture;
 mod landing;
@@ -19,6 +20,7 @@ mod simulated;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
+mod writes;
 
 /// Makes a test of each claim for one store.
 macro_rules! claims {
@@ -112,6 +114,32 @@ macro_rules! every_claim {
                 nothing_is_put_back_over_what_moved_meanwhile
                 what_is_put_back_needs_no_reconnecting
                 an_epoch_stands_as_long_as_nothing_is_lost
+            }
+            writes {
+                one_of_many_at_once_gets_a_place
+                one_of_many_at_once_takes_over_a_place
+                another_request_under_a_key_is_a_mismatch
+                the_same_key_of_another_connection_is_another_place
+                an_answer_is_replayed_byte_for_byte_by_every_process
+                an_answer_without_its_body_keeps_status_and_headers
+                what_was_taken_over_cannot_leave_and_its_owner_cannot_end_it
+                what_leaves_leaves_once
+                what_was_sent_and_is_late_is_unknown_until_its_owner_settles_it
+                what_is_done_stays_done
+                what_was_not_applied_may_run_again
+                what_is_over_its_time_may_run_again
+                a_write_that_is_under_way_is_waited_for
+                a_sweep_erases_what_is_over_its_time_alone
+                a_sweep_drops_the_oldest_bodies_and_keeps_what_was_said
+                a_purge_erases_a_connections_writes_and_a_disconnect_does_not
+            }
+            budgets {
+                a_budget_is_shared_by_all_processes_and_never_overdrawn
+                what_one_learns_counts_for_all
+                what_was_not_used_is_given_back
+                the_less_urgent_leave_room
+                budgets_of_different_names_are_different_ones
+                a_sweep_forgets_a_budget_that_nobody_uses
             }
             access {
                 a_key_is_found_by_its_hash_until_and_after_it_is_revoked

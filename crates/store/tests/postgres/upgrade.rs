@@ -120,8 +120,13 @@ async fn what_the_next_version_adds_is_not_noticed() {
 /// What the next version does first of all.
 async fn upgrade(database: &Database<'_>) {
     let first = include_str!("../../migrations-postgres/V1__first.sql");
-    let migrations = [("V1__first", first), ("V2__next", NEXT_VERSION)]
-        .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
+    let second = include_str!("../../migrations-postgres/V2__safe_calls.sql");
+    let migrations = [
+        ("V1__first", first),
+        ("V2__safe_calls", second),
+        ("V3__next", NEXT_VERSION),
+    ]
+    .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     let mut runner = refinery::Runner::new(&migrations);
     runner.set_migration_table_name("evergrant_schema_history");
     let done = runner.run_async(&mut database.session().await).await.unwrap();
@@ -136,7 +141,7 @@ async fn a_newer_schema_that_may_be_used_is_left_alone() {
     upgrade(&database).await;
     let before = database.server.dump(&database.name);
     let schema = PostgresStore::schema(&database.url()).await.unwrap();
-    assert_eq!(schema, Schema { found: 2, known: 1 });
+    assert_eq!(schema, Schema { found: 3, known: 2 });
     drop(database.open().await);
     assert_eq!(database.server.dump(&database.name), before);
 }

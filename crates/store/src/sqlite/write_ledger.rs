@@ -1,0 +1,149 @@
+//! Guarded writes: reserved, sent, ended.
+
+use evergrant_domain::Timestamp;
+use evergrant_domain::write_ledger::Meeting;
+use rusqlite::params;
+
+use super::record::Db;
+use crate::contract::{Reserved, WriteEnd, WriteReservation, WriteTicket};
+use crate::record::{Follows, FoundWrite, SealedAnswer, Stored, read_found, ticket};
+
+impl Db {
+    /// Nobody else writes between the look and what follows from it.
+    pub(super) fn reserve_write(&self, reservation: &WriteReservation, now: Timestamp) -> Stored<Reserved> {
+        match self.write_found(reservation, now)?.map(|found| found.follows) {
+            None | Some(Follows::Own | Follows::Free) => {
+                self.sql
+                    .prepare_cached(
+                        "REPLACE INTO writes (connection, key, request, owner, state, deadline, keep_until, changed_at)
+                         VALUES (?1, ?2, ?3, ?4, 'reserved', ?5, ?6, ?7)",
+                    )?
+                    .execute(params![
+                        reservation.connection.as_str(),
+                        reservation.key,
+                        reservation.request,
+                        reservation.owner,
+                        reservation.deadline.millis(),
+                        reservation.keep_until.millis(),
+                        now.millis(),
+                    ])?;
+                Ok(Reserved::Yours(ticket(reservation)))
+            }
+            Some(Follows::Overdue) => {
+                self.sql
+                    .prepare_cached(
+                        "UPDATE writes SET state = 'unknown', deadline = NULL, changed_at = ?3
+                          WHERE connection = ?1 AND key = ?2",
+                    )?
+                    .execute(params![
+                        reservation.connection.as_str(),
+                        reservation.key,
+                        now.millis()
+                    ])?;
+                Ok(Reserved::Met(Meeting::Unknown, None))
+            }
+            Some(Follows::Met(meeting, answer)) => Ok(Reserved::Met(meeting, answer)),
+        }
+    }
+
+    fn write_found(&self, reservation: &WriteReservation, now: Timestamp) -> Stored<Option<FoundWrite>> {
+        let mut statement = self
+            .sql
+            .prepare_cached("SELECT * FROM writes WHERE connection = ?1 AND key = ?2")?;
+        let mut rows = statement.query(params![reservation.connection.as_str(), reservation.key])?;
+        rows.next()?
+            .map(|row| read_found(&self.vault, row, reservation, now))
+            .transpose()
+    }
+
+    pub(super) fn write_leaves(
+        &self,
+        ticket: &WriteTicket,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Stored<bool> {
+        let left = self
+            .sql
+            .prepare_cached(
+                "UPDATE writes SET state = 'sent', deadline = ?4, changed_at = ?5
+                  WHERE connection = ?1 AND key = ?2 AND owner = ?3 AND state = 'reserved'",
+            )?
+            .execute(params![
+                ticket.connection.as_str(),
+                ticket.key,
+                ticket.owner,
+                deadline.millis(),
+                now.millis(),
+            ])?;
+        Ok(left > 0)
+    }
+
+    /// What is done stays done.
+    pub(super) fn end_write(&self, ticket: &WriteTicket, end: &WriteEnd, now: Timestamp) -> Stored<bool> {
+        let (connection, key, owner) = (ticket.connection.as_str(), &ticket.key, &ticket.owner);
+        let ended = match end {
+            WriteEnd::NotApplied => self
+                .sql
+                .prepare_cached(
+                    "DELETE FROM writes WHERE connection = ?1 AND key = ?2 AND owner = ?3 AND state <> 'done'",
+                )?
+                .execute(params![connection, key, owner])?,
+            WriteEnd::Done(answer) => {
+                let sealed = SealedAnswer::new(&self.vault, ticket, answer)?;
+                self.sql
+                    .prepare_cached(
+                        "UPDATE writes
+                            SET state = 'done', deadline = NULL, changed_at = ?4, answer = ?5, body = ?6, body_bytes = ?7
+                          WHERE connection = ?1 AND key = ?2 AND owner = ?3 AND state <> 'done'",
+                    )?
+                    .execute(params![
+                        connection,
+                        key,
+                        owner,
+                        now.millis(),
+                        sealed.answer,
+                        sealed.body,
+                        sealed.body_bytes,
+                    ])?
+            }
+            WriteEnd::Unknown => self
+                .sql
+                .prepare_cached(
+                    "UPDATE writes SET state = 'unknown', deadline = NULL, changed_at = ?4
+                      WHERE connection = ?1 AND key = ?2 AND owner = ?3 AND state <> 'done'",
+                )?
+                .execute(params![connection, key, owner, now.millis()])?,
+        };
+        Ok(ended > 0)
+    }
+
+    /// Erases writes whose time is over and that are not under way, and the oldest bodies where all of them take more room than `bodies_max`.
+    pub(super) fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Stored<()> {
+        self.sql
+            .prepare_cached(
+                "DELETE FROM writes WHERE keep_until <= ?1 AND (deadline IS NULL OR deadline <= ?1)",
+            )?
+            .execute([now.millis()])?;
+        let room: Option<i64> = self.value(
+            "SELECT coalesce(sum(body_bytes), 0) FROM writes WHERE body_bytes IS NOT NULL",
+            [],
+        )?;
+        let too_much = room
+            .unwrap_or(0)
+            .saturating_sub(i64::try_from(bodies_max).unwrap_or(i64::MAX));
+        if too_much > 0 {
+            self.sql
+                .prepare_cached(
+                    "UPDATE writes SET body = NULL, body_bytes = NULL
+                      WHERE rowid IN (SELECT rowid
+                                        FROM (SELECT rowid, sum(body_bytes) OVER before_it AS before_it
+                                                FROM writes WHERE body_bytes IS NOT NULL
+                                              WINDOW before_it AS (ORDER BY changed_at, body_bytes, rowid
+                                                                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
+                                       WHERE coalesce(before_it, 0) < ?1)",
+                )?
+                .execute([too_much])?;
+        }
+        Ok(())
+    }
+}
