@@ -16,6 +16,7 @@ pub mod connection;
 pub mod event;
 pub mod explain;
 pub mod id;
+pub mod read_before_write;
 pub mod redemption;
 pub mod refresh_policy;
 pub mod rejection;
@@ -27,6 +28,7 @@ pub mod token_answer;
 pub mod token_set;
 pub mod trust;
 pub mod write_ledger;
+pub mod write_lookup;
 
 pub use app::{App, AppHealth, Provider, Rotation};
 pub use connection::{Connection, ConnectionStatus, Health, Kind, ReconnectReason};
