@@ -79,6 +79,11 @@ impl Keeper {
         }
     }
 
+    /// Runs work to its end, whatever becomes of who began it. [`Keeper::shutdown`] waits for it.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(work);
+    }
+
     /// Notes what happened to a connection, behind the call that saw it. The same kind of event is noted once in a while:
     /// a thousand calls that come back 403 are one line of a history.
     pub fn event(&self, id: &ConnectionId, event: Event) {
