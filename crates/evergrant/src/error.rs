@@ -190,7 +190,12 @@ impl From<Refusal> for Error {
                 what: "the provider did not answer in time".to_owned(),
                 retry_after: UNREACHED,
             },
-            RefusalKind::OutcomeUnknown => Self::OutcomeUnknown,
+            RefusalKind::IdempotencyInProgress { retry_after } => Self::Unavailable {
+                what: "the same write is under way".to_owned(),
+                retry_after,
+            },
+            RefusalKind::IdempotencyMismatch => refused("another write was made under its Idempotency-Key"),
+            RefusalKind::OutcomeUnknown { .. } => Self::OutcomeUnknown,
         }
     }
 }

@@ -102,14 +102,31 @@ impl GatewayBody {
         self.in_flight = Some(in_flight);
     }
 
-    /// Reads ahead, up to a limit in bytes and time. Returns the body where it is whole by then; either way nothing is lost.
+    /// A body of ours.
+    pub(crate) fn whole(body: Bytes) -> Self {
+        Self {
+            begun: [body].into_iter().filter(|body| !body.is_empty()).collect(),
+            rest: None,
+            broken: None,
+            silence: None,
+            silent: false,
+            in_flight: None,
+        }
+    }
+
+    /// Reads ahead as far as judging an answer needs.
     pub(crate) async fn read_ahead(&mut self) -> Option<Bytes> {
         const READ_MAX: usize = 64 * 1024;
         const READ_FOR: Duration = Duration::from_secs(2);
-        let until = Instant::now() + READ_FOR;
-        let mut length = 0;
+        self.read_whole(READ_MAX, READ_FOR).await
+    }
+
+    /// Reads up to a limit in bytes and time. Returns the body where it is whole by then; either way nothing is lost.
+    pub(crate) async fn read_whole(&mut self, read_max: usize, read_for: Duration) -> Option<Bytes> {
+        let until = Instant::now() + read_for;
+        let mut length = self.begun.iter().map(Bytes::len).sum::<usize>();
         while let Some(rest) = &mut self.rest {
-            if length > READ_MAX || rest.size_hint().lower() > READ_MAX as u64 {
+            if length > read_max || rest.size_hint().lower() > read_max as u64 {
                 return None;
             }
             match timeout_at(until, rest.frame()).await {
@@ -127,6 +144,9 @@ impl GatewayBody {
                     }
                 }
             }
+        }
+        if self.broken.is_some() || length > read_max {
+            return None;
         }
         Some(match &self.begun {
             begun if begun.len() == 1 => begun[0].clone(),

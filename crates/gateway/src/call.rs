@@ -4,17 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::repeat::Effect;
+use evergrant_domain::write_lookup::{LookUp, look_up};
 use evergrant_domain::{ConnectionId, Timestamp};
 use evergrant_keeper::Current;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 
 use crate::call_body::{CallBody, Outgoing};
+use crate::guard::Place;
 
 /// What is sent, however often.
 pub(crate) struct Call<'a> {
     pub(crate) id: &'a ConnectionId,
     pub(crate) method: Method,
+    /// Path and query, as the caller wrote them.
+    pub(crate) target: &'a str,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: CallBody,
@@ -29,6 +33,8 @@ pub(crate) struct Call<'a> {
     pub(crate) repeated_blindly: bool,
     /// A newer token is at hand, but not the body.
     pub(crate) not_repeated: bool,
+    /// A guarded write's place in the ledger: it leaves only once that is on record.
+    pub(crate) place: Option<&'a Place>,
 }
 
 impl Call<'_> {
@@ -42,6 +48,13 @@ impl Call<'_> {
             .headers_mut()
             .insert(AUTHORIZATION, self.token.bearer.clone());
         request
+    }
+
+    /// What to ask to find out whether it was carried out.
+    pub(crate) fn look_up(&self) -> Option<Box<LookUp>> {
+        let dialect = self.token.app.provider.dialect;
+        let body = self.body.kept();
+        look_up(dialect, self.method.as_str(), self.target, body.as_deref()).map(Box::new)
     }
 
     pub(crate) fn may_be_repeated_blindly(&self) -> bool {

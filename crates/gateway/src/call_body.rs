@@ -6,15 +6,22 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::record::RefusalKind;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The caller did not send all of it.
+pub(crate) const BROKEN_OFF: RefusalKind = RefusalKind::BadRequest {
+    what: "the call's body broke off",
+};
 
 /// The body of a call. Each sending gets an [`Outgoing`] of it.
 pub(crate) struct CallBody {
@@ -104,6 +111,51 @@ impl CallBody {
             let source = source.lock();
             source.fault.is_none() && (source.kept.is_some() || source.passed == 0)
         })
+    }
+
+    /// Reads it to its end. `None` where it is larger than what is kept; it can still be sent then. `silence_max` is how long
+    /// the caller may send nothing.
+    pub(crate) async fn whole(&self, silence_max: Duration) -> Result<Option<Bytes>, RefusalKind> {
+        if self.source.is_none() {
+            return Ok(Some(Bytes::new()));
+        }
+        if !self.is_kept() {
+            return Ok(None);
+        }
+        let mut reading = self.send();
+        loop {
+            match timeout(silence_max, reading.frame()).await {
+                Ok(None) => return Ok(self.kept()),
+                Ok(Some(Ok(_))) if self.is_kept() => {}
+                Ok(Some(Ok(_))) => return Ok(None),
+                Ok(Some(Err(_))) if self.fault() == Some(Fault::TooLarge) => {
+                    let limit = self.source.as_ref().and_then(|source| source.lock().body_max);
+                    return Err(RefusalKind::BodyTooLarge {
+                        limit: limit.unwrap_or_default(),
+                    });
+                }
+                Ok(Some(Err(_))) | Err(_) => return Err(BROKEN_OFF),
+            }
+        }
+    }
+
+    /// The whole of it, where it was read to its end and kept.
+    pub(crate) fn kept(&self) -> Option<Bytes> {
+        let Some(source) = &self.source else {
+            return Some(Bytes::new());
+        };
+        let source = source.lock();
+        let kept = source
+            .kept
+            .as_ref()
+            .filter(|_| source.ended && source.fault.is_none());
+        kept.map(|kept| Bytes::copy_from_slice(kept))
+    }
+
+    fn is_kept(&self) -> bool {
+        self.source
+            .as_ref()
+            .is_none_or(|source| source.lock().kept.is_some())
     }
 
     /// The body for the next sending, from its beginning. The sending before is over.

@@ -6,16 +6,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::call_budget::Lane;
-use evergrant_domain::repeat::effect;
+use evergrant_domain::repeat::{Effect, effect};
 use evergrant_keeper::Keeper;
-use evergrant_metrics::CallSeen;
+use evergrant_metrics::{CallSeen, Series};
 use evergrant_oauth::TlsRoots;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body::Body;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
+use crate::answer_body::GatewayBody;
 use crate::call::{Call, frame};
 use crate::call_body::{BoxError, CallBody};
+use crate::guard::{GuardsAsked, may_be_guarded};
 use crate::headers::asked;
 use crate::record::{Answer, CallRecord, Refusal, RefusalKind};
 use crate::target::Target;
@@ -112,7 +116,7 @@ impl<T: Transport> Gateway<T> {
     /// The same on somebody's terms.
     pub async fn call_on<B>(
         &self,
-        _terms: &Terms,
+        terms: &Terms,
         id: &ConnectionId,
         target: &str,
         request: Request<B>,
@@ -125,12 +129,18 @@ impl<T: Transport> Gateway<T> {
         let metrics = self.inner.keeper.metrics();
         let in_flight = metrics.begin();
         let mut record = CallRecord::new(request.method().clone(), target);
-        let (result, series) = match self.prepare(id, target, request).await {
-            Ok(call) => {
-                let series = call.token.series.here();
-                (self.inner.carry_out(call, &mut record).await, series)
-            }
-            Err(kind) => (Err(kind), metrics.app(None).here()),
+        let mut series = None;
+        let result = if may_be_guarded(request.method(), request.headers()) {
+            let passing = Passing {
+                gateway: self.clone(),
+                terms: terms.clone(),
+                id: id.clone(),
+                target: target.to_owned(),
+            };
+            passing.finish(request, &mut record, &mut series).await
+        } else {
+            self.pass(terms, id, target, request, &mut record, &mut series)
+                .await
         };
         record.duration = began.elapsed();
         let result = match result {
@@ -147,17 +157,44 @@ impl<T: Transport> Gateway<T> {
             }
         };
         let (Ok(Answer { record, .. }) | Err(Refusal { record, .. })) = &result;
-        series.call(&seen(record));
+        series
+            .unwrap_or_else(|| metrics.app(None).here())
+            .call(&seen(record));
         result
+    }
+
+    /// All that a call passes.
+    async fn pass<B>(
+        &self,
+        _terms: &Terms,
+        id: &ConnectionId,
+        target: &str,
+        request: Request<B>,
+        record: &mut CallRecord,
+        series: &mut Option<Series>,
+    ) -> Result<Response<GatewayBody>, RefusalKind>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (call, guards) = self.prepare(id, target, request).await?;
+        *series = Some(call.token.series.here());
+        match guards {
+            // What only reads needs no guard, whatever a client puts on each of its calls.
+            Some(guards) if call.effect != Effect::Read => {
+                Box::pin(self.inner.guarded(call, &guards, record)).await
+            }
+            Some(_) | None => self.inner.carry_out(call, record).await,
+        }
     }
 
     /// Everything that can be refused is, before anything is spent on it; then the token.
     async fn prepare<'a, B>(
         &self,
         id: &'a ConnectionId,
-        target: &str,
+        target: &'a str,
         request: Request<B>,
-    ) -> Result<Call<'a>, RefusalKind>
+    ) -> Result<(Call<'a>, GuardsAsked), RefusalKind>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -169,7 +206,8 @@ impl<T: Transport> Gateway<T> {
                 what: "CONNECT and TRACE are about the way to a server, not about its API",
             });
         }
-        let target = Target::parse(target)?;
+        let written = target;
+        let target = Target::parse(written)?;
         let asked = asked(&parts.headers, limits.headers_max)?;
         let body = CallBody::new(body, limits.body_kept, limits.body_max)?;
         if let Some(at) = asked.enqueued_at {
@@ -181,8 +219,9 @@ impl<T: Transport> Gateway<T> {
         let provider = &token.app.provider;
         let mut headers = asked.headers;
         frame(&mut headers, &parts.method, body.length());
-        Ok(Call {
+        let call = Call {
             id,
+            target: written,
             uri: target.at(provider)?,
             effect: effect(provider.dialect, parts.method.as_str(), target.path()),
             method: parts.method,
@@ -195,7 +234,59 @@ impl<T: Transport> Gateway<T> {
             repeated_for_401: false,
             repeated_blindly: false,
             not_repeated: false,
-        })
+            place: None,
+        };
+        Ok((call, asked.guards))
+    }
+}
+
+/// A call that passes in a task of its own.
+struct Passing<T> {
+    gateway: Gateway<T>,
+    terms: Terms,
+    id: ConnectionId,
+    target: String,
+}
+
+impl<T: Transport> Passing<T> {
+    /// A guarded write is finished and its answer kept, whatever becomes of its caller.
+    async fn finish<B>(
+        self,
+        request: Request<B>,
+        record: &mut CallRecord,
+        series: &mut Option<Series>,
+    ) -> Result<Response<GatewayBody>, RefusalKind>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (tell, told) = oneshot::channel();
+        let keeper = self.gateway.inner.keeper.clone();
+        let (mut own, mut counted) = (record.clone(), None);
+        let work = async move {
+            let result = self
+                .gateway
+                .pass(
+                    &self.terms,
+                    &self.id,
+                    &self.target,
+                    request,
+                    &mut own,
+                    &mut counted,
+                )
+                .await;
+            // Nobody may be waiting any more.
+            let _ = tell.send((result, own, counted));
+        };
+        keeper.spawn(work.in_current_span());
+        match told.await {
+            Ok((result, own, counted)) => {
+                (*record, *series) = (own, counted);
+                result
+            }
+            // The program is being ended; how far it came, nobody knows.
+            Err(_) => Err(RefusalKind::OutcomeUnknown { look_up: None }),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use evergrant_domain::{Timestamp, Version};
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::guard::GuardsAsked;
 use crate::record::RefusalKind;
 
 const CLASS: HeaderName = HeaderName::from_static("evergrant-class");
@@ -14,6 +15,7 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("evergrant-attempts");
 const TOKEN_VERSION: HeaderName = HeaderName::from_static("evergrant-token-version");
 const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
 const OUTCOME: HeaderName = HeaderName::from_static("evergrant-outcome");
+const REPLAYED: HeaderName = HeaderName::from_static("evergrant-replayed");
 const NOT_REPEATED: HeaderName = HeaderName::from_static("evergrant-not-repeated");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -29,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) min_ttl: Option<Duration>,
     /// When its job was put into a queue.
     pub(crate) enqueued_at: Option<Timestamp>,
+    /// How a write is to be guarded.
+    pub(crate) guards: GuardsAsked,
 }
 
 /// Takes a caller's headers apart.
@@ -41,6 +45,7 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
     // Room for the bearer and the host.
     let mut on = HeaderMap::with_capacity(headers.len() + 2);
     let (mut min_ttl, mut enqueued_at) = (None, None);
+    let mut guards = GuardsAsked::None;
     let mut size = 0;
     for (name, value) in headers {
         size += name.as_str().len() + value.len();
@@ -67,9 +72,7 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
                 }
             },
             "idempotency-key" | "evergrant-dedupe" | "evergrant-guard" => {
-                return Err(RefusalKind::GuardNotApplicable {
-                    what: "this version has no write guards: Idempotency-Key, Evergrant-Dedupe and Evergrant-Guard cannot be kept",
-                });
+                guards.get_or_insert_default().take(name.as_str(), value)?;
             }
             "x-http-method-override" | "x-http-method" | "x-method-override" => {
                 return bad_request(
@@ -95,10 +98,14 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
             }
         }
     }
+    if let Some(guards) = &guards {
+        guards.checked()?;
+    }
     Ok(Asked {
         headers: on,
         min_ttl,
         enqueued_at,
+        guards,
     })
 }
 
@@ -207,6 +214,19 @@ impl Said {
     }
 }
 
+/// Says on an answer to a guarded write that it is the first one's, or was found: how often it was sent this time is said, too.
+pub(crate) fn said_replayed(headers: &mut HeaderMap, class: Class, attempts: u32, replayed: &'static str) {
+    headers.insert(CLASS, HeaderValue::from_static(class.as_str()));
+    headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+    headers.insert(REPLAYED, HeaderValue::from_static(replayed));
+}
+
+/// Says on the provider's answer to a look-up that the write it was made for was not sent.
+pub(crate) fn said_not_sent(headers: &mut HeaderMap) {
+    headers.insert(ATTEMPTS, HeaderValue::from(0));
+    headers.remove(OUTCOME);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +294,9 @@ mod tests {
             ("evergrant-min-ttl", "120"),
             ("expect", "100-continue"),
             ("forwarded", "for=1"),
+            ("evergrant-guard", "read-before-write"),
             ("host", "evil.test"),
+            ("idempotency-key", "k"),
             ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
             ("keep-alive", "timeout=5"),
             ("proxy-authorization", "Basic x"),
@@ -303,9 +325,9 @@ mod tests {
                 "{field}: {refused:?}"
             );
         };
-        check("idempotency-key", "k", "GuardNotApplicable");
-        check("evergrant-dedupe", "fingerprint;window=60", "GuardNotApplicable");
-        check("evergrant-guard", "read-before-write", "GuardNotApplicable");
+        check("idempotency-key", "two words", "BadRequest");
+        check("evergrant-dedupe", "fingerprint", "BadRequest");
+        check("evergrant-guard", "write-before-read", "BadRequest");
         check("evergrant-min-ttl", "soon", "BadRequest");
         check("evergrant-min-ttl", "-1", "BadRequest");
         check("upgrade", "websocket", "BadRequest");

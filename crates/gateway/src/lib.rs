@@ -7,12 +7,13 @@
 //!
 //! Start reading at [`Gateway::call`] (`gateway`: what a call passes on its way) and `sending` (what follows from an answer), then
 //! `target` (where a call may go), `headers` (what goes with it), `call_body` (how it can be sent twice), `transport` and
-//! `upstream` (what "it was not sent" means).
+//! `upstream` (what "it was not sent" means). `guard` is for writes whose caller wants them carried out once.
 
 mod answer_body;
 mod call;
 mod call_body;
 mod gateway;
+mod guard;
 mod headers;
 mod record;
 mod sending;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{AppName, Timestamp, Version};
 use evergrant_keeper::KeepError;
 
@@ -42,12 +43,21 @@ pub enum RefusalKind {
         /// Why.
         what: &'static str,
     },
-    /// The caller asked for a guard that this version has not got. Nothing was sent: to send without it would be worse.
+    /// The caller asked for a guard that cannot be applied to this call. Nothing was sent: to send without it would be worse.
     #[error("{what}")]
     GuardNotApplicable {
-        /// Which.
+        /// Why.
         what: &'static str,
     },
+    /// The same guarded write is under way. Nothing was sent now.
+    #[error("the same write is under way")]
+    IdempotencyInProgress {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// Another write was made under this key. Nothing was sent.
+    #[error("another write was made under this key")]
+    IdempotencyMismatch,
     /// The body is over the limit. Where it was under way already, the sending was broken off.
     #[error("the body is over the limit of {limit} bytes")]
     BodyTooLarge {
@@ -65,7 +75,10 @@ pub enum RefusalKind {
     UpstreamTimeout,
     /// A write left, and no answer came: it may have been carried out.
     #[error("the call left and no answer came; it may have been carried out")]
-    OutcomeUnknown,
+    OutcomeUnknown {
+        /// What to ask to find out, where that is known. For the caller alone: it may hold what the call held.
+        look_up: Option<Box<LookUp>>,
+    },
 }
 
 impl RefusalKind {
@@ -82,6 +95,7 @@ impl RefusalKind {
             | Self::UseEvergrant
             | Self::BadRequest { .. }
             | Self::GuardNotApplicable { .. }
+            | Self::IdempotencyMismatch
             | Self::BodyTooLarge { .. }
             | Self::HeadersTooLarge => Class::ClientError,
             Self::Keep(
@@ -89,8 +103,9 @@ impl RefusalKind {
                 | KeepError::StoreUnavailable { .. }
                 | KeepError::Overloaded { .. },
             )
+            | Self::IdempotencyInProgress { .. }
             | Self::UpstreamUnreachable => Class::Unavailable,
-            Self::UpstreamTimeout | Self::OutcomeUnknown => Class::Timeout,
+            Self::UpstreamTimeout | Self::OutcomeUnknown { .. } => Class::Timeout,
         }
     }
 }
@@ -112,6 +127,8 @@ pub struct CallRecord {
     pub refreshed: bool,
     /// Whether it is a write that may have been carried out, and nobody knows.
     pub outcome_unknown: bool,
+    /// Whether a guarded write was answered without being sent for it: with its first answer, or with what was found.
+    pub replayed: bool,
     /// The version of the token set that was used last.
     pub version: Option<Version>,
     /// When that access token ends; `None` for a static one, of which nobody knows.
@@ -138,6 +155,7 @@ impl CallRecord {
             attempts: 0,
             refreshed: false,
             outcome_unknown: false,
+            replayed: false,
             version: None,
             expires_at: None,
             seconds_remaining: None,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer_body::{GatewayBody, Rest};
 use crate::call::Call;
-use crate::call_body::Fault;
+use crate::call_body::{BROKEN_OFF, Fault};
 use crate::gateway::Inner;
 use crate::headers::{Said, clean_answer};
 use crate::record::{CallRecord, RefusalKind};
@@ -40,6 +40,7 @@ impl<T: Transport> Inner<T> {
         record.app = Some(call.token.app.name.clone());
         // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
         let mut response = loop {
+            self.ready(&mut call).await?;
             let response = self.send(&mut call, record).await;
             let next = match response {
                 Ok(response) if response.status().as_u16() < 400 => {
@@ -74,6 +75,18 @@ impl<T: Transport> Inner<T> {
         }
         .write(headers);
         Ok(response)
+    }
+
+    /// What must be so right before a sending. Nothing may wait between this and the first byte.
+    async fn ready(&self, call: &mut Call<'_>) -> Result<(), RefusalKind> {
+        if let Some(place) = call.place
+            && !place.has_left()
+        {
+            // Time has passed since the first one was chosen.
+            call.token = self.keeper.current(call.id, call.min_ttl).await?;
+            self.leaves(place).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<Response<Rest>, NoAnswer> {
@@ -242,9 +255,6 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
         no_answer: NoAnswer,
     ) -> Result<Next, RefusalKind> {
-        const BROKEN: RefusalKind = RefusalKind::BadRequest {
-            what: "the call's body broke off",
-        };
         self.keeper.note(
             call.id,
             LastSeen {
@@ -258,19 +268,24 @@ impl<T: Transport> Inner<T> {
                 let limit = self.limits.body_max.unwrap_or_default();
                 return Err(RefusalKind::BodyTooLarge { limit });
             }
-            Some(Fault::Broken) => return Err(BROKEN),
+            Some(Fault::Broken) => return Err(BROKEN_OFF),
             None => {}
         }
         match no_answer {
-            NoAnswer::TimedOut if call.body.waits_for_the_caller() => Err(BROKEN),
-            NoAnswer::Cut | NoAnswer::TimedOut if !call.effect.may_repeat_blindly() => {
+            NoAnswer::TimedOut if call.body.waits_for_the_caller() => Err(BROKEN_OFF),
+            // Who asks for a write to be carried out once does not want it twice, be the end state the same.
+            NoAnswer::Cut | NoAnswer::TimedOut
+                if !call.effect.may_repeat_blindly() || call.place.is_some() =>
+            {
                 record.outcome_unknown = true;
                 let event = Event::new(
                     EventKind::OutcomeUnknown,
                     "a write left and no answer came; it may have been carried out",
                 );
                 self.keeper.event(call.id, event);
-                Err(RefusalKind::OutcomeUnknown)
+                Err(RefusalKind::OutcomeUnknown {
+                    look_up: call.look_up(),
+                })
             }
             NoAnswer::Cut if call.may_be_repeated_blindly() => {
                 record.class = Class::Unavailable;

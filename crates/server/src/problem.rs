@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use evergrant_domain::ConnectionId;
+use evergrant_domain::write_lookup::LookUp;
 use evergrant_gateway::{Refusal, RefusalKind};
 use evergrant_keeper::{ConnectError, KeepError};
 use evergrant_store::StoreError;
@@ -130,6 +131,12 @@ codes! {
     AccountMismatch "account_mismatch" 409 false "Another account was chosen"
         "Consent was given in another account than the one that this connection is pinned to. Nothing was changed."
         "Reconnect and choose the account that is named, or make a new connection for the other one.";
+    IdempotencyInProgress "idempotency_in_progress" 409 true "The same write is under way"
+        "A write with the same Idempotency-Key, or the same request within its window, is under way. Nothing was sent now."
+        "Send the same request again after `Retry-After`: it is answered with the first one's answer.";
+    IdempotencyMismatch "idempotency_mismatch" 422 false "Another write has this key"
+        "Another request was made with this Idempotency-Key within 24 hours. Nothing was sent."
+        "Use a new key for each write, and the same key only to repeat the same request, byte for byte.";
     GuardNotApplicable "guard_not_applicable" 422 false "The guard cannot be applied"
         "The call asks for a write guard that cannot be applied to it. Nothing was sent: to send it without would be worse."
         "Take the guard's header off, or use a call that it fits.";
@@ -199,6 +206,9 @@ struct Details {
     provider_correlation_id: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
+    /// Where it is more than the code's own.
+    action: Option<String>,
+    lookup: Option<LookUp>,
 }
 
 /// A problem document (RFC 9457).
@@ -214,7 +224,7 @@ pub(crate) struct ProblemView<'a> {
     /// What clients match on.
     code: &'static str,
     /// What to do.
-    action: &'static str,
+    action: &'a str,
     /// Whether the same request may succeed later without anything else being done.
     retryable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +235,21 @@ pub(crate) struct ProblemView<'a> {
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_correlation_id: Option<&'a str>,
+    /// The request that says whether a write of unknown outcome was carried out, where one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lookup: Option<LookUpView<'a>>,
+}
+
+/// A request to send through the gateway, on the same connection.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LookUp)]
+pub(crate) struct LookUpView<'a> {
+    method: &'static str,
+    /// Path and query, percent-encoded.
+    path: &'a str,
+    /// The JSON body, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
 }
 
 impl Problem {
@@ -244,6 +269,8 @@ impl Problem {
             provider_correlation_id: None,
             retry_after: None,
             allow: None,
+            action: None,
+            lookup: None,
         }))
     }
 
@@ -302,13 +329,35 @@ impl Problem {
             RefusalKind::HeadersTooLarge => Self::new(Code::HeadersTooLarge),
             RefusalKind::UpstreamUnreachable => Self::new(Code::UpstreamUnreachable),
             RefusalKind::UpstreamTimeout => Self::new(Code::UpstreamTimeout),
-            RefusalKind::OutcomeUnknown => Self::new(Code::OutcomeUnknown),
+            RefusalKind::IdempotencyInProgress { retry_after } => {
+                Self::new(Code::IdempotencyInProgress).retry_after(*retry_after)
+            }
+            RefusalKind::IdempotencyMismatch => Self::new(Code::IdempotencyMismatch),
+            RefusalKind::OutcomeUnknown { look_up } => Self::outcome_unknown(look_up.as_deref()),
         };
         let mut problem = problem.about(id);
         problem
             .0
             .provider_correlation_id
             .clone_from(&refusal.record.provider_correlation_id);
+        problem
+    }
+
+    /// A write that may have been carried out, with what to ask to find out.
+    fn outcome_unknown(look_up: Option<&LookUp>) -> Self {
+        let mut problem = Self::new(Code::OutcomeUnknown);
+        if let Some(look_up) = look_up {
+            let how = if look_up.body.is_some() {
+                ", with the body in `lookup`"
+            } else {
+                ""
+            };
+            problem.0.action = Some(format!(
+                "Look whether the change is there before you repeat it: {} {}{how}, through the gateway.",
+                look_up.method, look_up.path
+            ));
+            problem.0.lookup = Some(look_up.clone());
+        }
         problem
     }
 
@@ -357,12 +406,17 @@ impl Problem {
             status: self.status(door).as_u16(),
             detail: &self.0.detail,
             code: self.0.code.as_str(),
-            action: self.0.code.action(),
+            action: self.0.action.as_deref().unwrap_or(self.0.code.action()),
             retryable: self.0.code.is_retryable(),
             connection: self.0.connection.as_ref().map(ConnectionId::as_str),
             reconnect_url: self.0.reconnect_url.as_deref(),
             request_id,
             provider_correlation_id: self.0.provider_correlation_id.as_deref(),
+            lookup: self.0.lookup.as_ref().map(|look_up| LookUpView {
+                method: look_up.method,
+                path: &look_up.path,
+                body: look_up.body.as_deref(),
+            }),
         }
     }
 

@@ -23,7 +23,7 @@ async fn a_write_that_is_cut_after_it_was_carried_out_is_not_sent_again() {
     let world = World::new().await;
     world.hubspot.arm(Fault::api(FaultKind::AnswerLostAfterIssue));
     let (kind, attempts) = refused(world.create("r1").await);
-    assert!(matches!(kind, RefusalKind::OutcomeUnknown), "{kind:?}");
+    assert!(matches!(kind, RefusalKind::OutcomeUnknown { .. }), "{kind:?}");
     assert_eq!(attempts, 1);
     let request = world.hubspot.ledger().requests["r1"].clone();
     assert_eq!((request.deliveries, request.executed), (1, 1));
@@ -117,7 +117,7 @@ async fn a_provider_that_never_answers_is_not_waited_for() {
     let (kind, _) = refused(world.send("PUT", "/x", "{}").await);
     assert!(matches!(kind, RefusalKind::UpstreamTimeout), "{kind:?}");
     let (kind, _) = refused(world.send("POST", "/x", "{}").await);
-    assert!(matches!(kind, RefusalKind::OutcomeUnknown), "{kind:?}");
+    assert!(matches!(kind, RefusalKind::OutcomeUnknown { .. }), "{kind:?}");
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn what_is_no_answer_is_not_passed_on() {
         let world = World::at(&provider.base).await;
         let (kind, _) = refused(world.send("POST", "/x", "{}").await);
         assert!(
-            matches!(kind, RefusalKind::OutcomeUnknown),
+            matches!(kind, RefusalKind::OutcomeUnknown { .. }),
             "{nonsense:?} {kind:?}"
         );
         let (kind, _) = refused(world.get("/x").await);

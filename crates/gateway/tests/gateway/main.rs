@@ -8,6 +8,8 @@
 
 mod counting;
 mod failing;
+mod faulty;
+mod guarding;
 mod passing;
 mod repeating;
 mod scripted;

@@ -146,16 +146,13 @@ async fn what_is_refused_is_not_sent() {
             "{method} {kind:?}"
         );
     }
-    for guard in ["idempotency-key", "evergrant-dedupe", "evergrant-guard"] {
-        let request = Request::post("/")
-            .header(guard, "x")
-            .body(Full::new(Bytes::new()))
-            .unwrap();
-        let (kind, _) = refused(world.gateway.call(&world.id, "/x", request).await);
-        assert!(
-            matches!(kind, RefusalKind::GuardNotApplicable { .. }),
-            "{guard} {kind:?}"
-        );
+    for (guard, value) in [
+        ("idempotency-key", "two words"),
+        ("evergrant-dedupe", "fingerprint"),
+        ("evergrant-guard", "write-before-read"),
+    ] {
+        let (kind, _) = refused(world.send_with("POST", "/x", &[(guard, value)], "").await);
+        assert!(matches!(kind, RefusalKind::BadRequest { .. }), "{guard} {kind:?}");
     }
     assert_eq!(provider.seen().len(), 0);
     assert_eq!(world.hubspot.ledger().token_requests, 0);

@@ -1,5 +1,6 @@
 //! A gateway with one connection.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use hubspot_sim::{SimConfig, Simulator};
 use tempfile::TempDir;
 use url::Url;
 
+use crate::faulty::{Faults, Faulty};
+
 pub(crate) const HUB: u64 = 1001;
 
 pub(crate) struct World {
@@ -27,6 +30,8 @@ pub(crate) struct World {
     pub(crate) keeper: Keeper,
     pub(crate) gateway: Gateway,
     pub(crate) id: ConnectionId,
+    /// What of the store fails.
+    pub(crate) faults: Arc<Faults>,
     vault: Arc<Vault>,
     app: App,
     folder: TempDir,
@@ -88,7 +93,8 @@ impl World {
         let app = app(&hubspot.base_url(), api_base.unwrap_or(&hubspot.base_url()));
         let folder = tempfile::tempdir().unwrap();
         let vault = Arc::new(Vault::new(VaultKey::generate()));
-        let keeper = keeper(&folder, &vault, &app).await;
+        let faults = Arc::new(Faults::default());
+        let keeper = keeper(&folder, &vault, &app, &faults).await;
         let import = Import {
             id: Some(ConnectionId::parse("c1").unwrap()),
             app: app.name.clone(),
@@ -103,6 +109,7 @@ impl World {
             hubspot,
             keeper,
             id,
+            faults,
             vault,
             app,
             folder,
@@ -111,7 +118,7 @@ impl World {
 
     /// Another process on the same store.
     pub(crate) async fn another_keeper(&self) -> Keeper {
-        keeper(&self.folder, &self.vault, &self.app).await
+        keeper(&self.folder, &self.vault, &self.app, &Arc::default()).await
     }
 
     /// Sends a request; of its URI, path and query count, as the test wrote them.
@@ -121,10 +128,22 @@ impl World {
         target: &str,
         body: impl Into<Bytes>,
     ) -> Result<Answer, Refusal> {
-        let request = Request::builder()
-            .method(method)
-            .body(Full::new(body.into()))
-            .unwrap();
+        self.send_with(method, target, &[], body).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn send_with(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, Refusal> {
+        let mut request = Request::builder().method(method);
+        for &(name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
         self.gateway.call(&self.id, target, request).await
     }
 
@@ -144,6 +163,20 @@ impl World {
         self.gateway.call(&self.id, CONTACTS, request).await
     }
 
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("evergrant.db")
+    }
+
+    /// All that lies on the disk.
+    pub(crate) fn stored(&self) -> Vec<u8> {
+        let files = std::fs::read_dir(self.folder.path()).unwrap();
+        files
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.is_file())
+            .flat_map(|path| std::fs::read(path).unwrap())
+            .collect()
+    }
+
     /// The history's entries of a kind.
     pub(crate) async fn events(&self, kind: EventKind) -> Vec<String> {
         // What happened behind a call is written behind it.
@@ -159,13 +192,16 @@ impl World {
 
 pub(crate) const CONTACTS: &str = "/crm/v3/objects/contacts";
 
-async fn keeper(folder: &TempDir, vault: &Arc<Vault>, app: &App) -> Keeper {
+async fn keeper(folder: &TempDir, vault: &Arc<Vault>, app: &App, faults: &Arc<Faults>) -> Keeper {
     let store = SqliteStore::open(&folder.path().join("evergrant.db"), vault.clone())
         .await
         .unwrap();
     Keeper::new(KeeperParts {
         apps: vec![app.clone()],
-        store: Arc::new(store),
+        store: Arc::new(Faulty {
+            inner: Arc::new(store),
+            faults: faults.clone(),
+        }),
         vault: vault.clone(),
         endpoint: TokenEndpoint::new(TlsRoots::Only(vec![])),
         surroundings: Surroundings::default(),

@@ -32,6 +32,9 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
     params(
         ("connection_id" = String, Path), ("path" = String, Path),
         ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Carries a write out once: the same key and request get the first answer again, for 24 hours. At most 255 visible ASCII characters."),
+        ("Evergrant-Dedupe" = Option<String>, Header, description = "`fingerprint;window=60`: the same, without a key, for requests that are equal within so many seconds."),
+        ("Evergrant-Guard" = Option<String>, Header, description = "`read-before-write;property=email`: looks first whether what a create or an association would bring is there."),
     ),
     responses(
         (status = "default", description = "The provider's answer, or a problem with the header Evergrant-Error.", body = ProblemView<'_>, content_type = "application/problem+json",
@@ -41,6 +44,7 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
                 ("Evergrant-Attempts" = Option<u32>, description = "How often it was sent."),
                 ("Evergrant-Token-Version" = Option<i64>, description = "The version of the token set that was used last."),
                 ("Evergrant-Token-Ttl" = Option<i64>, description = "Seconds that the access token still lived."),
+                ("Evergrant-Replayed" = Option<String>, description = "`true` or `status-only`: a guarded write was not sent for this answer."),
                 ("Evergrant-Outcome" = Option<String>, description = "`unknown`: a write that may have been carried out."),
                 ("x-should-retry" = Option<bool>, description = "On Evergrant's own answers only."),
             ))
