@@ -28,6 +28,8 @@ pub struct Config {
     pub lifeboat: Lifeboat,
     /// `[log]`
     pub log: Log,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// `[apps.NAME]`, by name.
     pub apps: Vec<App>,
 }
@@ -59,6 +61,14 @@ impl Server {
             _ => None,
         }
     }
+}
+
+/// Where metrics are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// A listener for them alone, where nobody needs a key; `None` means that they are on the main one, for keys of the role
+    /// `metrics`.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A certificate chain and its private key, both PEM. They are read anew when they change.

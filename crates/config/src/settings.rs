@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use crate::config::{
-    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Log, LogCalls, Server, Store, TlsFiles, Vault,
-    VaultKeyText,
+    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Log, LogCalls, Metrics, Server, Store, TlsFiles,
+    Vault, VaultKeyText,
 };
 use crate::network::Network;
 use crate::section::{At, Section};
@@ -27,15 +27,14 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let coordination = root.section("coordination", |section| coordination(section, &store));
     let lifeboat = root.section("lifeboat", lifeboat);
     let log = root.section("log", log);
+    let metrics = root.section("metrics", |section| metrics(section, server.listen));
     let apps = root.section("apps", |apps| {
         apps.sections(|name, app| apps::read(name, app, &server.public_url))
             .into_iter()
             .flatten()
             .collect()
     });
-    for key in ["metrics", "webhooks"] {
-        root.refuse_given(key, NOT_YET);
-    }
+    root.refuse_given("webhooks", NOT_YET);
     Config {
         path: None,
         server,
@@ -44,6 +43,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         coordination,
         lifeboat,
         log,
+        metrics,
         apps,
     }
 }
@@ -358,5 +358,20 @@ fn log(section: &mut Section<'_>) -> Log {
     );
     Log {
         calls: calls.map_or(LogCalls::Failures, |calls| calls.value),
+    }
+}
+
+fn metrics(section: &mut Section<'_>, main: SocketAddr) -> Metrics {
+    let reading = section.reading;
+    let listen = section.text("listen").and_then(|text| {
+        reading.parsed(text, |text| match listen_address(text)? {
+            address if address == main && address.port() != 0 => Err(
+                "is the address of [server] listen: metrics are there anyway, for keys of the role metrics",
+            ),
+            address => Ok(address),
+        })
+    });
+    Metrics {
+        listen: listen.map(|listen| listen.value),
     }
 }

@@ -338,12 +338,24 @@ fn a_password_file_is_refused_where_it_is_open_or_not_needed() {
 #[test]
 fn what_comes_in_a_later_version_is_refused_as_that() {
     check(
-        "[metrics]\n",
-        "evergrant.toml:1: metrics: not in this version yet: remove it",
-    );
-    check(
         "[[webhooks]]\nurl = \"x\"\n",
         "evergrant.toml:1: webhooks: not in this version yet: remove it",
+    );
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_or_none() {
+    check(
+        "[metrics]\nlisten = \"here\"\n",
+        "evergrant.toml:2: metrics.listen: not an address and a port: write it like \"127.0.0.1:8484\" or \"[::1]:8484\"",
+    );
+    check(
+        "[metrics]\nlisten = \"localhost:8484\"\n",
+        "evergrant.toml:2: metrics.listen: is the address of [server] listen: metrics are there anyway, for keys of the role metrics",
+    );
+    check(
+        "[metrics]\nlissten = \"localhost:9484\"\n",
+        "evergrant.toml:2: metrics.lissten: unknown key: did you mean \"listen\"?",
     );
 }
 

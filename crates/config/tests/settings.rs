@@ -222,6 +222,7 @@ fn the_environment_wins_over_the_file() {
             ("EVERGRANT_SERVER__LISTEN", "[::1]:2"),
             ("EVERGRANT_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
             ("EVERGRANT_LOG__CALLS", "all"),
+            ("EVERGRANT_METRICS__LISTEN", "0.0.0.0:9484"),
             ("EVERGRANT_COORDINATION__MAX_STALE", "5m"),
             ("EVERGRANT_APPS__CRM__SCOPES", "oauth,crm.objects.contacts.read"),
             ("EVERGRANT_APPS__CRM__PUBLIC_INSTALL", "true"),
@@ -240,6 +241,7 @@ fn the_environment_wins_over_the_file() {
         .collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
     assert_eq!(config.log.calls, LogCalls::All);
+    assert_eq!(config.metrics.listen, "0.0.0.0:9484".parse().ok());
     assert_eq!(config.coordination.max_stale, Duration::from_secs(300));
     assert_eq!(config.apps[0].scopes, ["oauth", "crm.objects.contacts.read"]);
     assert!(config.apps[0].public_install);

@@ -16,6 +16,7 @@ mod input;
 mod listen;
 mod lists;
 mod log;
+mod metrics;
 pub mod openapi;
 mod pages;
 mod problem;
@@ -27,5 +28,6 @@ mod trace;
 mod views;
 
 pub use listen::{BindError, ListenSettings, Server};
+pub use metrics::{MetricsBindError, MetricsServer};
 pub use problem::Code;
 pub use service::{Operator, Peer, Reach, Service, ServiceSettings};

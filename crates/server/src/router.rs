@@ -9,7 +9,7 @@ use axum::routing::{delete, get, post};
 use crate::api::{apps, connections, explain, import, keys, sessions, tokens};
 use crate::problem::{Code, Problem};
 use crate::service::Shared;
-use crate::{connect, health, help, openapi, pages};
+use crate::{connect, health, help, metrics, openapi, pages};
 
 pub(crate) fn router(shared: Shared) -> Router {
     Router::new()
@@ -48,6 +48,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         )
         .route("/help/errors/{code}", get(help::error))
         .route("/help/{class}", get(help::class))
+        .route("/metrics", get(metrics::answer))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/openapi.json", get(openapi::json))

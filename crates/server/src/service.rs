@@ -28,6 +28,7 @@ use crate::access::{Caller, Keys};
 use crate::connect::link::{self, ReconnectLink};
 use crate::health::Health;
 use crate::log;
+use crate::metrics::OfProcess;
 use crate::problem::{Code, Door, Problem};
 use crate::router;
 use crate::trace::{REQUEST_ID, Trace};
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     pub(crate) health: Health,
     pub(crate) flow: crate::connect::Flow,
+    pub(crate) process: OfProcess,
     settings: ServiceSettings,
     draining: AtomicBool,
     /// What goes on although its caller hung up.
@@ -94,11 +96,13 @@ impl Service {
     /// Puts a service around an engine.
     pub fn new(engine: Evergrant, settings: ServiceSettings) -> Self {
         let flow = crate::connect::Flow::new(engine.public_url());
+        let process = OfProcess::since(engine.keeper().clock().now());
         let inner = Arc::new(Inner {
             engine,
             keys: Keys::default(),
             health: Health::default(),
             flow,
+            process,
             settings,
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -233,7 +237,7 @@ impl Service {
     }
 
     /// What every request must keep to, whatever it asks for.
-    fn admit<B>(&self, request: &Request<B>, peer: Peer) -> Result<(), Problem> {
+    pub(crate) fn admit<B>(&self, request: &Request<B>, peer: Peer) -> Result<(), Problem> {
         if peer.reach == Reach::Loopback && !self.is_our_name(request) {
             return Err(Problem::new(Code::HostNotAllowed));
         }
@@ -281,6 +285,10 @@ impl Service {
                 .public_url()
                 .host_str()
                 .is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Whether this is the address of a proxy that speaks for many.
@@ -415,6 +423,7 @@ fn is_gateway(path: &str) -> bool {
 
 fn takes_a_key(path: &str) -> bool {
     is_gateway(path)
+        || path == "/metrics"
         || path
             .strip_prefix("/v1")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

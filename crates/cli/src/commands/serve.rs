@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use evergrant::Evergrant;
 use evergrant_config::Config;
-use evergrant_server::{BindError, ListenSettings, Server};
+use evergrant_server::{BindError, ListenSettings, MetricsServer, Server, Service};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Globals;
@@ -22,11 +22,11 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     let hangups = Hangups::listen()?;
     let service = local::open(&config).await?;
     let engine = service.engine().clone();
-    let server = match Server::bind(service, ListenSettings::from(&config.server)).await {
-        Ok(server) => server,
-        Err(error) => {
+    let (server, metrics) = match bind(service, &config).await {
+        Ok(bound) => bound,
+        Err(failure) => {
             engine.shutdown().await;
-            return Err(error.into());
+            return Err(failure);
         }
     };
     say_what_is_missing(&config);
@@ -50,6 +50,11 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         version = env!("CARGO_PKG_VERSION"),
         "the service takes calls"
     );
+    // Until the end of the drain, and one can see how it goes.
+    let metrics = metrics.map(|metrics| {
+        tracing::info!(event = "metrics", address = %metrics.address(), "metrics are read here, without a key");
+        tokio::spawn(metrics.run(CancellationToken::new()))
+    });
     let stop = CancellationToken::new();
     let reloading = tokio::spawn(reload_when_asked(hangups, globals.config.clone(), config, engine));
     let stopping = stop.clone();
@@ -64,11 +69,29 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     server.on_threads(threads).run(stop).await;
     reloading.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     tracing::info!(
         event = "stopped",
         "everything in flight has finished and is saved"
     );
     Ok(())
+}
+
+/// The service's listener, and the one for metrics where there is one.
+async fn bind(service: Service, config: &Config) -> Result<(Server, Option<MetricsServer>), Failure> {
+    let metrics = match config.metrics.listen {
+        Some(address) => {
+            let bound = MetricsServer::bind(service.clone(), address).await;
+            Some(bound.map_err(Failure::failed)?)
+        }
+        None => None,
+    };
+    Ok((
+        Server::bind(service, ListenSettings::from(&config.server)).await?,
+        metrics,
+    ))
 }
 
 /// A call takes two files, its caller's connection and the provider's. What systems begin with, 1,024 mostly, is there for programs
@@ -172,6 +195,7 @@ fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
             ("[vault]", format!("{:?}", config.vault)),
             ("[lifeboat]", format!("{:?}", config.lifeboat)),
             ("[log]", format!("{:?}", config.log)),
+            ("[metrics]", format!("{:?}", config.metrics)),
         ]
     };
     let pairs = sections(before).into_iter().zip(sections(after));

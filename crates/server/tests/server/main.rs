@@ -12,6 +12,7 @@ mod gateway;
 mod harness;
 mod input;
 mod listen;
+mod metrics;
 mod pages;
 mod secrets;
 mod tokens;
