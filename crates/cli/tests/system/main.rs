@@ -11,3 +11,4 @@ mod clients;
 mod installation;
 mod prepared;
 mod processes;
+mod retries;
