@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use evergrant_domain::app::{ClientAuth, Dialect};
+use evergrant_domain::call_budget::{Limit, Setting};
 use evergrant_domain::{App, AppName, ClientSecret, KeepFresh, Provider, RefreshPolicy, Rotation};
 use url::Url;
 
+use crate::duration;
 use crate::secret_file;
 use crate::section::Section;
 use crate::settings::endpoint_url;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The longest that a call waits for budget, whoever asks for it.
+const MAX_WAIT_MAX: Duration = Duration::from_secs(60);
 
 const HUBSPOT_AUTHORIZE: &str = "https://app.hubspot.com/oauth/authorize";
 const HUBSPOT_API: &str = "https://api.hubapi.com/";
@@ -99,6 +103,10 @@ pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> O
         display_name: section.text("display_name").map(|at| at.value),
         support_url: support_url(section),
         public_install: section.flag("public_install").is_some_and(|at| at.value),
+        budget: budget(section),
+        max_wait: section
+            .duration("max_wait", Duration::ZERO..=MAX_WAIT_MAX)
+            .map(|at| at.value),
         name: name?,
         provider: provider?,
         client_id: client_id?.value,
@@ -344,6 +352,29 @@ fn refresh_policy(section: &mut Section<'_>) -> RefreshPolicy {
         (None, Some(buffer)) => RefreshPolicy::Buffer(buffer.value),
         (None, None) => RefreshPolicy::Queue,
     }
+}
+
+/// As many as the provider says, or `"110/10s"`, or `"off"`.
+fn budget(section: &mut Section<'_>) -> Setting {
+    let reading = section.reading;
+    let setting = section.text("budget").and_then(|text| {
+        reading.parsed(text, |text| {
+            if text == "off" {
+                return Ok(Setting::Off);
+            }
+            let limit = text.split_once('/').and_then(|(calls, per)| {
+                let calls = calls.trim().parse().ok().filter(|calls| *calls > 0)?;
+                let per = duration::parse(per.trim()).ok()?;
+                (SECOND..=DAY).contains(&per).then_some(Limit { calls, per })
+            });
+            limit.map(Setting::AtMost).ok_or_else(|| {
+                format!(
+                    "{text:?} is no budget: write calls and the time for them, like \"110/10s\" (from 1s to 1d), or \"off\""
+                )
+            })
+        })
+    });
+    setting.map_or(Setting::Learnt, |at| at.value)
 }
 
 fn return_urls(section: &mut Section<'_>) -> Vec<String> {

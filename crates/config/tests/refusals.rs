@@ -517,6 +517,28 @@ fn an_app_says_who_it_is_and_what_it_asks_for() {
         "evergrant.toml:6: apps.crm.refresh_buffer: \
          refresh_profile and refresh_buffer are both given: keep one of them",
     );
+    for wrong in [
+        "110",
+        "0/10s",
+        "-1/10s",
+        "110/0s",
+        "110/2d",
+        "110/10",
+        "on",
+        "5000000000/1s",
+    ] {
+        check_app(
+            &format!("budget = \"{wrong}\""),
+            &format!(
+                "evergrant.toml:5: apps.crm.budget: \"{wrong}\" is no budget: \
+                 write calls and the time for them, like \"110/10s\" (from 1s to 1d), or \"off\""
+            ),
+        );
+    }
+    check_app(
+        "max_wait = \"61s\"",
+        "evergrant.toml:5: apps.crm.max_wait: \"61s\" is out of bounds: at least 0s, at most 1m",
+    );
     check_app(
         "oauth_version = \"v2\"",
         "evergrant.toml:5: apps.crm.oauth_version: \"v2\" is no version of HubSpot's OAuth API: \

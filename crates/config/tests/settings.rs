@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evergrant_config::{Config, CoordinationMode, LogCalls, Store, TlsFiles, load, template};
 use evergrant_domain::app::{ClientAuth, Dialect};
+use evergrant_domain::call_budget::{Limit, Setting};
 use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
 
@@ -102,6 +103,33 @@ fn hubspot_needs_little_said() {
     assert_eq!(app.refresh_policy, RefreshPolicy::Queue);
     assert_eq!(app.keep_fresh, KeepFresh::Used);
     assert!(!app.public_install);
+}
+
+#[test]
+fn a_budget_is_a_number_of_calls_in_a_time_or_none() {
+    let check = |line: &str, budget, max_wait: Option<u64>| {
+        let app = app(&format!("{HUBSPOT}{line}"), &[]);
+        assert_eq!(app.budget, budget, "{line}");
+        assert_eq!(app.max_wait, max_wait.map(Duration::from_secs), "{line}");
+    };
+    let at_most = |calls, seconds| {
+        Setting::AtMost(Limit {
+            calls,
+            per: Duration::from_secs(seconds),
+        })
+    };
+    check("", Setting::Learnt, None);
+    check("budget = \"off\"\n", Setting::Off, None);
+    check(
+        "budget = \"110/10s\"\nmax_wait = \"0s\"\n",
+        at_most(110, 10),
+        Some(0),
+    );
+    check(
+        "budget = \"5000 / 1h\"\nmax_wait = \"1m\"\n",
+        at_most(5000, 3600),
+        Some(60),
+    );
 }
 
 #[test]

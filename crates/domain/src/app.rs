@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::call_budget::Setting;
 use crate::id::AppName;
 use crate::refresh_policy::{KeepFresh, RefreshPolicy};
 use crate::secret::ClientSecret;
@@ -37,6 +38,10 @@ pub struct App {
     pub support_url: Option<String>,
     /// Whether `GET /install/{app}` answers.
     pub public_install: bool,
+    /// How many calls it may make to an account.
+    pub budget: Setting,
+    /// The longest that its calls may wait for that.
+    pub max_wait: Option<Duration>,
 }
 
 impl App {
@@ -196,6 +201,8 @@ pub(crate) mod tests {
             display_name: None,
             support_url: None,
             public_install: false,
+            budget: Setting::Learnt,
+            max_wait: None,
         }
     }
 

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use crate::app::Dialect;
 use crate::time::Timestamp;
 
 /// So many calls in any window of this length.
@@ -26,6 +27,71 @@ pub const HUBSPOT_SEARCHES: Limit = Limit {
     calls: 5,
     per: Duration::from_secs(1),
 };
+
+/// What an app's operator says of its calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Setting {
+    /// As many as the provider says.
+    #[default]
+    Learnt,
+    /// As many as the provider says, and never more than this.
+    AtMost(Limit),
+    /// As many as anybody makes.
+    Off,
+}
+
+/// Which budget a call is counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// The app's calls to the account.
+    Calls,
+    /// Everybody's searches in the account, and nothing else.
+    Searches,
+    /// None.
+    Not,
+}
+
+/// Which budget the call of `method` on `path` (without query) is counted by.
+///
+/// Source: HubSpot, usage guidelines; the exemptions in its API specifications.
+pub fn counted(dialect: Dialect, method: &str, path: &str) -> Counted {
+    if dialect != Dialect::HubSpot {
+        return Counted::Calls;
+    }
+    let path = path.trim_end_matches('/');
+    let is_search = path
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.eq_ignore_ascii_case("search"));
+    if method == "POST" && is_search {
+        Counted::Searches
+    } else if path.starts_with("/webhooks-journal/") {
+        Counted::Not
+    } else {
+        Counted::Calls
+    }
+}
+
+/// How long nothing may be sent after a 429. `None`: nobody says, and nothing follows for other calls.
+///
+/// HubSpot documents no `Retry-After` for it; its `policyName` says which window is full, and `window` how long that is.
+pub fn rest(
+    policy: Option<&str>,
+    retry_after: Option<Duration>,
+    window: Option<Duration>,
+) -> Option<Duration> {
+    /// Then it is worth another look: a day's budget is refilled at midnight of the account's, wherever that is.
+    const DAILY: Duration = Duration::from_secs(60);
+    /// Longer than this nobody keeps an account silent on the word of one answer.
+    const REST_MAX: Duration = Duration::from_secs(300);
+    let by_policy = match policy {
+        Some("TEN_SECONDLY_ROLLING") => Some(window.unwrap_or(Duration::from_secs(10))),
+        Some("SECONDLY") => Some(Duration::from_secs(1)),
+        Some("DAILY") => Some(DAILY),
+        Some(_) | None => None,
+    };
+    retry_after.or(by_policy).map(|rest| rest.min(REST_MAX))
+}
 
 /// How urgent a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -482,6 +548,46 @@ mod tests {
         fill(&mut budget, 9000);
         // One of the first eleven was used, and a hundred and nine at 9 s: one is free when that one is over.
         assert_eq!(budget.claim(claim(11, Lane::Interactive), at(11_000)).granted, 1);
+    }
+
+    #[test]
+    fn searches_are_counted_by_themselves_and_the_journal_not_at_all() {
+        let check = |method: &str, path: &str, expected| {
+            assert_eq!(
+                counted(Dialect::HubSpot, method, path),
+                expected,
+                "{method} {path}"
+            );
+        };
+        check("POST", "/crm/v3/objects/contacts/search", Counted::Searches);
+        check("POST", "/crm/objects/2026-03/contacts/Search/", Counted::Searches);
+        check("GET", "/crm/v3/objects/contacts/search", Counted::Calls);
+        check("POST", "/crm/v3/objects/research", Counted::Calls);
+        check("GET", "/webhooks-journal/journal/2026-03/earliest", Counted::Not);
+        check("GET", "/webhooks-journalist/1", Counted::Calls);
+        assert_eq!(counted(Dialect::Generic, "POST", "/search"), Counted::Calls);
+    }
+
+    #[test]
+    fn after_a_429_the_provider_rests_as_long_as_it_says() {
+        let seconds = Duration::from_secs;
+        for (policy, retry_after, window, expected) in [
+            (Some("TEN_SECONDLY_ROLLING"), None, None, Some(10)),
+            (Some("TEN_SECONDLY_ROLLING"), None, Some(7), Some(7)),
+            (Some("TEN_SECONDLY_ROLLING"), Some(3), Some(7), Some(3)),
+            (Some("SECONDLY"), None, Some(10), Some(1)),
+            (Some("DAILY"), None, Some(10), Some(60)),
+            (Some("SOMETHING_NEW"), None, Some(10), None),
+            (None, None, Some(10), None),
+            (None, Some(4), None, Some(4)),
+            (Some("DAILY"), Some(86_400), None, Some(300)),
+        ] {
+            assert_eq!(
+                rest(policy, retry_after.map(seconds), window.map(seconds)),
+                expected.map(seconds),
+                "{policy:?} {retry_after:?} {window:?}"
+            );
+        }
     }
 
     #[test]

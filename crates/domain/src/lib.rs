@@ -27,6 +27,7 @@ pub mod time;
 pub mod token_answer;
 pub mod token_set;
 pub mod trust;
+pub mod upstream_breaker;
 pub mod write_ledger;
 pub mod write_lookup;
 

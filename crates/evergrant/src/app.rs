@@ -222,6 +222,8 @@ impl HubSpot {
             display_name: None,
             support_url: None,
             public_install: false,
+            budget: evergrant_domain::call_budget::Setting::Learnt,
+            max_wait: None,
         })
     }
 }

@@ -201,6 +201,8 @@ pub(crate) mod tests {
             display_name: None,
             support_url: None,
             public_install: false,
+            budget: evergrant_domain::call_budget::Setting::Learnt,
+            max_wait: None,
         }
     }
 

@@ -238,6 +238,8 @@ fn app(tokens_at: &str, api_base: &str) -> App {
         display_name: None,
         support_url: None,
         public_install: false,
+        budget: evergrant_domain::call_budget::Setting::Learnt,
+        max_wait: None,
     }
 }
 

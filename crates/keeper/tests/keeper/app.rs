@@ -32,5 +32,7 @@ pub(crate) fn app(base: &str) -> App {
         display_name: None,
         support_url: None,
         public_install: false,
+        budget: evergrant_domain::call_budget::Setting::Learnt,
+        max_wait: None,
     }
 }

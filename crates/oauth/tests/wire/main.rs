@@ -52,6 +52,8 @@ fn app(base: &str) -> App {
         display_name: None,
         support_url: None,
         public_install: false,
+        budget: evergrant_domain::call_budget::Setting::Learnt,
+        max_wait: None,
     }
 }
 

@@ -156,6 +156,8 @@ pub(crate) fn app(sim: &Simulator) -> App {
         display_name: Some("Acme <CRM>".to_owned()),
         support_url: Some("https://support.example.com/".to_owned()),
         public_install: true,
+        budget: evergrant_domain::call_budget::Setting::Learnt,
+        max_wait: None,
     }
 }
 
@@ -174,6 +176,8 @@ impl House {
         let other = App {
             name: AppName::parse("other").unwrap(),
             public_install: false,
+            budget: evergrant_domain::call_budget::Setting::Learnt,
+            max_wait: None,
             ..app(&sim)
         };
         let key = VaultKey::generate();
