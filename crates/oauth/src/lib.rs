@@ -20,6 +20,7 @@ pub use authorize::{authorize_url, new_code_verifier};
 pub use endpoint::{ClientCheck, Redeemed, TokenEndpoint};
 pub use network::{Network, Stream};
 pub use request::Introspect;
+pub use retry_after::retry_after_from;
 pub use tls::TlsRoots;
 
 /// A secret nobody can guess: 32 bytes of the system's randomness, in letters that need no escaping anywhere.

@@ -1,7 +1,8 @@
 //! `Retry-After` (RFC 9110 §10.2.3).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use evergrant_domain::Timestamp;
 use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
 
@@ -9,13 +10,26 @@ use http::header::{DATE, RETRY_AFTER};
 ///
 /// A date counts from the answer's own `Date`, so no clock of ours has a say. Without that, and for nonsense, `None`.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    pause(headers, None)
+}
+
+/// The same, where a date that comes without `Date` counts from `now` by our own clock.
+pub fn retry_after_from(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let since = Duration::from_millis(u64::try_from(now.millis()).ok()?);
+    pause(headers, Some(UNIX_EPOCH + since))
+}
+
+fn pause(headers: &HeaderMap, now: Option<SystemTime>) -> Option<Duration> {
     const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     let pause = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         let until = httpdate::parse_http_date(value).ok()?;
-        let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let now = date
+            .and_then(|date| httpdate::parse_http_date(date).ok())
+            .or(now)?;
         until.duration_since(now).unwrap_or_default()
     };
     Some(pause.min(PAUSE_MAX))
@@ -67,5 +81,24 @@ mod tests {
             check(nonsense, Some("Wed, 21 Oct 2026 07:28:00 GMT"), None);
         }
         assert_eq!(super::retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn where_the_answer_has_no_date_ours_counts() {
+        let check = |date: Option<&'static str>, seconds| {
+            let mut headers = HeaderMap::new();
+            let until = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
+            headers.insert(RETRY_AFTER, until);
+            if let Some(date) = date {
+                headers.insert(DATE, HeaderValue::from_static(date));
+            }
+            // Seven seconds before.
+            let now = Timestamp::from_millis(784_111_770_000);
+            let pause = retry_after_from(&headers, now);
+            assert_eq!(pause, Some(Duration::from_secs(seconds)), "{date:?}");
+        };
+        check(None, 7);
+        check(Some("Sun, 06 Nov 1994 08:49:34 GMT"), 3);
+        check(Some("nonsense"), 7);
     }
 }
