@@ -182,6 +182,11 @@ impl From<Refusal> for Error {
                 what: format!("its body is over the limit of {limit} bytes"),
             },
             RefusalKind::HeadersTooLarge => refused("its headers are over the limit"),
+            RefusalKind::BudgetExhausted { retry_after, .. }
+            | RefusalKind::ProviderSilent { retry_after } => Self::Unavailable {
+                what: refusal.kind.to_string(),
+                retry_after,
+            },
             RefusalKind::UpstreamUnreachable => Self::Unavailable {
                 what: "the provider cannot be reached".to_owned(),
                 retry_after: UNREACHED,

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_domain::call_budget::Counted;
 use evergrant_domain::repeat::Effect;
 use evergrant_domain::write_lookup::{LookUp, look_up};
 use evergrant_domain::{ConnectionId, Timestamp};
 use evergrant_keeper::Current;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use tokio::time::Instant;
 
+use crate::budget::{Patience, Permit};
 use crate::call_body::{CallBody, Outgoing};
 use crate::guard::Place;
 
@@ -26,6 +29,13 @@ pub(crate) struct Call<'a> {
     pub(crate) min_ttl: Option<Duration>,
     pub(crate) token: Arc<Current>,
     pub(crate) token_took: Duration,
+    /// When the first token was at hand.
+    pub(crate) ready_at: Instant,
+    /// Which budget it is counted by.
+    pub(crate) counted: Counted,
+    /// On whose terms it waits for that.
+    pub(crate) patience: Patience,
+    pub(crate) permit: Permit,
     pub(crate) sent_at: Timestamp,
     /// A 401 was answered with a repeat: there is no second one.
     pub(crate) repeated_for_401: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
-use evergrant_domain::call_budget::Lane;
+use evergrant_domain::call_budget::{Lane, counted};
 use evergrant_domain::repeat::{Effect, effect};
 use evergrant_keeper::Keeper;
 use evergrant_metrics::{CallSeen, Series};
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::answer_body::GatewayBody;
+use crate::breaker::Breakers;
+use crate::budget::{Budgets, Patience, Permit, max_wait};
 use crate::call::{Call, frame};
 use crate::call_body::{BoxError, CallBody};
 use crate::guard::{GuardsAsked, may_be_guarded};
@@ -67,6 +69,8 @@ pub(crate) struct Inner<T> {
     pub(crate) keeper: Keeper,
     pub(crate) transport: T,
     pub(crate) limits: GatewayLimits,
+    pub(crate) budgets: Budgets,
+    pub(crate) breakers: Breakers,
 }
 
 impl Gateway {
@@ -87,6 +91,8 @@ impl<T: Transport> Gateway<T> {
     pub fn over(transport: T, keeper: Keeper, limits: GatewayLimits) -> Self {
         Self {
             inner: Arc::new(Inner {
+                budgets: Budgets::new(&keeper),
+                breakers: Breakers::default(),
                 keeper,
                 transport,
                 limits,
@@ -166,7 +172,7 @@ impl<T: Transport> Gateway<T> {
     /// All that a call passes.
     async fn pass<B>(
         &self,
-        _terms: &Terms,
+        terms: &Terms,
         id: &ConnectionId,
         target: &str,
         request: Request<B>,
@@ -177,7 +183,7 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (call, guards) = self.prepare(id, target, request).await?;
+        let (call, guards) = self.prepare(terms, id, target, request).await?;
         *series = Some(call.token.series.here());
         match guards {
             // What only reads needs no guard, whatever a client puts on each of its calls.
@@ -191,6 +197,7 @@ impl<T: Transport> Gateway<T> {
     /// Everything that can be refused is, before anything is spent on it; then the token.
     async fn prepare<'a, B>(
         &self,
+        terms: &Terms,
         id: &'a ConnectionId,
         target: &'a str,
         request: Request<B>,
@@ -215,7 +222,7 @@ impl<T: Transport> Gateway<T> {
         }
         let began = Instant::now();
         let token = keeper.current(id, asked.min_ttl).await?;
-        let token_took = began.elapsed();
+        let ready_at = Instant::now();
         let provider = &token.app.provider;
         let mut headers = asked.headers;
         frame(&mut headers, &parts.method, body.length());
@@ -224,12 +231,20 @@ impl<T: Transport> Gateway<T> {
             target: written,
             uri: target.at(provider)?,
             effect: effect(provider.dialect, parts.method.as_str(), target.path()),
+            counted: counted(provider.dialect, parts.method.as_str(), target.path()),
             method: parts.method,
             headers,
             body,
             min_ttl: asked.min_ttl,
+            patience: Patience {
+                lane: terms.lane.or(asked.lane).unwrap_or_default(),
+                caller: terms.caller.clone(),
+                max_wait: max_wait(asked.max_wait, terms.max_wait, token.app.max_wait),
+            },
+            permit: Permit::NONE,
+            token_took: ready_at - began,
+            ready_at,
             token,
-            token_took,
             sent_at: keeper.clock().now(),
             repeated_for_401: false,
             repeated_blindly: false,

@@ -59,9 +59,9 @@ impl<T: Transport> Inner<T> {
                 None => self.without_a_place(call, ahead.as_ref(), record).await,
             };
         }
-        let mut patience = place::BEFORE_LEAVING;
+        let mut patience = place::BEFORE_LEAVING + call.patience.max_wait;
         if ahead.is_some() {
-            patience += self.limits.upstream_timeout;
+            patience += self.limits.upstream_timeout + call.patience.max_wait;
         }
         let reservation = self.reservation(&call, guards, &body, patience);
         drop(body);
@@ -81,11 +81,11 @@ impl<T: Transport> Inner<T> {
         ahead: Option<&Ahead>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
-        let (id, app) = (call.id, call.token.app.clone());
+        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience.clone());
         let result = self.carry_out(call, record).await;
         if record.outcome_unknown
             && let Some(ahead) = ahead
-            && let Some(found) = self.look_after(ahead, id, &app).await
+            && let Some(found) = self.look_after(ahead, id, &app, &patience).await
         {
             return Ok(self.suppressed(found, id, record));
         }
@@ -119,7 +119,7 @@ impl<T: Transport> Inner<T> {
                 }
             }
         }
-        let (id, app) = (call.id, call.token.app.clone());
+        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience.clone());
         let sent = Call {
             place: Some(place),
             ..call
@@ -138,7 +138,7 @@ impl<T: Transport> Inner<T> {
             }
             Outcome::Unknown => {
                 let found = match ahead {
-                    Some(ahead) => self.look_after(ahead, id, &app).await,
+                    Some(ahead) => self.look_after(ahead, id, &app, &patience).await,
                     None => None,
                 };
                 if let Some(found) = found {
@@ -175,7 +175,9 @@ impl<T: Transport> Inner<T> {
             (Meeting::Done, None) => Err(KeepError::StoreUnavailable { retry_after: AT_ONCE }.into()),
             (Meeting::Unknown, _) => {
                 if let Some(ahead) = ahead
-                    && let Some(found) = self.look_after(ahead, call.id, &call.token.app).await
+                    && let Some(found) = self
+                        .look_after(ahead, call.id, &call.token.app, &call.patience)
+                        .await
                 {
                     return Ok(self.suppressed(found, call.id, record));
                 }
@@ -200,7 +202,9 @@ fn came(result: &Result<Response<GatewayBody>, RefusalKind>, place: &Place) -> C
         Ok(response) => Came::Answer(response.status().as_u16()),
         Err(_) if !place.has_left() => Came::NotSent,
         // After a 401, or the last sending found nobody: neither was applied.
-        Err(RefusalKind::Keep(_) | RefusalKind::UpstreamUnreachable) => Came::NotSent,
+        Err(RefusalKind::Keep(_) | RefusalKind::ProviderSilent { .. } | RefusalKind::UpstreamUnreachable) => {
+            Came::NotSent
+        }
         Err(_) => Came::Nothing,
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::call_budget::Lane;
 use evergrant_domain::{Timestamp, Version};
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::budget::MAX_WAIT_MAX;
 use crate::guard::GuardsAsked;
 use crate::record::RefusalKind;
 
@@ -33,6 +35,10 @@ pub(crate) struct Asked {
     pub(crate) enqueued_at: Option<Timestamp>,
     /// How a write is to be guarded.
     pub(crate) guards: GuardsAsked,
+    /// How urgent it is.
+    pub(crate) lane: Option<Lane>,
+    /// How long it may wait for budget.
+    pub(crate) max_wait: Option<Duration>,
 }
 
 /// Takes a caller's headers apart.
@@ -46,6 +52,7 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
     let mut on = HeaderMap::with_capacity(headers.len() + 2);
     let (mut min_ttl, mut enqueued_at) = (None, None);
     let mut guards = GuardsAsked::None;
+    let (mut lane, mut max_wait) = (None, None);
     let mut size = 0;
     for (name, value) in headers {
         size += name.as_str().len() + value.len();
@@ -57,12 +64,14 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
                 Some(seconds) => min_ttl = Some(Duration::from_secs(seconds)),
                 None => return bad_request("Evergrant-Min-Ttl is not a whole number of seconds"),
             },
-            "evergrant-lane" if !matches!(value.as_bytes(), b"interactive" | b"sync" | b"backfill") => {
-                return bad_request("Evergrant-Lane is none of interactive, sync and backfill");
-            }
-            "evergrant-max-wait" if !is_max_wait(value) => {
-                return bad_request("Evergrant-Max-Wait is not a whole number of seconds up to 60");
-            }
+            "evergrant-lane" => match value.to_str().ok().and_then(Lane::parse) {
+                Some(asked) => lane = Some(asked),
+                None => return bad_request("Evergrant-Lane is none of interactive, sync and backfill"),
+            },
+            "evergrant-max-wait" => match seconds_to_wait(value) {
+                Some(asked) => max_wait = Some(asked),
+                None => return bad_request("Evergrant-Max-Wait is not a whole number of seconds up to 60"),
+            },
             "evergrant-enqueued-at" => match time(value) {
                 Some(at) => enqueued_at = Some(at),
                 None => {
@@ -106,16 +115,14 @@ pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, Re
         min_ttl,
         enqueued_at,
         guards,
+        lane,
+        max_wait,
     })
 }
 
-fn is_max_wait(value: &HeaderValue) -> bool {
-    const MAX_WAIT_S: u8 = 60;
-    let seconds = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse::<u8>().ok());
-    seconds.is_some_and(|seconds| seconds <= MAX_WAIT_S)
+fn seconds_to_wait(value: &HeaderValue) -> Option<Duration> {
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds)).filter(|wait| *wait <= MAX_WAIT_MAX)
 }
 
 fn time(value: &HeaderValue) -> Option<Timestamp> {
@@ -188,6 +195,8 @@ pub(crate) struct Said {
     pub(crate) outcome_unknown: bool,
     pub(crate) not_repeated: bool,
     pub(crate) token_took: Duration,
+    /// How long it waited for its turn; nothing where nobody counts its calls.
+    pub(crate) budget_wait: Option<Duration>,
     pub(crate) upstream_took: Duration,
 }
 
@@ -207,7 +216,12 @@ impl Said {
             headers.insert(NOT_REPEATED, HeaderValue::from_static("body-not-kept"));
         }
         let [token, upstream] = [self.token_took, self.upstream_took].map(|took| took.as_secs_f64() * 1000.0);
-        let timing = format!("token;dur={token:.2}, upstream;dur={upstream:.2}");
+        let timing = match self.budget_wait.map(|wait| wait.as_secs_f64() * 1000.0) {
+            Some(budget) => {
+                format!("token;dur={token:.2}, budget;dur={budget:.2}, upstream;dur={upstream:.2}")
+            }
+            None => format!("token;dur={token:.2}, upstream;dur={upstream:.2}"),
+        };
         if let Ok(timing) = HeaderValue::from_maybe_shared(bytes::Bytes::from(timing)) {
             headers.append(SERVER_TIMING, timing);
         }

@@ -10,6 +10,8 @@
 //! `upstream` (what "it was not sent" means). `guard` is for writes whose caller wants them carried out once.
 
 mod answer_body;
+mod breaker;
+mod budget;
 mod call;
 mod call_body;
 mod gateway;

@@ -67,6 +67,20 @@ pub enum RefusalKind {
     /// The headers are over the limit. Nothing was sent.
     #[error("the headers are over the limit")]
     HeadersTooLarge,
+    /// The account's budget has no place for the call within the time that it may wait. It was not sent.
+    #[error("no budget of calls is left within the time that this one may wait")]
+    BudgetExhausted {
+        /// When it is worth another try.
+        retry_after: Duration,
+        /// HubSpot's word for the limit.
+        policy: &'static str,
+    },
+    /// The provider has answered nothing for a while, and is left alone for a moment. The call was not sent.
+    #[error("the provider has answered nothing for a while")]
+    ProviderSilent {
+        /// When it is worth another try.
+        retry_after: Duration,
+    },
     /// The provider was not reached: the call did not leave.
     #[error("the provider cannot be reached")]
     UpstreamUnreachable,
@@ -104,7 +118,9 @@ impl RefusalKind {
                 | KeepError::Overloaded { .. },
             )
             | Self::IdempotencyInProgress { .. }
+            | Self::ProviderSilent { .. }
             | Self::UpstreamUnreachable => Class::Unavailable,
+            Self::BudgetExhausted { .. } => Class::RateLimited,
             Self::UpstreamTimeout | Self::OutcomeUnknown { .. } => Class::Timeout,
         }
     }
@@ -139,6 +155,8 @@ pub struct CallRecord {
     pub provider_correlation_id: Option<String>,
     /// Until the head of the answer, or the refusal.
     pub duration: Duration,
+    /// How much of it was waiting for its turn in the account's budget; `None` where nobody counts its calls.
+    pub budget_wait: Option<Duration>,
     /// How much of it was the provider's; `None` where nothing was sent.
     pub upstream: Option<Duration>,
     path: Box<str>,
@@ -161,6 +179,7 @@ impl CallRecord {
             seconds_remaining: None,
             provider_correlation_id: None,
             duration: Duration::ZERO,
+            budget_wait: None,
             upstream: None,
             path: path.into(),
         }

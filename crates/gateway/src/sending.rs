@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use evergrant_domain::Kind;
 use evergrant_domain::api_answer::{Class, Judgement};
+use evergrant_domain::call_budget::rest;
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::repeat::Effect;
+use evergrant_domain::upstream_breaker::Reached;
 use evergrant_keeper::{AfterRejection, Current};
 use http::{Response, StatusCode, Version};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer_body::{GatewayBody, Rest};
+use crate::breaker::Passing;
+use crate::budget::{Exhausted, Patience, window};
 use crate::call::Call;
 use crate::call_body::{BROKEN_OFF, Fault};
 use crate::gateway::Inner;
@@ -38,10 +42,13 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         record.app = Some(call.token.app.name.clone());
+        self.await_turn(&mut call, record).await?;
         // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
         let mut response = loop {
+            let passing = self.breakers.pass(&call.uri).map_err(silent)?;
             self.ready(&mut call).await?;
             let response = self.send(&mut call, record).await;
+            self.learn(passing, &mut call, &response);
             let next = match response {
                 Ok(response) if response.status().as_u16() < 400 => {
                     Next::Pass(response.map(GatewayBody::new))
@@ -71,6 +78,7 @@ impl<T: Transport> Inner<T> {
             outcome_unknown: record.outcome_unknown,
             not_repeated: call.not_repeated,
             token_took: call.token_took,
+            budget_wait: record.budget_wait,
             upstream_took: record.upstream.unwrap_or_default(),
         }
         .write(headers);
@@ -89,8 +97,86 @@ impl<T: Transport> Inner<T> {
         Ok(())
     }
 
+    /// Waits until the call may leave: its first sending.
+    async fn await_turn(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<(), RefusalKind> {
+        self.breakers.look(&call.uri).map_err(silent)?;
+        let admitted = self
+            .budgets
+            .admit(&call.token, call.counted, &call.patience, call.ready_at)
+            .await;
+        call.permit = match admitted {
+            Ok(permit) if !permit.counts() => return Ok(()),
+            Ok(permit) => permit,
+            Err(Exhausted { retry_after, policy }) => {
+                self.waited(call, record, call.ready_at);
+                return Err(RefusalKind::BudgetExhausted { retry_after, policy });
+            }
+        };
+        self.waited(call, record, call.ready_at);
+        if call.permit.has_waited() {
+            // Time has passed since it was chosen, and the connection may be another by now.
+            call.token = self.keeper.current(call.id, call.min_ttl).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a read that came back 429 may leave once more. `false`: not within its patience.
+    async fn await_next_turn(&self, call: &mut Call<'_>, record: &mut CallRecord, pause: Duration) -> bool {
+        let left = call
+            .patience
+            .max_wait
+            .saturating_sub(record.budget_wait.unwrap_or_default());
+        if pause > left {
+            return false;
+        }
+        let began = Instant::now();
+        sleep(pause).await;
+        let patience = Patience {
+            max_wait: left - pause,
+            ..call.patience.clone()
+        };
+        let admitted = self
+            .budgets
+            .admit(&call.token, call.counted, &patience, Instant::now())
+            .await;
+        self.waited(call, record, began);
+        match admitted {
+            Ok(permit) => {
+                call.permit = permit;
+                true
+            }
+            Err(Exhausted { .. }) => false,
+        }
+    }
+
+    fn waited(&self, call: &Call<'_>, record: &mut CallRecord, since: Instant) {
+        let waited = since.elapsed();
+        record.budget_wait = Some(record.budget_wait.unwrap_or_default() + waited);
+        let series = call.token.series.here();
+        series.budget_waited(call.patience.lane, waited);
+    }
+
+    /// What an answer, or that there is none, says of calls to come.
+    fn learn(&self, passing: Passing<'_>, call: &mut Call<'_>, answer: &Result<Response<Rest>, NoAnswer>) {
+        match answer {
+            Ok(response) => {
+                passing.tell(&call.uri, Reached::by(response.status().as_u16()));
+                let (status, headers) = (response.status(), response.headers());
+                self.budgets
+                    .heard(&mut call.permit, &call.token, call.counted, status, headers);
+            }
+            // The caller's doing.
+            Err(_) if call.body.fault().is_some() => {}
+            Err(NoAnswer::TimedOut) if call.body.waits_for_the_caller() => {}
+            Err(NoAnswer::NotSent | NoAnswer::Cut | NoAnswer::TimedOut) => {
+                passing.tell(&call.uri, Reached::No);
+            }
+        }
+    }
+
     async fn send(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<Response<Rest>, NoAnswer> {
         call.sent_at = self.keeper.clock().now();
+        call.permit.leaves();
         record.attempts += 1;
         record.version = Some(call.token.version);
         // Nobody knows when a static token ends.
@@ -128,7 +214,7 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
         mut response: Response<GatewayBody>,
     ) -> Result<Next, RefusalKind> {
-        let judged = verdict(&mut response).await;
+        let judged = verdict(&mut response, self.keeper.clock().now()).await;
         record.class = judged.class;
         record.provider_correlation_id.clone_from(&judged.correlation_id);
         match response.status().as_u16() {
@@ -158,13 +244,26 @@ impl<T: Transport> Inner<T> {
                     format!("a call came back 429, limit {policy}"),
                     &judged,
                 );
+                let policy = judged.policy.as_deref();
+                if let Some(pause) = rest(policy, judged.retry_after, window(response.headers())) {
+                    self.budgets.rest(&call.token, call.counted, pause, policy);
+                    if call.may_be_repeated_blindly() && self.await_next_turn(call, record, pause).await {
+                        drop(response);
+                        return self.repeat_blindly(call).await;
+                    }
+                }
             }
-            500.. if call.may_be_repeated_blindly() => {
-                /// Enough for whoever restarted behind a balancer.
-                const PAUSE: Duration = Duration::from_millis(250);
+            status @ (423 | 477 | 500..) if call.may_be_repeated_blindly() => {
                 const PAUSE_MAX: Duration = Duration::from_secs(2);
-                let pause = judged.retry_after.unwrap_or(PAUSE);
-                if pause <= PAUSE_MAX {
+                let pause = judged.retry_after.or(match status {
+                    // HubSpot's locks last that long.
+                    423 => Some(Duration::from_secs(2)),
+                    // An account that moves house says how long that takes.
+                    477 => None,
+                    // Enough for whoever restarted behind a balancer.
+                    _ => Some(Duration::from_millis(250)),
+                });
+                if let Some(pause) = pause.filter(|pause| *pause <= PAUSE_MAX) {
                     drop(response);
                     sleep(pause).await;
                     return self.repeat_blindly(call).await;
@@ -323,4 +422,8 @@ impl<T: Transport> Inner<T> {
             },
         );
     }
+}
+
+fn silent(retry_after: Duration) -> RefusalKind {
+    RefusalKind::ProviderSilent { retry_after }
 }

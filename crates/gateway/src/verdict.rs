@@ -1,17 +1,18 @@
 //! What a failed answer means: read as far as that needs, unpacked for reading only, judged by the domain.
 
 use std::io::Read as _;
-use std::time::Duration;
 
+use evergrant_domain::Timestamp;
 use evergrant_domain::api_answer::{ApiAnswer, Judgement, judge};
+use evergrant_oauth::retry_after_from;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use http::header::{CONTENT_ENCODING, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_ENCODING, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response};
 
 use crate::answer_body::GatewayBody;
 
-/// Judges a failed answer. Its body stays whole.
-pub(crate) async fn verdict(response: &mut Response<GatewayBody>) -> Judgement {
+/// Judges a failed answer that came at `now`. Its body stays whole.
+pub(crate) async fn verdict(response: &mut Response<GatewayBody>, now: Timestamp) -> Judgement {
     let body = response.body_mut().read_ahead().await;
     let headers = response.headers();
     let body = body.and_then(|body| {
@@ -25,20 +26,13 @@ pub(crate) async fn verdict(response: &mut Response<GatewayBody>) -> Judgement {
         www_authenticate: headers
             .get(WWW_AUTHENTICATE)
             .and_then(|value| value.to_str().ok()),
-        retry_after: retry_after(headers),
+        retry_after: retry_after_from(headers, now),
         body: body.as_deref().unwrap_or_default(),
     });
     if judged.correlation_id.is_none() {
         judged.correlation_id = correlation_id(headers);
     }
     judged
-}
-
-/// `Retry-After` in seconds. A date counts as longer than anybody waits here.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?;
-    let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    Some(Duration::from_secs(seconds.unwrap_or(u64::from(u32::MAX))))
 }
 
 fn correlation_id(headers: &HeaderMap) -> Option<String> {

@@ -3,13 +3,16 @@
 //! Keys are known by their hash. Those that are in use are kept in memory for as long as no process makes or revokes a key
 //! (the keeper's `keys_generation`), so a call costs a hash and a look into a map, and a revocation is felt within a second.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use evergrant_domain::access::{Limits, Role};
+use evergrant_domain::call_budget::Lane;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{AppName, Connection, ConnectionId, Customer};
+use evergrant_gateway::Terms;
 use evergrant_keeper::Keeper;
 use evergrant_store::contract::ApiKey;
 use evergrant_store::vault::random_token;
@@ -47,7 +50,25 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Whoever makes a call: the operator at the machine itself, or the holder of an API key.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    key: Option<Arc<ApiKey>>,
+    key: Option<Arc<KnownKey>>,
+}
+
+/// A key, and on which terms it calls through the gateway.
+#[derive(Debug)]
+struct KnownKey {
+    record: ApiKey,
+    terms: Terms,
+}
+
+impl From<ApiKey> for KnownKey {
+    fn from(record: ApiKey) -> Self {
+        let terms = Terms {
+            caller: Some(record.id.as_str().into()),
+            lane: record.lane.as_deref().and_then(Lane::parse),
+            max_wait: record.max_wait.map(|seconds| Duration::from_secs(seconds.into())),
+        };
+        Self { record, terms }
+    }
 }
 
 impl Caller {
@@ -58,7 +79,7 @@ impl Caller {
     pub(crate) fn limits(&self) -> Option<&Limits> {
         self.key
             .as_ref()
-            .map(|key| &key.limits)
+            .map(|key| &key.record.limits)
             .filter(|limits| **limits != Limits::default())
     }
 
@@ -69,13 +90,22 @@ impl Caller {
 
     /// How it is named in a history.
     pub(crate) fn shown(&self) -> String {
-        self.key
-            .as_ref()
-            .map_or_else(|| "the operator".to_owned(), |key| format!("API key {}", key.id))
+        self.key.as_ref().map_or_else(
+            || "the operator".to_owned(),
+            |key| format!("API key {}", key.record.id),
+        )
     }
 
     fn role(&self) -> Role {
-        self.key.as_ref().map_or(Role::Admin, |key| key.role)
+        self.key.as_ref().map_or(Role::Admin, |key| key.record.role)
+    }
+
+    /// On which terms it calls through the gateway; the operator's calls say it themselves.
+    pub(crate) fn terms(&self) -> Cow<'_, Terms> {
+        match &self.key {
+            Some(key) => Cow::Borrowed(&key.terms),
+            None => Cow::Owned(Terms::default()),
+        }
     }
 
     /// Refuses where the role does not include `needed`.
@@ -170,7 +200,7 @@ pub(crate) struct Keys {
 
 #[derive(Clone)]
 struct AtHand {
-    key: Arc<ApiKey>,
+    key: Arc<KnownKey>,
     generation: u64,
 }
 
@@ -212,7 +242,8 @@ impl Keys {
                 .ok_or_else(refused)?,
         };
         let now = keeper.clock().now();
-        if key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= now) {
+        let record = &key.record;
+        if record.revoked_at.is_some() || record.expires_at.is_some_and(|end| end <= now) {
             return Err(refused());
         }
         Ok(Caller { key: Some(key) })
@@ -223,11 +254,12 @@ impl Keys {
         keeper: &Keeper,
         hash: [u8; 32],
         generation: u64,
-    ) -> Result<Option<Arc<ApiKey>>, Problem> {
+    ) -> Result<Option<Arc<KnownKey>>, Problem> {
         let Ok(Ok(_turn)) = timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
-        let key = keeper.store().key_by_hash(hash).await?.map(Arc::new);
+        let key = keeper.store().key_by_hash(hash).await?;
+        let key = key.map(|key| Arc::new(KnownKey::from(key)));
         let at_hand = self.at_hand.pin();
         match &key {
             // Only keys that exist are kept, so the map is no larger than their number.
@@ -245,7 +277,7 @@ impl Keys {
 
     /// A key that this process revoked is not at hand any more; other processes learn it from the change feed.
     pub(crate) fn forget(&self, id: &str) {
-        self.at_hand.pin().retain(|_, known| known.key.id != id);
+        self.at_hand.pin().retain(|_, known| known.key.record.id != id);
     }
 }
 

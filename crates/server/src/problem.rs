@@ -161,14 +161,17 @@ codes! {
     Internal "internal" 500 false "A fault in the service"
         "Something in the service itself failed; its log says what, under this request id."
         "Report it with the request id.";
+    BudgetExhausted "budget_exhausted" 429 true "The account's budget of calls is used up"
+        "The provider allows so many calls in a time, and others have used them: this one would have waited for longer than it may. Nothing was sent."
+        "Try again after `Retry-After`, ask for a longer `Evergrant-Max-Wait`, or make fewer calls: in batches, from a cache.";
     UpstreamUnreachable "upstream_unreachable" 502 true "The provider cannot be reached"
         "No connection to the provider could be made. Nothing was sent."
         "Try again; it is safe.";
     UpstreamTimeout "upstream_timeout" 504 true "The provider did not answer in time"
         "A read or an idempotent write left, and no answer came: not in time, or the connection ended before."
         "Try again; it is safe.";
-    ProviderUnavailable "provider_unavailable" 503 true "The provider issues no token now"
-        "The token at hand has ended and the provider's token endpoint issues no other at the moment."
+    ProviderUnavailable "provider_unavailable" 503 true "The provider does not answer now"
+        "The token at hand has ended and the provider's token endpoint issues no other at the moment, or its API has answered no call for a while. Nothing was sent."
         "Try again after `Retry-After`.";
     StoreUnavailable "store_unavailable" 503 true "The store does not answer"
         "The database cannot be reached, and what is known without it is too old to be used."
@@ -209,6 +212,7 @@ struct Details {
     /// Where it is more than the code's own.
     action: Option<String>,
     lookup: Option<LookUp>,
+    policy: Option<&'static str>,
 }
 
 /// A problem document (RFC 9457).
@@ -238,6 +242,12 @@ pub(crate) struct ProblemView<'a> {
     /// The request that says whether a write of unknown outcome was carried out, where one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     lookup: Option<LookUpView<'a>>,
+    /// `RATE_LIMIT`, as HubSpot says it, where a budget is used up.
+    #[serde(rename = "errorType", skip_serializing_if = "Option::is_none")]
+    error_type: Option<&'static str>,
+    /// HubSpot's name for the limit.
+    #[serde(rename = "policyName", skip_serializing_if = "Option::is_none")]
+    policy_name: Option<&'static str>,
 }
 
 /// A request to send through the gateway, on the same connection.
@@ -271,6 +281,7 @@ impl Problem {
             allow: None,
             action: None,
             lookup: None,
+            policy: None,
         }))
     }
 
@@ -327,6 +338,14 @@ impl Problem {
             RefusalKind::GuardNotApplicable { what } => Self::because(Code::GuardNotApplicable, *what),
             RefusalKind::BodyTooLarge { limit } => Self::body_too_large(*limit),
             RefusalKind::HeadersTooLarge => Self::new(Code::HeadersTooLarge),
+            RefusalKind::BudgetExhausted { retry_after, policy } => {
+                let mut problem = Self::new(Code::BudgetExhausted).retry_after(*retry_after);
+                problem.0.policy = Some(policy);
+                problem
+            }
+            RefusalKind::ProviderSilent { retry_after } => {
+                Self::because(Code::ProviderUnavailable, refusal.kind.to_string()).retry_after(*retry_after)
+            }
             RefusalKind::UpstreamUnreachable => Self::new(Code::UpstreamUnreachable),
             RefusalKind::UpstreamTimeout => Self::new(Code::UpstreamTimeout),
             RefusalKind::IdempotencyInProgress { retry_after } => {
@@ -417,6 +436,8 @@ impl Problem {
                 path: &look_up.path,
                 body: look_up.body.as_deref(),
             }),
+            error_type: self.0.policy.map(|_| "RATE_LIMIT"),
+            policy_name: self.0.policy,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who waits for a budget, and whose turn it is: the urgent first, callers in turn within a lane, and nobody never.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use evergrant_domain::call_budget::Lane;
@@ -115,19 +115,45 @@ impl<W> Queue<W> {
         true
     }
 
-    /// Takes out those of whom this is true.
-    pub(super) fn take_if(&mut self, mut is_so: impl FnMut(&W) -> bool) -> Vec<W> {
+    /// Takes out those of whom this is true, told by how many are called before them as things are.
+    pub(super) fn take_if(&mut self, mut is_so: impl FnMut(usize, &W) -> bool) -> Vec<W> {
+        let turns = self.turns();
         let mut taken = Vec::new();
         for lines in &mut self.lanes {
             for line in lines.iter_mut() {
-                let (out, stay): (Vec<_>, Vec<_>) =
-                    line.waiting.drain(..).partition(|(_, waiter)| is_so(waiter));
+                let (out, stay): (Vec<_>, Vec<_>) = line
+                    .waiting
+                    .drain(..)
+                    .partition(|(arrived, waiter)| is_so(turns[arrived], waiter));
                 taken.extend(out.into_iter().map(|(_, waiter)| waiter));
                 line.waiting.extend(stay);
             }
             lines.retain(|line| !line.waiting.is_empty());
         }
         taken
+    }
+
+    /// How many are called before each.
+    fn turns(&self) -> HashMap<u64, usize> {
+        let mut shadow = Queue {
+            lanes: self.lanes.each_ref().map(|lines| {
+                let lines = lines.iter().map(|line| Line {
+                    caller: None,
+                    waiting: line
+                        .waiting
+                        .iter()
+                        .map(|(arrived, _)| (*arrived, *arrived))
+                        .collect(),
+                });
+                lines.collect()
+            }),
+            arrived: self.arrived,
+            turns: self.turns,
+        };
+        std::iter::from_fn(|| shadow.pop())
+            .enumerate()
+            .map(|(turn, arrived)| (arrived, turn))
+            .collect()
     }
 
     /// The most urgent lane in which anybody waits.
@@ -242,7 +268,8 @@ mod tests {
         assert!(!queue.leave(&places[1]), "once only");
         assert_eq!(queue.pop(), Some("1"));
         assert!(!queue.leave(&places[0]), "was called");
-        assert_eq!(queue.take_if(|name| *name == "3"), ["3"]);
+        assert_eq!(queue.take_if(|ahead, name| ahead == 0 && *name == "2"), [""; 0]);
+        assert_eq!(queue.take_if(|ahead, name| ahead == 0 && *name == "3"), ["3"]);
         assert!(queue.is_empty() && queue.pop().is_none());
         assert!(!queue.leave(&places[2]));
     }

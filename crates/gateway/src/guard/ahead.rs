@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use evergrant_domain::call_budget::counted;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::read_before_write::{AsAnswered, Found, Wanted};
 use evergrant_domain::repeat::Effect;
@@ -14,6 +15,7 @@ use http_body_util::Empty;
 use tokio::time::Instant;
 
 use crate::answer_body::GatewayBody;
+use crate::budget::{Patience, Permit};
 use crate::call::Call;
 use crate::call_body::CallBody;
 use crate::gateway::Inner;
@@ -61,7 +63,7 @@ impl<T: Transport> Inner<T> {
         call: &Call<'_>,
         record: &mut CallRecord,
     ) -> Result<Option<Response<GatewayBody>>, RefusalKind> {
-        match self.look(ahead, call.id, &call.token.app).await? {
+        match self.look(ahead, call.id, &call.token.app, &call.patience).await? {
             Seen::There(answer) => Ok(Some(self.suppressed(answer, call.id, record))),
             Seen::NotThere => Ok(None),
             Seen::Refused(refused) => {
@@ -88,8 +90,9 @@ impl<T: Transport> Inner<T> {
         ahead: &Ahead,
         id: &ConnectionId,
         app: &Arc<App>,
+        patience: &Patience,
     ) -> Option<AsAnswered> {
-        match self.look(ahead, id, app).await {
+        match self.look(ahead, id, app, patience).await {
             Ok(Seen::There(answer)) => Some(answer),
             Ok(Seen::NotThere | Seen::Refused(_) | Seen::CannotTell) | Err(_) => None,
         }
@@ -112,7 +115,13 @@ impl<T: Transport> Inner<T> {
         given(answer.status, headers, answer.body.into(), "true", record)
     }
 
-    async fn look(&self, ahead: &Ahead, id: &ConnectionId, app: &Arc<App>) -> Result<Seen, RefusalKind> {
+    async fn look(
+        &self,
+        ahead: &Ahead,
+        id: &ConnectionId,
+        app: &Arc<App>,
+        patience: &Patience,
+    ) -> Result<Seen, RefusalKind> {
         /// 500 associations a page.
         const PAGES_MAX: usize = 20;
         const ANSWER_MAX: usize = 1024 * 1024;
@@ -122,7 +131,7 @@ impl<T: Transport> Inner<T> {
         let mut next = ahead.0.look_up();
         for _ in 0..PAGES_MAX {
             let mut of_the_look = CallRecord::new(Method::GET, &next.path);
-            let look = self.looking(id, app, &next).await?;
+            let look = self.looking(id, app, patience, &next).await?;
             // What is looked up with may be guarded itself no more.
             let mut response = Box::pin(self.carry_out(look, &mut of_the_look)).await?;
             let whole = response
@@ -147,10 +156,12 @@ impl<T: Transport> Inner<T> {
         &self,
         id: &'a ConnectionId,
         app: &Arc<App>,
+        patience: &Patience,
         look: &'a LookUp,
     ) -> Result<Call<'a>, RefusalKind> {
         let began = Instant::now();
         let token = self.keeper.current(id, None).await?;
+        let ready_at = Instant::now();
         let target = Target::parse(&look.path)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -164,7 +175,11 @@ impl<T: Transport> Inner<T> {
             effect: Effect::Read,
             min_ttl: None,
             token,
-            token_took: began.elapsed(),
+            token_took: ready_at - began,
+            ready_at,
+            counted: counted(app.provider.dialect, "GET", target.path()),
+            patience: patience.clone(),
+            permit: Permit::NONE,
             sent_at: self.keeper.clock().now(),
             repeated_for_401: false,
             repeated_blindly: false,

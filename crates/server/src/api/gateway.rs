@@ -35,6 +35,8 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
         ("Idempotency-Key" = Option<String>, Header, description = "Carries a write out once: the same key and request get the first answer again, for 24 hours. At most 255 visible ASCII characters."),
         ("Evergrant-Dedupe" = Option<String>, Header, description = "`fingerprint;window=60`: the same, without a key, for requests that are equal within so many seconds."),
         ("Evergrant-Guard" = Option<String>, Header, description = "`read-before-write;property=email`: looks first whether what a create or an association would bring is there."),
+        ("Evergrant-Lane" = Option<String>, Header, description = "How urgent the call is where calls must wait for the account's budget: `interactive`, `sync` (the default) or `backfill`. What the key says counts first."),
+        ("Evergrant-Max-Wait" = Option<u32>, Header, description = "How many seconds it may wait for that: 10 by default, 60 at most, and no more than key and app allow."),
     ),
     responses(
         (status = "default", description = "The provider's answer, or a problem with the header Evergrant-Error.", body = ProblemView<'_>, content_type = "application/problem+json",
@@ -58,7 +60,12 @@ where
     let answer = async {
         let (id, target) = destination(request.uri(), request.headers())?;
         caller.admit(shared.keeper(), &id, Role::Gateway).await?;
-        match shared.engine.gateway().call(&id, &target, request).await {
+        match shared
+            .engine
+            .gateway()
+            .call_on(&caller.terms(), &id, &target, request)
+            .await
+        {
             Ok(answer) => {
                 let mut response = answer.response.map(Body::new);
                 response.extensions_mut().insert(GatewayCall {
