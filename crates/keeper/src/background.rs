@@ -8,7 +8,7 @@ use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Revoked};
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
-use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Sweep, Usage};
+use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::Keeper;
@@ -17,6 +17,8 @@ const DUE_EVERY: Duration = Duration::from_secs(1);
 const USAGE_EVERY: Duration = Duration::from_secs(30);
 const REVOKE_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Stored answers come in faster than anything else that is swept.
+const SWEEP_WRITES_EVERY: Duration = Duration::from_secs(60);
 const LAND_EVERY: Duration = Duration::from_secs(10);
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
@@ -38,7 +40,7 @@ const REVOKE_PUSH: Duration = Duration::from_secs(60);
 
 /// How long finished connect sessions, feed entries and budgets that nobody uses are kept.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// How much room the bodies of stored answers may take, in bytes.
+/// How much room the bodies of all stored answers may take, in bytes, but for what came in since the last look.
 const BODIES_MAX: u64 = 256 * 1024 * 1024;
 
 impl Keeper {
@@ -57,16 +59,14 @@ impl Keeper {
         self.every(USAGE_EVERY, |keeper| async move { keeper.flush_usage().await });
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
         self.every(SWEEP_EVERY, |keeper| async move {
-            let now = keeper.inner.clock.now();
-            let before = now.before(KEPT);
+            let before = keeper.inner.clock.now().before(KEPT);
             keeper.inner.cache.let_go(keeper.inner.clock.boot());
             keeper.forget_examined(before);
-            let sweep = Sweep {
-                now,
-                before,
-                bodies_max: BODIES_MAX,
-            };
-            keeper.inner.store.sweep(sweep).await
+            keeper.inner.store.sweep(before).await
+        });
+        self.every(SWEEP_WRITES_EVERY, |keeper| async move {
+            let now = keeper.inner.clock.now();
+            keeper.inner.store.sweep_writes(now, BODIES_MAX).await
         });
     }
 

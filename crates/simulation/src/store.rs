@@ -19,7 +19,7 @@ use evergrant_store::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
     CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
     Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, SessionOutcome, Store,
-    StoreError, StoredEvent, Sweep, Usage, WriteEnd, WriteReservation, WriteTicket,
+    StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use parking_lot::Mutex;
 use tokio::time::sleep;

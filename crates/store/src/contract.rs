@@ -485,17 +485,6 @@ pub enum WriteEnd {
     Unknown,
 }
 
-/// What is to be forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sweep {
-    /// The time now: writes are kept until their own time is over, and as long as they are under way.
-    pub now: Timestamp,
-    /// Sessions, authorizations, revocations and feed entries that ended before this, and budgets that nobody claimed from since.
-    pub before: Timestamp,
-    /// How many bytes the bodies of all stored answers may take, sealed. Above that the oldest are dropped; status and headers stay.
-    pub bodies_max: u64,
-}
-
 /// Which budget of calls, by what it is counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum BudgetName {
@@ -884,8 +873,12 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError>;
 
-    /// Forgets what has ended.
-    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError>;
+    /// Forgets sessions, authorizations and feed entries that ended before `before`, and budgets that nobody claimed from since.
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets guarded writes whose time is over and that are not under way. Where the bodies of all stored answers take more than
+    /// `bodies_max` bytes, sealed, drops the oldest ones: status and headers stay.
+    async fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Result<(), StoreError>;
 
     /// What the store tells of itself: its clock and its epoch.
     async fn pulse(&self) -> Result<Pulse, StoreError>;

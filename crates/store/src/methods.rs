@@ -55,7 +55,8 @@ macro_rules! for_plain_methods {
             fn finish_session(id: &str, outcome: SessionOutcome) -> ();
             fn begin_authorization(authorization: Authorization) -> ();
             fn spend_state(state_hash: [u8; 32], now: Timestamp) -> Option<Authorization>;
-            fn sweep(sweep: Sweep) -> ();
+            fn sweep(before: Timestamp) -> ();
+            fn sweep_writes(now: Timestamp, bodies_max: u64) -> ();
             fn ping() -> ();
             $($also)*
         }

@@ -50,7 +50,7 @@ use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
     CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
     Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
-    Store, StoreError, StoredEvent, Sweep, Usage, WriteEnd, WriteReservation, WriteTicket,
+    Store, StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::{HighestSeen, SealedAnswer};
 use crate::vault::Vault;
@@ -108,11 +108,10 @@ macro_rules! in_session {
                 }
                 let $db = &session;
                 let done = $work.await;
-                if $purpose == Purpose::Transaction {
-                    match &done {
-                        Ok(_) => session.commit().await?,
-                        Err(_) => session.rollback().await,
-                    }
+                match (&done, $purpose) {
+                    (Ok(_), Purpose::Transaction) => session.commit().await?,
+                    (Err(_), Purpose::Transaction | Purpose::OwnTransaction) => session.rollback().await,
+                    _ => {}
                 }
                 if session.has_fed() {
                     $store.hints.tell();
@@ -408,7 +407,7 @@ impl Store for PostgresStore {
         claim: Claim,
         _now: Timestamp,
     ) -> Result<Grant, StoreError> {
-        in_session!(self, Purpose::Transaction, db => db.claim_calls(budget, claim))
+        in_session!(self, Purpose::OwnTransaction, db => db.claim_calls(budget, claim))
     }
 
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
@@ -455,8 +454,18 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Transaction, db => db.spend_state(state_hash, now))
     }
 
-    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Transaction, db => db.sweep(sweep))
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.sweep(before))
+    }
+
+    async fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Result<(), StoreError> {
+        loop {
+            let swept: Result<_, StoreError> =
+                in_session!(self, Purpose::Transaction, db => db.sweep_writes(now, bodies_max));
+            if !swept? {
+                return Ok(());
+            }
+        }
     }
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {

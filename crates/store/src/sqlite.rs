@@ -48,7 +48,7 @@ use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
     CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
     Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
-    Store, StoreError, StoredEvent, Sweep, Usage, WriteEnd, WriteReservation, WriteTicket,
+    Store, StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::vault::Vault;
 
@@ -526,8 +526,13 @@ impl Store for SqliteStore {
         self.write(move |db| db.spend_state(state_hash, now)).await
     }
 
-    async fn sweep(&self, sweep: Sweep) -> Result<(), StoreError> {
-        self.write(move |db| db.sweep(sweep)).await
+    async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.write(move |db| db.sweep(before)).await
+    }
+
+    async fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Result<(), StoreError> {
+        while self.write(move |db| db.sweep_writes(now, bodies_max)).await? {}
+        Ok(())
     }
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {

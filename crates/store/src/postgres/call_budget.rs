@@ -7,11 +7,11 @@ use crate::contract::BudgetName;
 use crate::record::{BudgetColumns, Columns as _, budget_key, read_budget, strange};
 
 impl Db {
-    /// Claims come one after the other, and so do the seconds they count: the clock is read once the row is locked.
+    /// Two messages. Claims come one after the other, and so do the seconds they count: the clock is read once the row is locked.
     pub(super) async fn claim_calls(&self, name: &BudgetName, claim: Claim) -> Tried<Grant> {
         let (kind, app, account) = budget_key(name);
         let row = self
-            .row(
+            .begin_with(
                 "INSERT INTO budgets AS b (kind, app, account, used, touched_at) VALUES ($1, $2, $3, '[]', 0)
                  ON CONFLICT (kind, app, account) DO UPDATE SET touched_at = b.touched_at
                  RETURNING *, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now",
@@ -23,7 +23,7 @@ impl Db {
         let mut budget = read_budget(&row)?;
         let grant = budget.claim(claim, now);
         let columns = BudgetColumns::new(&budget);
-        self.execute(
+        self.commit_with(
             "UPDATE budgets SET limit_calls = $4, limit_ms = $5, rest_until = $6, used = $7, touched_at = $8
               WHERE kind = $1 AND app = $2 AND account = $3",
             &[

@@ -255,14 +255,39 @@ impl Db {
     pub(super) async fn commit(&self) -> Tried<()> {
         let committed = self.answer(self.client().batch_execute("COMMIT")).await;
         let committed = committed.ok_or_else(|| Failure::Silent(silence(true)))?;
-        committed.map_err(|error| match error.code() {
-            // The server says that it rolled back.
-            Some(code) if matches!(&code.code()[..2], "23" | "40") => error.into(),
-            _ => Failure::Final(StoreError::Unavailable {
-                what: describe(&error),
-                outcome_unknown: true,
-            }),
-        })?;
+        committed.map_err(not_committed)?;
+        self.in_transaction.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`Db::begin`] and the first statement, in one message.
+    pub(super) async fn begin_with(&self, sql: &str, values: Values<'_>) -> Tried<Option<Row>> {
+        self.in_transaction.store(true, Ordering::Relaxed);
+        let asked = async {
+            let client = self.client();
+            let statement = client.prepare_cached(sql).await?;
+            // Sent in this order: each is on its way once it is polled.
+            let (begun, rows) = tokio::join!(client.batch_execute("BEGIN"), client.query(&statement, values));
+            begun.and(rows)
+        };
+        Ok(self.answered(asked).await?.into_iter().next())
+    }
+
+    /// The last statement and [`Db::commit`], in one message. Where the statement fails, the commit undoes what was before it.
+    pub(super) async fn commit_with(&self, sql: &str, values: Values<'_>) -> Tried<()> {
+        let statement = self.answered(self.client().prepare_cached(sql)).await?;
+        let asked = async {
+            let client = self.client();
+            tokio::join!(client.execute(&statement, values), client.batch_execute("COMMIT"))
+        };
+        let (done, committed) = self
+            .answer(asked)
+            .await
+            .ok_or_else(|| Failure::Silent(silence(true)))?;
+        match done {
+            Err(error) if error.code().is_some() => return Err(error.into()),
+            done => done.map(drop).and(committed).map_err(not_committed)?,
+        }
         self.in_transaction.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -382,6 +407,17 @@ impl Db {
     }
 }
 
+fn not_committed(error: tokio_postgres::Error) -> Failure {
+    match error.code() {
+        // The server says that it rolled back.
+        Some(code) if matches!(&code.code()[..2], "23" | "40") => error.into(),
+        _ => Failure::Final(StoreError::Unavailable {
+            what: describe(&error),
+            outcome_unknown: true,
+        }),
+    }
+}
+
 fn silence(outcome_unknown: bool) -> StoreError {
     StoreError::Unavailable {
         what: "PostgreSQL did not answer in time".into(),
@@ -404,6 +440,8 @@ pub(super) enum Purpose {
     Statement,
     /// To write: in a transaction, which is repeated as a whole where another one got in its way.
     Transaction,
+    /// The same, in a transaction that the work itself begins and commits ([`Db::begin_with`], [`Db::commit_with`]).
+    OwnTransaction,
 }
 
 /// How often a transaction may be tried still.

@@ -11,6 +11,9 @@ use crate::record::{Columns as _, Follows, FoundWrite, SealedAnswer, read_found,
 /// How often a place is looked at that changes each time under the look.
 const LOOKS: u32 = 8;
 
+/// How many rows one transaction erases at most: its statements must end before the server ends them.
+const SWEPT_AT_ONCE: i64 = 5_000;
+
 /// How a guarded write ended, sealed once: so a try that is repeated knows what the one before it has written.
 pub(super) enum SealedEnd {
     NotApplied,
@@ -204,13 +207,25 @@ impl Db {
         Ok(ended > 0)
     }
 
-    /// Erases writes whose time is over and that are not under way, and the oldest bodies where all of them take more room than `bodies_max`.
-    pub(super) async fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Tried<()> {
-        self.execute(
-            "DELETE FROM writes WHERE keep_until <= $1 AND (deadline IS NULL OR deadline <= $1)",
-            &[&now.millis()],
-        )
-        .await?;
+    /// Says whether there is more to do. One process at a time: two that count the same room would drop too much.
+    pub(super) async fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Tried<bool> {
+        let turn = self
+            .row("SELECT pg_try_advisory_xact_lock(17750, 2) AS mine", &[])
+            .await?
+            .map_or(Ok(false), |row| row.flag("mine"))?;
+        if !turn {
+            return Ok(false);
+        }
+        let erased = self
+            .execute(
+                "DELETE FROM writes
+                  WHERE (connection, key) IN
+                            (SELECT connection, key FROM writes
+                              WHERE keep_until <= $1 AND (deadline IS NULL OR deadline <= $1)
+                              ORDER BY keep_until LIMIT $2 FOR UPDATE SKIP LOCKED)",
+                &[&now.millis(), &SWEPT_AT_ONCE],
+            )
+            .await?;
         let room = self
             .row(
                 "SELECT coalesce(sum(body_bytes), 0)::bigint AS room FROM writes WHERE body_bytes IS NOT NULL",
@@ -219,19 +234,23 @@ impl Db {
             .await?
             .map_or(Ok(0), |row| row.number("room"))?;
         let too_much = room.saturating_sub(i64::try_from(bodies_max).unwrap_or(i64::MAX));
+        let mut dropped = 0;
         if too_much > 0 {
-            self.execute(
-                "UPDATE writes w SET body = NULL, body_bytes = NULL
-                   FROM (SELECT connection, key, owner, sum(body_bytes) OVER before_it AS before_it
-                           FROM writes WHERE body_bytes IS NOT NULL
-                         WINDOW before_it AS (ORDER BY changed_at, body_bytes, connection, key
-                                              ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS kept
-                  WHERE w.connection = kept.connection AND w.key = kept.key AND w.owner = kept.owner
-                    AND coalesce(kept.before_it, 0) < $1::bigint",
-                &[&too_much],
-            )
-            .await?;
+            dropped = self
+                .execute(
+                    "UPDATE writes w SET body = NULL, body_bytes = NULL
+                       FROM (SELECT connection, key, owner, sum(body_bytes) OVER before_it AS before_it
+                               FROM (SELECT connection, key, owner, changed_at, body_bytes
+                                       FROM writes WHERE body_bytes IS NOT NULL
+                                      ORDER BY changed_at, body_bytes LIMIT $2) AS oldest
+                             WINDOW before_it AS (ORDER BY changed_at, body_bytes, connection, key
+                                                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS summed
+                      WHERE w.connection = summed.connection AND w.key = summed.key AND w.owner = summed.owner
+                        AND coalesce(summed.before_it, 0) < $1::bigint",
+                    &[&too_much, &SWEPT_AT_ONCE],
+                )
+                .await?;
         }
-        Ok(())
+        Ok(erased.max(dropped) >= SWEPT_AT_ONCE.unsigned_abs())
     }
 }

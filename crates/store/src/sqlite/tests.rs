@@ -7,20 +7,25 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use evergrant_domain::call_budget::{Lane, Learnt, Unused};
 use evergrant_domain::event::EventKind;
 use evergrant_domain::refresh_policy::Ends;
+use evergrant_domain::write_ledger::Meeting;
 use evergrant_domain::{AccessToken, CodeVerifier, Fence, Kind};
 use tempfile::TempDir;
 
 use super::*;
+use crate::contract::StoredAnswer;
 use crate::vault::VaultKey;
 
 const LEASE: Duration = Duration::from_secs(60);
-const CANARIES: [&str; 4] = [
+const CANARIES: [&str; 6] = [
     "canary-access-1",
     "canary-refresh-1",
     "canary-refresh-2",
     "canary-verifier",
+    "canary-in-header",
+    "canary-in-body",
 ];
 
 /// A database in a folder of its own, with the clocks and the patience that a test wants.
@@ -118,6 +123,34 @@ async fn take(store: &SqliteStore, name: &str) -> LeaseAnswer {
         .take_lease(&id(name), Version::FIRST, LEASE, LeaseOn::Active, now())
         .await
         .unwrap()
+}
+
+/// What a guarded write of connection `1` under this key meets.
+async fn reserve(store: &SqliteStore, key: &str, owner: &str) -> Result<Reserved, StoreError> {
+    let reservation = WriteReservation {
+        connection: id("1"),
+        key: key.into(),
+        request: "request".into(),
+        owner: owner.into(),
+        deadline: Timestamp::from_millis(1000),
+        keep_until: Timestamp::from_millis(2000),
+    };
+    store.reserve_write(reservation, now()).await
+}
+
+/// A guarded write with an answer.
+async fn write(store: &SqliteStore, key: &str) {
+    let reserved = reserve(store, key, key).await.unwrap();
+    let Reserved::Yours(ticket) = reserved else {
+        panic!("it is free: {reserved:?}");
+    };
+    let answer = StoredAnswer {
+        status: 201,
+        headers: vec![("x-secret".into(), "canary-in-header".into())],
+        body: Some(b"canary-in-body".to_vec()),
+    };
+    let ended = store.end_write(&ticket, WriteEnd::Done(answer), now()).await;
+    assert!(ended.unwrap());
 }
 
 fn taken(answer: &LeaseAnswer) -> bool {
@@ -281,6 +314,40 @@ async fn live(store: &SqliteStore, name: &str) {
         .unwrap();
     assert!(!store.events(&id(name), 10).await.unwrap().is_empty());
     assert!(!store.changes(0).await.unwrap().0.is_empty());
+    write(store, name).await;
+    let met = reserve(store, name, "later").await.unwrap();
+    assert!(matches!(met, Reserved::Met(Meeting::Done, Some(_))), "{met:?}");
+    let budget = BudgetName::Searches { account: name.into() };
+    let claim = Claim {
+        wanted: 1,
+        lane: Lane::Sync,
+        returned: Unused::default(),
+        unasked: 0,
+        learnt: Learnt::default(),
+    };
+    assert_eq!(store.claim_calls(&budget, claim, now()).await.unwrap().granted, 1);
+    store.sweep_writes(now(), u64::MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_version_before_goes_on_beside_this_one() {
+    let file = File::new();
+    let first = include_str!("../../migrations-sqlite/V1__first.sql");
+    let before = [refinery::Migration::unapplied("V1__first", first).unwrap()];
+    let mut old = file.raw();
+    refinery::Runner::new(&before).run(&mut old).unwrap();
+    let used = "INSERT INTO apps (name, secret_that_worked) VALUES ('crm', 'ours')";
+    old.execute_batch(used).unwrap();
+    let store = file.open().await;
+    let state = store.app_state(&"crm".parse().unwrap()).await.unwrap();
+    assert_eq!(state.secret_that_worked.as_deref(), Some("ours"));
+    live(&store, "1").await;
+    let schema = SqliteStore::schema(&file.path()).await.unwrap();
+    assert_eq!(schema, Schema { found: 2, known: 2 });
+    let oldest: i64 = old
+        .query_row("SELECT oldest FROM schema_use", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(oldest, 1, "a program of version 1 may start");
 }
 
 #[tokio::test]
@@ -635,6 +702,66 @@ async fn a_flipped_byte_spoils_its_own_record_only() {
 }
 
 #[tokio::test]
+async fn a_flipped_byte_spoils_its_own_answer_only() {
+    let file = File::new();
+    let store = file.open().await;
+    for key in ["k1", "k2"] {
+        write(&store, key).await;
+    }
+    let raw = file.raw();
+    let is_read = async |key| match reserve(&store, key, "later").await {
+        Ok(Reserved::Met(Meeting::Done, Some(answer))) => {
+            assert_eq!(answer.body.as_deref(), Some(&b"canary-in-body"[..]));
+        }
+        other => panic!("{key} is done: {other:?}"),
+    };
+    for field in ["answer", "body"] {
+        let sealed: Vec<u8> = raw
+            .query_row(
+                &format!("SELECT {field} FROM writes WHERE key = 'k1'"),
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        let put = |bytes: &[u8]| {
+            raw.execute(
+                &format!("UPDATE writes SET {field} = ?1 WHERE key = 'k1'"),
+                [bytes],
+            )
+            .unwrap();
+        };
+        let mut flipped = sealed.clone();
+        flipped[30] ^= 1;
+        let of_another: Vec<u8> = raw
+            .query_row(
+                &format!("SELECT {field} FROM writes WHERE key = 'k2'"),
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        for spoilt in [flipped, of_another] {
+            put(&spoilt);
+            let error = reserve(&store, "k1", "later").await.unwrap_err();
+            assert!(
+                matches!(&error, StoreError::Unreadable { field: at, .. } if *at == field),
+                "{field}: {error}"
+            );
+            assert!(!error.to_string().contains("canary"), "{error}");
+            is_read("k2").await;
+        }
+        put(&sealed);
+        is_read("k1").await;
+    }
+    raw.execute("UPDATE writes SET owner = 'another try' WHERE key = 'k1'", [])
+        .unwrap();
+    let error = reserve(&store, "k1", "later").await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Unreadable { .. }),
+        "of another try: {error}"
+    );
+}
+
+#[tokio::test]
 async fn a_sealed_token_moved_elsewhere_is_refused() {
     let file = File::new();
     let store = file.open().await;
@@ -698,6 +825,7 @@ async fn no_secret_is_found_in_any_file() {
         expires_at: now(),
     };
     store.begin_authorization(authorization).await.unwrap();
+    write(&store, "k1").await;
     let search = |when: &str| {
         let mut files = 0;
         for entry in std::fs::read_dir(file.folder.path()).unwrap() {

@@ -6,7 +6,7 @@ use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet}
 use rusqlite::{named_params, params};
 
 use super::record::Db;
-use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Sweep, Usage};
+use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Usage};
 use crate::record::{
     Columns as _, Stored, fingerprint, read_change, read_event, read_revocation, read_revocation_state,
     seal_for_revocation,
@@ -211,7 +211,7 @@ impl Db {
         }
     }
 
-    pub(super) fn sweep(&self, sweep: Sweep) -> Stored<()> {
+    pub(super) fn sweep(&self, before: Timestamp) -> Stored<()> {
         for sql in [
             "DELETE FROM changes WHERE at < ?1",
             "DELETE FROM authorizations WHERE expires_at < ?1",
@@ -219,8 +219,8 @@ impl Db {
             "DELETE FROM revocations WHERE finished_at < ?1",
             "DELETE FROM budgets WHERE touched_at < ?1",
         ] {
-            self.sql.prepare_cached(sql)?.execute([sweep.before.millis()])?;
+            self.sql.prepare_cached(sql)?.execute([before.millis()])?;
         }
-        self.sweep_writes(sweep.now, sweep.bodies_max)
+        Ok(())
     }
 }

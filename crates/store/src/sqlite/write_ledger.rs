@@ -8,6 +8,9 @@ use super::record::Db;
 use crate::contract::{Reserved, WriteEnd, WriteReservation, WriteTicket};
 use crate::record::{Follows, FoundWrite, SealedAnswer, Stored, read_found, ticket};
 
+/// How many rows one transaction erases at most, so that nobody waits long for it.
+const SWEPT_AT_ONCE: isize = 5_000;
+
 impl Db {
     /// Nobody else writes between the look and what follows from it.
     pub(super) fn reserve_write(&self, reservation: &WriteReservation, now: Timestamp) -> Stored<Reserved> {
@@ -117,33 +120,40 @@ impl Db {
         Ok(ended > 0)
     }
 
-    /// Erases writes whose time is over and that are not under way, and the oldest bodies where all of them take more room than `bodies_max`.
-    pub(super) fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Stored<()> {
-        self.sql
+    /// Says whether there is more to do: others write in between.
+    pub(super) fn sweep_writes(&self, now: Timestamp, bodies_max: u64) -> Stored<bool> {
+        let erased = self
+            .sql
             .prepare_cached(
-                "DELETE FROM writes WHERE keep_until <= ?1 AND (deadline IS NULL OR deadline <= ?1)",
+                "DELETE FROM writes
+                  WHERE rowid IN (SELECT rowid FROM writes
+                                   WHERE keep_until <= ?1 AND (deadline IS NULL OR deadline <= ?1)
+                                   ORDER BY keep_until LIMIT ?2)",
             )?
-            .execute([now.millis()])?;
+            .execute(params![now.millis(), SWEPT_AT_ONCE])?;
         let room: Option<i64> = self.value(
             "SELECT coalesce(sum(body_bytes), 0) FROM writes WHERE body_bytes IS NOT NULL",
             [],
         )?;
-        let too_much = room
-            .unwrap_or(0)
-            .saturating_sub(i64::try_from(bodies_max).unwrap_or(i64::MAX));
+        let bodies_max = i64::try_from(bodies_max).unwrap_or(i64::MAX);
+        let too_much = room.unwrap_or(0).saturating_sub(bodies_max);
+        let mut dropped = 0;
         if too_much > 0 {
-            self.sql
+            dropped = self
+                .sql
                 .prepare_cached(
                     "UPDATE writes SET body = NULL, body_bytes = NULL
-                      WHERE rowid IN (SELECT rowid
-                                        FROM (SELECT rowid, sum(body_bytes) OVER before_it AS before_it
-                                                FROM writes WHERE body_bytes IS NOT NULL
-                                              WINDOW before_it AS (ORDER BY changed_at, body_bytes, rowid
+                      WHERE rowid IN (SELECT id
+                                        FROM (SELECT id, sum(body_bytes) OVER before_it AS before_it
+                                                FROM (SELECT rowid AS id, changed_at, body_bytes
+                                                        FROM writes WHERE body_bytes IS NOT NULL
+                                                       ORDER BY changed_at, body_bytes LIMIT ?2)
+                                              WINDOW before_it AS (ORDER BY changed_at, body_bytes, id
                                                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
                                        WHERE coalesce(before_it, 0) < ?1)",
                 )?
-                .execute([too_much])?;
+                .execute(params![too_much, SWEPT_AT_ONCE])?;
         }
-        Ok(())
+        Ok(erased.max(dropped) >= SWEPT_AT_ONCE.unsigned_abs())
     }
 }

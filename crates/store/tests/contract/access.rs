@@ -69,12 +69,12 @@ pub(crate) async fn a_session_that_connected_stays_connected(fixture: &impl Fixt
         store.finish_session("s1", outcome).await.unwrap();
         assert_eq!(store.session("s1").await.unwrap(), Some(session(expected)));
     }
-    store.sweep(sweep(100)).await.unwrap();
+    store.sweep(at(100)).await.unwrap();
     assert!(
         store.session("s1").await.unwrap().is_some(),
         "it has not ended before that"
     );
-    store.sweep(sweep(101)).await.unwrap();
+    store.sweep(at(101)).await.unwrap();
     assert_eq!(store.session("s1").await.unwrap(), None);
 }
 
@@ -107,6 +107,6 @@ pub(crate) async fn a_state_is_spent_once(fixture: &impl Fixture) {
         "and is spent all the same"
     );
     a.begin_authorization(authorization(3)).await.unwrap();
-    a.sweep(sweep(101)).await.unwrap();
+    a.sweep(at(101)).await.unwrap();
     assert!(a.spend_state([3; 32], at(1)).await.unwrap().is_none());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evergrant_domain::Timestamp;
 use evergrant_domain::call_budget::{Claim, Grant, Lane, Learnt, Limit, Unused};
 use evergrant_store::Store;
-use evergrant_store::contract::{BudgetName, Sweep};
+use evergrant_store::contract::BudgetName;
 use futures_util::future::join_all;
 
 use crate::fixture::*;
@@ -175,10 +175,9 @@ pub(crate) async fn a_sweep_forgets_a_budget_that_nobody_uses(fixture: &impl Fix
     let store = fixture.open().await;
     claim(&store, &calls("1"), learnt(LIMIT)).await;
     let touched = now(&store).await;
-    let untouched_since = |before| Sweep { before, ..sweep(0) };
     let day = Duration::from_secs(24 * 3600);
-    store.sweep(untouched_since(touched.before(day))).await.unwrap();
+    store.sweep(touched.before(day)).await.unwrap();
     assert_eq!(claim(&store, &calls("1"), wanted(0)).await.limit, Some(LIMIT));
-    store.sweep(untouched_since(touched.after(day))).await.unwrap();
+    store.sweep(touched.after(day)).await.unwrap();
     assert_eq!(claim(&store, &calls("1"), wanted(0)).await.limit, None);
 }

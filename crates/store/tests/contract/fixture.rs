@@ -10,7 +10,7 @@ use evergrant_domain::{
 };
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Connected, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Revocation, Sweep,
+    Connected, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Revocation,
 };
 
 /// One empty database.
@@ -154,15 +154,6 @@ pub(crate) async fn take(store: &impl Store, name: &str, version: i64, lasts: Du
 
 pub(crate) async fn land(store: &impl Store, lease: &Lease, name: &str) -> Landed {
     store.land(lease, refreshed(name), at(2)).await.unwrap()
-}
-
-/// A sweep at this second that leaves nothing over its time, and every body.
-pub(crate) fn sweep(seconds: i64) -> Sweep {
-    Sweep {
-        now: at(seconds),
-        before: at(seconds),
-        bodies_max: u64::MAX,
-    }
 }
 
 /// Every revocation that waits, by its token.

@@ -110,7 +110,7 @@ pub(crate) async fn an_epoch_stands_as_long_as_nothing_is_lost(fixture: &impl Fi
     create(&store, new("c1")).await;
     let lease = lease(&store, "c1", 1, LEASE).await;
     land(&store, &lease, "two").await;
-    store.sweep(sweep(100_000_000_000)).await.unwrap();
+    store.sweep(at(100_000_000_000)).await.unwrap();
     let after = store.pulse().await.unwrap();
     assert_eq!(before.epoch, after.epoch);
     assert!(before.now <= after.now);

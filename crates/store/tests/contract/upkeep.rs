@@ -201,13 +201,13 @@ pub(crate) async fn a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
     let store = fixture.open().await;
     create(&store, new("c1")).await;
     let head = store.change_head().await.unwrap();
-    store.sweep(sweep(0)).await.unwrap();
+    store.sweep(at(0)).await.unwrap();
     assert_eq!(
         store.changes(0).await.unwrap().0.len(),
         1,
         "it is younger than that"
     );
-    store.sweep(sweep(100_000_000_000)).await.unwrap();
+    store.sweep(at(100_000_000_000)).await.unwrap();
     assert_eq!(store.changes(0).await.unwrap(), (vec![], head));
     assert_eq!(token_name(&store, "c1").await, "c1");
     create(&store, new("c2")).await;

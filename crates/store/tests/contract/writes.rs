@@ -5,9 +5,7 @@ use std::time::Duration;
 use evergrant_domain::Timestamp;
 use evergrant_domain::write_ledger::Meeting;
 use evergrant_store::Store;
-use evergrant_store::contract::{
-    Reserved, Revoke, StoredAnswer, Sweep, WriteEnd, WriteReservation, WriteTicket,
-};
+use evergrant_store::contract::{Reserved, Revoke, StoredAnswer, WriteEnd, WriteReservation, WriteTicket};
 use futures_util::future::join_all;
 
 use crate::fixture::*;
@@ -316,12 +314,12 @@ pub(crate) async fn a_sweep_erases_what_is_over_its_time_alone(fixture: &impl Fi
     let store = fixture.open().await;
     let ticket = take(&store, by("a", 0), 0).await;
     assert!(leaves(&store, &ticket, 1).await);
-    store.sweep(sweep(KEEP - 1)).await.unwrap();
+    store.sweep_writes(at(KEEP - 1), u64::MAX).await.unwrap();
     assert!(end(&store, &ticket, WriteEnd::Done(answer(b"x")), 2).await);
-    store.sweep(sweep(KEEP - 1)).await.unwrap();
+    store.sweep_writes(at(KEEP - 1), u64::MAX).await.unwrap();
     assert!(replayed(&store, by("b", 3), 3).await == answer(b"x"));
     // Whose clock is behind finds nothing any more.
-    store.sweep(sweep(KEEP)).await.unwrap();
+    store.sweep_writes(at(KEEP), u64::MAX).await.unwrap();
     take(&store, by("c", 4), 4).await;
 }
 
@@ -346,17 +344,13 @@ pub(crate) async fn a_sweep_drops_the_oldest_bodies_and_keeps_what_was_said(fixt
         }
         found
     };
-    let down_to = |bodies_max| Sweep {
-        bodies_max,
-        ..sweep(20)
-    };
-    store.sweep(down_to(41_000)).await.unwrap();
+    store.sweep_writes(at(20), 41_000).await.unwrap();
     assert_eq!(bodies(21).await, [true; 4], "there is room for all of them");
-    store.sweep(down_to(21_000)).await.unwrap();
+    store.sweep_writes(at(20), 21_000).await.unwrap();
     assert_eq!(bodies(22).await, [false, false, true, true]);
-    store.sweep(down_to(20_000)).await.unwrap();
+    store.sweep_writes(at(20), 20_000).await.unwrap();
     assert_eq!(bodies(23).await, [false, false, false, true]);
-    store.sweep(down_to(0)).await.unwrap();
+    store.sweep_writes(at(20), 0).await.unwrap();
     assert_eq!(bodies(24).await, [false; 4]);
 }
 

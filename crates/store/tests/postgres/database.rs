@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_domain::call_budget::{Claim, Lane, Learnt, Unused};
 use evergrant_domain::connection::Account;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{
     AccessToken, AccountId, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version,
 };
-use evergrant_store::contract::{Connected, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed};
+use evergrant_store::contract::{
+    Connected, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Reserved, StoredAnswer, WriteEnd,
+    WriteReservation, WriteTicket,
+};
 use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
 use test_postgres::Server;
@@ -68,19 +72,35 @@ impl<'a> Database<'a> {
         one: impl Future<Output = A>,
         other: impl Future<Output = B>,
     ) -> (A, B) {
+        self.meet_at(&format!("connections WHERE id = '{name}'"), one, other)
+            .await
+    }
+
+    /// The same, at another row.
+    pub(crate) async fn meet_at<A, B>(
+        &self,
+        row: &str,
+        one: impl Future<Output = A>,
+        other: impl Future<Output = B>,
+    ) -> (A, B) {
         let (holder, watcher) = (self.session().await, self.session().await);
-        let lock = format!("BEGIN; SELECT * FROM connections WHERE id = '{name}' FOR UPDATE");
+        let lock = format!("BEGIN; SELECT * FROM {row} FOR UPDATE");
         holder.batch_execute(&lock).await.unwrap();
         let release = async {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            while watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 2 {
+            while self.waiting(&watcher).await < 2 {
                 tokio::task::yield_now().await;
             }
             holder.batch_execute("ROLLBACK").await.unwrap();
         };
         let (one, other, ()) = tokio::join!(one, other, release);
         (one, other)
+    }
+
+    /// How many sessions wait for a lock.
+    pub(crate) async fn waiting(&self, watcher: &tokio_postgres::Client) -> i64 {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        watcher.query_one(waiting, &[]).await.unwrap().get(0)
     }
 
     /// A session of another program, for transactions that stay open.
@@ -143,6 +163,43 @@ pub(crate) fn refreshed(name: &str) -> Refreshed {
         mismatch: None,
         account: None,
         event: event(),
+    }
+}
+
+/// A reservation of connection `c1`, made at `now`, that has a second to leave in.
+pub(crate) fn reservation(key: &str, owner: &str, now: Timestamp) -> WriteReservation {
+    WriteReservation {
+        connection: id("c1"),
+        key: key.into(),
+        request: "request".into(),
+        owner: owner.into(),
+        deadline: now.after(Duration::from_secs(1)),
+        keep_until: now.after(Duration::from_secs(3600)),
+    }
+}
+
+pub(crate) async fn reserve(store: &PostgresStore, key: &str, owner: &str) -> WriteTicket {
+    match store.reserve_write(reservation(key, owner, NOW), NOW).await {
+        Ok(Reserved::Yours(ticket)) => ticket,
+        other => panic!("it is free: {other:?}"),
+    }
+}
+
+pub(crate) fn answered() -> WriteEnd {
+    WriteEnd::Done(StoredAnswer {
+        status: 201,
+        headers: vec![("x-secret".into(), "canary-in-header".into())],
+        body: Some(b"canary-in-body".to_vec()),
+    })
+}
+
+pub(crate) fn wanted(calls: u32) -> Claim {
+    Claim {
+        wanted: calls,
+        lane: Lane::Sync,
+        returned: Unused::default(),
+        unasked: 0,
+        learnt: Learnt::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::Version;
-use evergrant_store::contract::{Landed, LeaseAnswer, LeaseOn, Presented};
+use evergrant_store::contract::{BudgetName, Landed, LeaseAnswer, LeaseOn, Presented, Reserved};
 use evergrant_store::{Store, StoreError};
 use futures_util::future::join_all;
 use test_postgres::Server;
@@ -191,6 +191,92 @@ async fn a_redemption_asks_the_server_three_times() {
     let before = proxy.round_trips();
     redeem(2).await;
     assert_eq!(proxy.round_trips() - before, 3);
+}
+
+// Each step of a guarded write is asked for again where its answer was lost, and finds what it did before.
+#[tokio::test]
+async fn a_guarded_write_goes_on_whatever_is_lost_on_the_way_to_the_store() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    for (key, owner, lost) in [
+        ("k1", "first-owner", Lost::Message),
+        ("k2", "second-owner", Lost::Answer),
+    ] {
+        proxy.lose(lost, owner);
+        let ticket = reserve(&store, key, owner).await;
+        proxy.lose(lost, owner);
+        assert!(store.write_leaves(&ticket, NOW, NOW).await.unwrap());
+        proxy.lose(lost, owner);
+        assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
+        let met = store.reserve_write(reservation(key, "later", NOW), NOW).await;
+        assert!(matches!(met, Ok(Reserved::Met(_, Some(_)))), "{met:?}");
+    }
+}
+
+// Nobody knows whether it stands on record, so it does not leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_left_is_on_record_after_a_crash() {
+    let server = Server::new();
+    let database = Database::on(&server);
+    let store = database.open().await;
+    let reserved = reserve(&store, "k1", "a").await;
+    let left = reserve(&store, "k2", "b").await;
+    assert!(store.write_leaves(&left, NOW, NOW).await.unwrap());
+    server.crash();
+    store.write_leaves(&reserved, NOW, NOW).await.unwrap_err();
+    server.start();
+    assert_eq!(
+        database.sql("SELECT string_agg(state, ' ' ORDER BY key) FROM writes"),
+        "reserved sent"
+    );
+}
+
+#[tokio::test]
+async fn a_guarded_write_asks_the_server_three_times_and_a_budget_twice() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    let write = async |key| {
+        let ticket = reserve(&store, key, "a").await;
+        assert!(store.write_leaves(&ticket, NOW, NOW).await.unwrap());
+        assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
+    };
+    let budget = BudgetName::Searches { account: "1".into() };
+    let claim = async || store.claim_calls(&budget, wanted(1), NOW).await.unwrap();
+    // Prepares the statements.
+    write("k1").await;
+    claim().await;
+    let before = proxy.round_trips();
+    write("k2").await;
+    let between = proxy.round_trips();
+    claim().await;
+    let claimed = proxy.round_trips() - between;
+    assert_eq!((between - before, claimed), (3, 2));
+}
+
+#[tokio::test]
+async fn a_claim_that_failed_leaves_nothing_behind() {
+    let database = Database::new();
+    let proxy = Proxy::before(database.server.socket()).await;
+    let store = database.try_open(&proxy.url(&database.name)).await.unwrap();
+    let budget = BudgetName::Searches { account: "1".into() };
+    let claim = || store.claim_calls(&budget, wanted(1), NOW);
+    claim().await.unwrap();
+    for lost in [Lost::Message, Lost::Answer] {
+        proxy.lose(lost, "COMMIT");
+        let error = claim().await.unwrap_err();
+        assert!(outcome_is_unknown(&error), "{error}");
+        claim().await.unwrap();
+    }
+    // The last statement is refused: what the first one locked is free again.
+    database.sql("ALTER TABLE budgets ADD CONSTRAINT stop CHECK (touched_at = 0) NOT VALID");
+    claim().await.unwrap_err();
+    let busy =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    assert_eq!(database.sql(busy), "0");
+    database.sql("ALTER TABLE budgets DROP CONSTRAINT stop");
+    claim().await.unwrap();
 }
 
 // RELIABILITY.md, check 22: a half-open connection is one that nobody closes and nothing passes.

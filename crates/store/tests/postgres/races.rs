@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use evergrant_domain::Version;
+use evergrant_domain::write_ledger::Meeting;
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Change, Connected, CooldownAnswer, DueQuery, Landed, NewConnection, RevocationState, Revoke,
+    Change, Connected, CooldownAnswer, DueQuery, Landed, NewConnection, Reserved, RevocationState, Revoke,
 };
 use futures_util::future::join_all;
 
@@ -247,4 +248,66 @@ async fn calls_without_end_wait_for_a_connection_and_none_is_lost() {
             .iter()
             .all(|held| matches!(held, Ok(Some(_))))
     );
+}
+
+// The owner is late, and somebody takes its place over as it leaves.
+#[tokio::test]
+async fn a_place_is_taken_over_or_its_write_leaves_and_never_both() {
+    let database = Database::new();
+    let (a, b) = (database.open().await, database.open().await);
+    let watcher = database.session().await;
+    let late = NOW.after(Duration::from_secs(10));
+    let mut left = 0;
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let ticket = reserve(&a, &key, "late").await;
+        let leaving = async {
+            while round % 2 == 1 && database.waiting(&watcher).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            a.write_leaves(&ticket, late.after(LEASE), late).await
+        };
+        let taking = b.reserve_write(reservation(&key, "heir", late), late);
+        let row = format!("writes WHERE key = '{key}'");
+        let (leaves, taken) = database.meet_at(&row, leaving, taking).await;
+        match (leaves.unwrap(), taken.unwrap()) {
+            (true, Reserved::Met(Meeting::InProgress { .. }, None)) => left += 1,
+            (false, Reserved::Yours(_)) => {}
+            both => panic!("one of them: {both:?}"),
+        }
+    }
+    assert_eq!(left, 5, "each comes first at times");
+}
+
+#[tokio::test]
+async fn a_late_answer_counts_though_it_is_judged_unknown_at_that_moment() {
+    let database = Database::new();
+    let (a, b) = (database.open().await, database.open().await);
+    let late = NOW.after(Duration::from_secs(10));
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let ticket = reserve(&a, &key, "a").await;
+        assert!(a.write_leaves(&ticket, NOW, NOW).await.unwrap());
+        let (ended, met) = database
+            .meet_at(
+                &format!("writes WHERE key = '{key}'"),
+                a.end_write(&ticket, answered(), late),
+                b.reserve_write(reservation(&key, "b", late), late),
+            )
+            .await;
+        assert!(ended.unwrap());
+        let met = met.unwrap();
+        assert!(
+            matches!(
+                met,
+                Reserved::Met(Meeting::Unknown, None) | Reserved::Met(Meeting::Done, Some(_))
+            ),
+            "{met:?}"
+        );
+        let after = b.reserve_write(reservation(&key, "c", late), late).await;
+        assert!(
+            matches!(after, Ok(Reserved::Met(Meeting::Done, Some(_)))),
+            "{after:?}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use evergrant_domain::CodeVerifier;
-use evergrant_store::contract::{Authorization, Revoke};
+use evergrant_store::contract::{Authorization, Reserved, Revoke};
 use evergrant_store::{Store, StoreError};
 
 use crate::database::*;
@@ -32,12 +32,20 @@ async fn no_secret_is_found_in_a_dump() {
         expires_at: NOW,
     };
     store.begin_authorization(authorization).await.unwrap();
+    let ticket = reserve(&store, "k1", "a").await;
+    assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
     let dump = database.server.dump(&database.name);
-    for table in ["connections", "revocations", "authorizations"] {
+    for table in ["connections", "revocations", "authorizations", "writes"] {
         let rows = database.sql(&format!("SELECT count(*) FROM {table}"));
         assert_ne!(rows, "0", "the dump has something to tell of {table}");
     }
-    for canary in ["canary-access", "canary-refresh", "canary-verifier"] {
+    for canary in [
+        "canary-access",
+        "canary-refresh",
+        "canary-verifier",
+        "canary-in-header",
+        "canary-in-body",
+    ] {
         let hex = database.sql(&format!("SELECT encode('{canary}', 'hex')"));
         assert!(!dump.contains(canary), "{canary}");
         assert!(!dump.contains(&hex), "{canary} in hexadecimal");
@@ -78,6 +86,33 @@ async fn a_changed_byte_spoils_its_own_record_only() {
         .disconnect(&id("c1"), Revoke::Always, None, event(), NOW)
         .await;
     assert!(left.unwrap().is_some(), "its owner can leave all the same");
+}
+
+#[tokio::test]
+async fn a_changed_byte_spoils_its_own_answer_only() {
+    let database = Database::new();
+    let store = database.open().await;
+    for key in ["k1", "k2"] {
+        let ticket = reserve(&store, key, key).await;
+        assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
+    }
+    let met = async |key| store.reserve_write(reservation(key, "later", NOW), NOW).await;
+    for field in ["answer", "body"] {
+        let flip = format!(
+            "UPDATE writes SET {field} = set_byte({field}, 30, 255 - get_byte({field}, 30)) WHERE key = 'k1'"
+        );
+        database.sql(&flip);
+        let error = met("k1").await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::Unreadable { field: at, .. } if at == field),
+            "{error}"
+        );
+        let other = met("k2").await;
+        assert!(matches!(other, Ok(Reserved::Met(_, Some(_)))), "{other:?}");
+        database.sql(&flip);
+        let mended = met("k1").await;
+        assert!(matches!(mended, Ok(Reserved::Met(_, Some(_)))), "{mended:?}");
+    }
 }
 
 #[tokio::test]

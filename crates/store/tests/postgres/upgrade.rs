@@ -6,7 +6,7 @@ use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{AppName, ReconnectReason, Version};
 use evergrant_store::contract::{
-    Connected, DueQuery, Landed, LeaseAnswer, LeaseOn, Presented, Revoke, Schema, Usage,
+    BudgetName, Connected, DueQuery, Landed, LeaseAnswer, LeaseOn, Presented, Reserved, Revoke, Schema, Usage,
 };
 use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store};
@@ -101,6 +101,46 @@ async fn live(store: &PostgresStore, name: &str) {
     assert_eq!(queued.len(), 1);
     assert!(!store.events(&id(name), 10).await.unwrap().is_empty());
     assert!(!store.changes(0).await.unwrap().0.is_empty());
+    let ticket = reserve(store, name, name).await;
+    assert!(store.write_leaves(&ticket, NOW, NOW).await.unwrap());
+    assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
+    let met = store.reserve_write(reservation(name, "later", NOW), NOW).await;
+    assert!(matches!(met, Ok(Reserved::Met(_, Some(_)))), "{met:?}");
+    let budget = BudgetName::Calls {
+        app: crm,
+        account: name.into(),
+    };
+    let granted = store.claim_calls(&budget, wanted(1), NOW).await.unwrap();
+    assert_eq!(granted.granted, 1);
+    store.sweep_writes(NOW, u64::MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_version_before_goes_on_beside_this_one() {
+    let database = Database::new();
+    let first = include_str!("../../migrations-postgres/V1__first.sql");
+    let before = [refinery::Migration::unapplied("V1__first", first).unwrap()];
+    let mut runner = refinery::Runner::new(&before);
+    runner.set_migration_table_name("evergrant_schema_history");
+    runner.run_async(&mut database.session().await).await.unwrap();
+    database.sql("INSERT INTO apps (name, secret_that_worked) VALUES ('crm', 'ours')");
+    // As a program of version 1 does: in the middle of something.
+    let old = database.session().await;
+    old.batch_execute("BEGIN; UPDATE apps SET secret_that_worked = 'theirs'; SELECT * FROM connections")
+        .await
+        .unwrap();
+    let store = database.open().await;
+    old.batch_execute("COMMIT").await.unwrap();
+    let state = store.app_state(&"crm".parse().unwrap()).await.unwrap();
+    assert_eq!(state.secret_that_worked.as_deref(), Some("theirs"));
+    live(&store, "a").await;
+    let schema = PostgresStore::schema(&database.url()).await.unwrap();
+    assert_eq!(schema, Schema { found: 2, known: 2 });
+    assert_eq!(
+        database.sql("SELECT oldest FROM schema_use"),
+        "1",
+        "a program of version 1 may start"
+    );
 }
 
 // A newer process changes tables under the statements that this one has prepared, in every session that it has.

@@ -9,7 +9,7 @@ use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{AccessToken, ConnectionId, Kind, RefreshToken, TokenSet, Version};
 
 use super::*;
-use crate::contract::{Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Store, Sweep};
+use crate::contract::{Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Store};
 use crate::vault::VaultKey;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -191,13 +191,8 @@ fn the_feed_is_as_old_as_the_simulation_says() {
     let (store, _) = simulation.process("a");
     simulation.millis.store(10_000, Ordering::Relaxed);
     create(&store);
-    let before = |millis| Sweep {
-        now: Timestamp::from_millis(millis),
-        before: Timestamp::from_millis(millis),
-        bodies_max: 0,
-    };
-    at_once(store.sweep(before(10_000))).unwrap();
+    at_once(store.sweep(Timestamp::from_millis(10_000))).unwrap();
     assert_eq!(at_once(store.changes(0)).unwrap().0.len(), 1);
-    at_once(store.sweep(before(10_001))).unwrap();
+    at_once(store.sweep(Timestamp::from_millis(10_001))).unwrap();
     assert_eq!(at_once(store.changes(0)).unwrap().0.len(), 0);
 }
