@@ -1,6 +1,7 @@
 //! Persistence: what the engine asks of it, with SQLite and PostgreSQL as answers, each a feature of its own.
 //!
-//! [`contract::Store`] is what everything above knows. Tokens are sealed by the [`vault`] before they reach a statement.
+//! [`contract::Store`] is what everything above knows. Tokens, and the answers to guarded writes, are sealed by the [`vault`] before
+//! they reach a statement.
 //! This crate knows nothing of HTTP, providers or when a token is due; it keeps what it is told, whole or not at all.
 //! Start reading at [`contract`], then at `sqlite` or `postgres`; `record` is what both share.
 

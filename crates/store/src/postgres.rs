@@ -4,11 +4,12 @@
 //! another one judges the row as that left it. One whose answer is lost is asked for again, so each finds what it did before.
 //! Every other write is a transaction that locks its connection's row first: what it reads afterwards stands until it commits,
 //! so "one statement" in PROTOCOL.md reads "one transaction under the row's lock" there. Transactions on different connections
-//! do not wait for each other. What nobody can lock, a row that is not there yet, the unique indexes judge; whoever came second
+//! do not wait for each other. Guarded writes lock nothing: each of their statements names the owner and the state that it goes on
+//! from. What nobody can lock, a row that is not there yet, the unique indexes judge; whoever came second
 //! begins anew and sees the first.
 //!
-//! Start reading at `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `db` for
-//! what a failure means and when a transaction is repeated, at `open` for what is refused.
+//! Start reading at `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `write_ledger` and
+//! `call_budget` for calls, at `db` for what a failure means and when a transaction is repeated, at `open` for what is refused.
 
 mod access;
 mod address;

@@ -60,7 +60,7 @@ impl BudgetColumns {
             limit_ms: budget
                 .limit
                 .map(|limit| i64::try_from(limit.per.as_millis()).unwrap_or(i64::MAX)),
-            rest_until: budget.rest_until.map(|until| until.millis()),
+            rest_until: budget.rest_until.map(Timestamp::millis),
             used: used.to_string(),
         }
     }

@@ -702,6 +702,32 @@ async fn a_flipped_byte_spoils_its_own_record_only() {
 }
 
 #[tokio::test]
+async fn more_than_is_swept_at_once_is_swept_in_turns() {
+    let file = File::new();
+    let store = file.open().await;
+    let raw = file.raw();
+    raw.execute_batch(
+        "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 12000)
+         INSERT INTO writes (connection, key, request, owner, state, keep_until, changed_at, answer, body, body_bytes)
+         SELECT '1', number, 'r', 'o', 'done', number, 0, x'00', x'00', 1 FROM numbers",
+    )
+    .unwrap();
+    let kept = || -> (i64, i64) {
+        raw.query_row("SELECT count(*), count(body) FROM writes", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap()
+    };
+    store.sweep_writes(now(), 500).await.unwrap();
+    assert_eq!(kept(), (12_000, 500));
+    store
+        .sweep_writes(Timestamp::from_millis(11_900), 500)
+        .await
+        .unwrap();
+    assert_eq!(kept(), (100, 100));
+}
+
+#[tokio::test]
 async fn a_flipped_byte_spoils_its_own_answer_only() {
     let file = File::new();
     let store = file.open().await;

@@ -318,6 +318,22 @@ pub(crate) async fn a_sweep_erases_what_is_over_its_time_alone(fixture: &impl Fi
     assert!(end(&store, &ticket, WriteEnd::Done(answer(b"x")), 2).await);
     store.sweep_writes(at(KEEP - 1), u64::MAX).await.unwrap();
     assert!(replayed(&store, by("b", 3), 3).await == answer(b"x"));
+    // What is under way stays, also past its time.
+    let short = |owner: &str| WriteReservation {
+        key: "k2".into(),
+        keep_until: at(30),
+        ..by(owner, 0)
+    };
+    let ticket = take(&store, short("d"), 0).await;
+    store.sweep_writes(at(40), u64::MAX).await.unwrap();
+    assert!(leaves(&store, &ticket, 41).await);
+    store.sweep_writes(at(100), u64::MAX).await.unwrap();
+    assert!(matches!(
+        meets(&store, short("e"), 42).await,
+        Meeting::InProgress { .. }
+    ));
+    store.sweep_writes(at(101), u64::MAX).await.unwrap();
+    take(&store, short("f"), 43).await;
     // Whose clock is behind finds nothing any more.
     store.sweep_writes(at(KEEP), u64::MAX).await.unwrap();
     take(&store, by("c", 4), 4).await;

@@ -311,3 +311,41 @@ async fn a_late_answer_counts_though_it_is_judged_unknown_at_that_moment() {
         );
     }
 }
+
+// Two that add up the same bodies would both drop what is too much.
+#[tokio::test]
+async fn one_process_at_a_time_makes_room() {
+    let database = Database::new();
+    let store = database.open().await;
+    let ticket = reserve(&store, "k1", "a").await;
+    assert!(store.end_write(&ticket, answered(), NOW).await.unwrap());
+    let other = database.session().await;
+    other
+        .batch_execute("SELECT pg_advisory_lock(17750, 2)")
+        .await
+        .unwrap();
+    let bodies = || database.sql("SELECT count(body) FROM writes");
+    store.sweep_writes(NOW, 0).await.unwrap();
+    assert_eq!(bodies(), "1");
+    other
+        .batch_execute("SELECT pg_advisory_unlock(17750, 2)")
+        .await
+        .unwrap();
+    store.sweep_writes(NOW, 0).await.unwrap();
+    assert_eq!(bodies(), "0");
+}
+
+#[tokio::test]
+async fn more_than_is_swept_at_once_is_swept_in_turns() {
+    let database = Database::new();
+    let store = database.open().await;
+    let rows = "INSERT INTO writes (connection, key, request, owner, state, keep_until, changed_at, answer, body, body_bytes)
+                SELECT 'c1', number, 'r', 'o', 'done', number, 0, 'x', 'y', 1 FROM generate_series(1, 12000) AS number";
+    database.sql(rows);
+    store.sweep_writes(NOW, 500).await.unwrap();
+    let kept = "SELECT count(*) || ' ' || count(body) FROM writes";
+    assert_eq!(database.sql(kept), "12000 500");
+    let later = NOW.after(Duration::from_millis(11_900));
+    store.sweep_writes(later, 500).await.unwrap();
+    assert_eq!(database.sql(kept), "100 100");
+}
