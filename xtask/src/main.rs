@@ -3,8 +3,9 @@
 //! What it does is the list [`STEPS`], in that order, stopping at the first that fails; each step can be run on its own by
 //! its name. Start reading there. `house` holds the rules of this repository that no compiler knows, `policy` those about
 //! dependencies, `deploy` judges what is shipped beside the binary, `clients` brings what the whole-system tests need,
-//! `trials` what takes longer than CI has time, `shell` runs programs.
+//! `trials`, `faults` and `backlog` what takes longer than CI has time, `shell` runs programs.
 
+mod backlog;
 mod clients;
 mod deploy;
 mod faults;
@@ -90,7 +91,12 @@ struct Trial {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TRIALS: [Trial; 5] = [
+const TRIALS: [Trial; 6] = [
+    Trial {
+        name: "backlog",
+        does: "replay 50,000 jobs of an hour ago by 16 processes with HubSpot's own client",
+        run: backlog::run,
+    },
     Trial {
         name: "faults",
         does: "kill, stop and cut off real processes, and see what they lose",
