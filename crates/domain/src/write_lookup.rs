@@ -184,6 +184,7 @@ impl<'a> Objects<'a> {
 
 /// The associations of one object with those of a kind.
 pub(crate) struct AssociationsOf<'a> {
+    prefix: &'a str,
     pub(crate) from_type: &'a str,
     pub(crate) from_id: &'a str,
     pub(crate) to_type: &'a str,
@@ -194,29 +195,28 @@ pub(crate) struct AssociationsOf<'a> {
 
 impl AssociationsOf<'_> {
     pub(crate) fn list_path(&self) -> String {
-        let Self {
-            from_type,
-            from_id,
-            to_type,
-            ..
-        } = self;
-        format!("/crm/v4/objects/{from_type}/{from_id}/associations/{to_type}")
+        format!("{}/{}/associations/{}", self.prefix, self.from_id, self.to_type)
     }
 }
 
-/// `/crm/v4/objects/{from}/{id}/associations/[default/]{to}/{toId}`.
+/// `/crm/v4/objects/{from}/{id}/associations/[default/]{to}/{toId}`, or the same under a date. Version 3 lists others.
 pub(crate) fn associations_of(path: &str) -> Option<AssociationsOf<'_>> {
-    let segments: Vec<&str> = path.strip_prefix("/crm/v4/objects/")?.split('/').collect();
-    let (from_type, from_id, to_type, to_id, default) = match segments.as_slice() {
-        [from, id, "associations", "default", to, to_id] => (from, id, to, to_id, true),
-        [from, id, "associations", to, to_id] => (from, id, to, to_id, false),
+    let objects = Objects::parse(path)?;
+    if !path.starts_with("/crm/v4/") && !path.starts_with("/crm/objects/") {
+        return None;
+    }
+    let segments: Vec<&str> = objects.rest.split('/').collect();
+    let (from_id, to_type, to_id, default) = match segments.as_slice() {
+        [id, "associations", "default", to, to_id] => (id, to, to_id, true),
+        [id, "associations", to, to_id] => (id, to, to_id, false),
         _ => return None,
     };
-    let whole = [from_type, from_id, to_type, to_id]
+    let whole = [from_id, to_type, to_id]
         .iter()
         .all(|segment| !segment.is_empty());
     whole.then_some(AssociationsOf {
-        from_type,
+        prefix: objects.prefix,
+        from_type: objects.object_type,
         from_id,
         to_type,
         to_id,
@@ -395,6 +395,12 @@ mod tests {
                 get("/crm/v4/objects/contact/7/associations/company"),
             );
         }
+        check(
+            "PUT",
+            "/crm/objects/2026-03/contacts/7/associations/companies/9",
+            "[]",
+            get("/crm/objects/2026-03/contacts/7/associations/companies"),
+        );
         check("PUT", "/settings/v3/users/7", "{}", get("/settings/v3/users/7"));
     }
 
