@@ -175,6 +175,7 @@ pub(crate) fn exit_of(code: &str) -> Exit {
         "provider_unavailable"
         | "store_unavailable"
         | "overloaded"
+        | "idempotency_in_progress"
         | "upstream_unreachable"
         | "upstream_timeout" => Exit::Unavailable,
         "invalid_api_key" | "forbidden" | "bad_request" | "host_not_allowed" | "unknown_app"
@@ -207,6 +208,7 @@ mod tests {
         check("provider_unavailable", Exit::Unavailable);
         check("store_unavailable", Exit::Unavailable);
         check("upstream_timeout", Exit::Unavailable);
+        check("idempotency_in_progress", Exit::Unavailable);
         check("invalid_api_key", Exit::Usage);
         check("unknown_connection", Exit::Failed);
         check("connection_unreadable", Exit::Failed);

@@ -278,9 +278,12 @@ fn of_evergrant(
 fn class_of_problem(code: &str) -> Class {
     match code {
         "upstream_timeout" | "outcome_unknown" => Class::Timeout,
-        "upstream_unreachable" | "provider_unavailable" | "store_unavailable" | "overloaded" | "internal" => {
-            Class::Unavailable
-        }
+        "upstream_unreachable"
+        | "provider_unavailable"
+        | "store_unavailable"
+        | "overloaded"
+        | "idempotency_in_progress"
+        | "internal" => Class::Unavailable,
         "budget_exhausted" => Class::RateLimited,
         _ => Class::ClientError,
     }
