@@ -83,14 +83,20 @@ impl<T: Transport> Inner<T> {
 
     pub(crate) async fn reserve(&self, reservation: WriteReservation) -> Result<Reserved, RefusalKind> {
         let now = self.keeper.clock().now();
-        // Whatever became of it: nothing has left, and a place that nobody uses is free after its time.
-        timeout(
-            STORE_ANSWERS_WITHIN,
-            self.keeper.store().reserve_write(reservation, now),
-        )
-        .await
-        .map_err(|_| store_unavailable())?
-        .map_err(|error| RefusalKind::Keep(error.into()))
+        let ticket = WriteTicket {
+            connection: reservation.connection.clone(),
+            key: reservation.key.clone(),
+            owner: reservation.owner.clone(),
+        };
+        let reserving = self.keeper.store().reserve_write(reservation, now);
+        let why = match timeout(STORE_ANSWERS_WITHIN, reserving).await {
+            Ok(Ok(reserved)) => return Ok(reserved),
+            Ok(Err(error)) => RefusalKind::Keep(error.into()),
+            Err(_) => store_unavailable(),
+        };
+        // It may have been taken all the same. Nobody is kept from it by a call that was refused.
+        self.end_behind(Arc::new(ticket), WriteEnd::NotApplied);
+        Err(why)
     }
 
     /// Puts on record that the call leaves now. Nothing may leave unless this returns.
@@ -121,9 +127,13 @@ impl<T: Transport> Inner<T> {
     /// on for a while. What is never taken counts as unknown after its deadline, and is not sent again.
     pub(crate) async fn end(&self, place: &Place, end: WriteEnd) {
         const WAIT: Duration = Duration::from_secs(2);
+        let _ = timeout(WAIT, self.end_behind(place.ticket.clone(), end)).await;
+    }
+
+    fn end_behind(&self, ticket: Arc<WriteTicket>, end: WriteEnd) -> oneshot::Receiver<()> {
         const PAUSES: [u64; 8] = [1, 1, 2, 4, 8, 15, 30, 30];
         let (tell, told) = oneshot::channel();
-        let (keeper, ticket) = (self.keeper.clone(), place.ticket.clone());
+        let keeper = self.keeper.clone();
         self.keeper.spawn(async move {
             let mut pauses = PAUSES.iter();
             loop {
@@ -142,7 +152,7 @@ impl<T: Transport> Inner<T> {
             }
             let _ = tell.send(());
         });
-        let _ = timeout(WAIT, told).await;
+        told
     }
 }
 
