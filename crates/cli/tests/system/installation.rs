@@ -226,10 +226,26 @@ impl Installation {
         key: &str,
         body: Option<Value>,
     ) -> Result<Answer, String> {
+        self.ask_with(address, method, path, key, &[], body).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn ask_with(
+        &self,
+        address: &str,
+        method: Method,
+        path: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Result<Answer, String> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{address}{path}"))
             .header("authorization", format!("Bearer {key}"));
+        for &(name, value) in headers {
+            request = request.header(name, value);
+        }
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }

@@ -8,6 +8,7 @@
 
 mod browser;
 mod clients;
+mod guards;
 mod installation;
 mod prepared;
 mod processes;
