@@ -31,7 +31,7 @@ struct Step {
 }
 
 /// Everything, the quick before the slow.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "format",
         proves: "the code is formatted",
@@ -46,6 +46,11 @@ const STEPS: [Step; 10] = [
         name: "clippy",
         proves: "the lints are silent",
         run: clippy,
+    },
+    Step {
+        name: "features",
+        proves: "each feature of the library builds without the others",
+        run: features,
     },
     Step {
         name: "policy",
@@ -230,13 +235,35 @@ fn clippy() -> Result<()> {
     ]))
 }
 
+/// The library's features, one by one; the workspace's own builds know them only together, and two of them not at all.
+fn features() -> Result<()> {
+    for features in [
+        "sqlite",
+        "postgres",
+        "sqlite,redis",
+        "sqlite,tower",
+        "sqlite,reqwest",
+    ] {
+        let check = ["check", "-p", "evergrant", "--locked", "--no-default-features"];
+        shell::run(cargo().args(check).args(["--features", features]))?;
+    }
+    let clippy = ["clippy", "-p", "evergrant", "--locked", "--all-features"];
+    shell::run(
+        cargo()
+            .args(clippy)
+            .args(["--all-targets", "--", "-D", "warnings"]),
+    )
+}
+
 fn prepare_clients() -> Result<()> {
     clients::prepare().map(drop)
 }
 
 fn tests() -> Result<()> {
     let clients = clients::prepare()?;
-    shell::run(cargo().args(["test", "--workspace", "--locked"]).envs(clients))
+    shell::run(cargo().args(["test", "--workspace", "--locked"]).envs(clients))?;
+    // The doors of the library, which nothing else in the workspace opens.
+    shell::run(cargo().args(["test", "-p", "evergrant", "--locked", "--all-features"]))
 }
 
 fn simulation() -> Result<()> {
@@ -248,8 +275,11 @@ fn planted_bugs() -> Result<()> {
 }
 
 fn docs() -> Result<()> {
-    let docs = ["doc", "--workspace", "--no-deps", "--locked"];
-    shell::run(cargo().args(docs).env("RUSTDOCFLAGS", "-D warnings"))
+    for docs in [["--workspace"].as_slice(), &["-p", "evergrant", "--all-features"]] {
+        let doc = ["doc", "--no-deps", "--locked"];
+        shell::run(cargo().args(doc).args(docs).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -270,6 +300,7 @@ mod tests {
                 "format",
                 "house",
                 "clippy",
+                "features",
                 "policy",
                 "deploy",
                 "clients",

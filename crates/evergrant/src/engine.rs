@@ -70,17 +70,15 @@ impl Evergrant {
 
     /// Sends a request to the connection's provider, with its access token.
     ///
-    /// Only the path and query of its URI count: the host is the app's. A 401 is judged and, where that is right, answered
-    /// by one refresh and one repeat. The provider's own answer is returned whatever its status.
+    /// Its URI is path and query below the app's API base, or a whole URL that lies on it. A 401 is judged and, where that is right, answered
+    /// by one refresh and one repeat. The provider's own answer is returned whatever its status. What a request may ask for beside
+    /// the call itself, guards for writes among it, is in [`crate::RequestExt`].
     pub async fn send(
         &self,
         connection: &ConnectionId,
         request: http::Request<impl Into<Bytes>>,
     ) -> Result<http::Response<GatewayBody>, Error> {
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or_else(|| "/".to_owned(), ToString::to_string);
+        let target = self.target(connection, request.uri()).await?;
         let request = request.map(|body| Full::new(body.into()));
         Ok(self.gateway.call(connection, &target, request).await?.response)
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{AppName, ReconnectReason, Timestamp};
 use evergrant_gateway::{Refusal, RefusalKind};
 use evergrant_keeper::KeepError;
@@ -139,7 +140,32 @@ pub enum Error {
     },
     /// A write left and no answer came: it may have been executed. Look before it is repeated.
     #[error("the request left and no answer came; it may have been executed")]
-    OutcomeUnknown,
+    OutcomeUnknown {
+        /// What to ask the provider to find out, where that is known. It may hold what the request held.
+        look_up: Option<Box<LookUp>>,
+    },
+    /// The same guarded write is under way, here or in another process. Nothing was sent; asked again, it is answered with the
+    /// other one's answer.
+    #[error("the same write is under way")]
+    InProgress {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// Another write was made under this `Idempotency-Key`. Nothing was sent: the key belongs to that one.
+    #[error("another write was made under this Idempotency-Key")]
+    KeyMismatch,
+    /// The guard that was asked for cannot be kept for this request. Nothing was sent: without it would be worse.
+    #[error("the guard cannot be kept: {what}")]
+    GuardNotApplicable {
+        /// Why.
+        what: &'static str,
+    },
+    /// The request is for somewhere else than the API of the connection's app. Nothing was sent: a token leaves for there alone.
+    #[error("the request's URL lies outside of {api_base}, the API of its connection's app")]
+    OutsideApiBase {
+        /// Where it may go.
+        api_base: String,
+    },
     /// The request cannot be sent as it is.
     #[error("the request cannot be sent: {what}")]
     Refused {
@@ -177,7 +203,8 @@ impl From<Refusal> for Error {
             RefusalKind::UseEvergrant => refused(
                 "the provider's token endpoints are not for callers; ask Evergrant for a token instead",
             ),
-            RefusalKind::BadRequest { what } | RefusalKind::GuardNotApplicable { what } => refused(what),
+            RefusalKind::BadRequest { what } => refused(what),
+            RefusalKind::GuardNotApplicable { what } => Self::GuardNotApplicable { what },
             RefusalKind::BodyTooLarge { limit } => Self::Refused {
                 what: format!("its body is over the limit of {limit} bytes"),
             },
@@ -195,12 +222,9 @@ impl From<Refusal> for Error {
                 what: "the provider did not answer in time".to_owned(),
                 retry_after: UNREACHED,
             },
-            RefusalKind::IdempotencyInProgress { retry_after } => Self::Unavailable {
-                what: "the same write is under way".to_owned(),
-                retry_after,
-            },
-            RefusalKind::IdempotencyMismatch => refused("another write was made under its Idempotency-Key"),
-            RefusalKind::OutcomeUnknown { .. } => Self::OutcomeUnknown,
+            RefusalKind::IdempotencyInProgress { retry_after } => Self::InProgress { retry_after },
+            RefusalKind::IdempotencyMismatch => Self::KeyMismatch,
+            RefusalKind::OutcomeUnknown { look_up } => Self::OutcomeUnknown { look_up },
         }
     }
 }

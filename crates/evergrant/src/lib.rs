@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Where connections can be kept is chosen by features: `sqlite` (on by default) and `postgres`. The feature `redis` adds a way
-//! of waiting, see [`Coordination`].
+//! of waiting, see [`Coordination`]. `tower` and `reqwest` are for programs that have an HTTP client of their own.
 //!
 //! Start reading at [`Builder::build`].
 
@@ -40,6 +40,14 @@ mod connect;
 mod coordination;
 mod engine;
 mod error;
+#[cfg(any(feature = "tower", feature = "reqwest"))]
+mod foreign;
+mod request;
+#[cfg(feature = "reqwest")]
+mod reqwest;
+mod target;
+#[cfg(feature = "tower")]
+mod tower;
 
 pub use app::App;
 pub use builder::Builder;
@@ -47,10 +55,20 @@ pub use connect::{Connect, Link, StartError};
 pub use coordination::Coordination;
 pub use engine::Evergrant;
 pub use error::{BuildError, Error};
+pub use request::RequestExt;
 
+#[cfg(feature = "reqwest")]
+pub use crate::reqwest::EvergrantMiddleware;
+#[cfg(feature = "tower")]
+pub use crate::tower::{EvergrantLayer, EvergrantService};
+
+pub use evergrant_domain::call_budget::Lane;
+pub use evergrant_domain::write_lookup::LookUp;
 pub use evergrant_domain::{
     AccessToken, AppName, ClientSecret, ConnectionId, Customer, ReconnectReason, Timestamp,
 };
-pub use evergrant_gateway::{Answer, CallRecord, Gateway, GatewayBody, GatewayLimits, Refusal, RefusalKind};
+pub use evergrant_gateway::{
+    Answer, BrokenOff, CallRecord, Gateway, GatewayBody, GatewayLimits, Outgoing, Refusal, RefusalKind,
+};
 pub use evergrant_keeper::{Clock, KeepError, Keeper, RefreshReport, Renewal, SystemClock};
 pub use evergrant_store::VaultKey;

@@ -69,7 +69,8 @@ pub(crate) struct Inner<T> {
     pub(crate) keeper: Keeper,
     pub(crate) transport: T,
     pub(crate) limits: GatewayLimits,
-    pub(crate) budgets: Budgets,
+    /// One for all ways that calls leave by: the provider counts them together.
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) breakers: Breakers,
 }
 
@@ -91,11 +92,30 @@ impl<T: Transport> Gateway<T> {
     pub fn over(transport: T, keeper: Keeper, limits: GatewayLimits) -> Self {
         Self {
             inner: Arc::new(Inner {
-                budgets: Budgets::new(&keeper),
+                budgets: Arc::new(Budgets::new(&keeper)),
                 breakers: Breakers::default(),
                 keeper,
                 transport,
                 limits,
+            }),
+        }
+    }
+
+    /// The same gateway, whose calls leave by another way. Whether a host is reached by that way is known by its own calls alone.
+    pub fn by<U: Transport>(&self, transport: U) -> Gateway<U> {
+        let Inner {
+            keeper,
+            limits,
+            budgets,
+            ..
+        } = &*self.inner;
+        Gateway {
+            inner: Arc::new(Inner {
+                budgets: budgets.clone(),
+                breakers: Breakers::default(),
+                keeper: keeper.clone(),
+                transport,
+                limits: limits.clone(),
             }),
         }
     }
