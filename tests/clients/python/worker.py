@@ -88,7 +88,9 @@ def run(host, port):
                 return
             connection_id = job["connection"]
             if connection_id not in clients:
-                clients[connection_id] = HubSpot(access_token=API_KEY, host=f"{GATEWAY}/gateway/{connection_id}").crm.companies
+                # Without retries of its own: it would sleep through a 429, and this thread with it.
+                hubspot = HubSpot(access_token=API_KEY, host=f"{GATEWAY}/gateway/{connection_id}", retry=False)
+                clients[connection_id] = hubspot.crm.companies
             began = time.monotonic()
             said = {"job": job["job"], **outcome(clients[connection_id], job)}
             said["ms"] = round((time.monotonic() - began) * 1000)
