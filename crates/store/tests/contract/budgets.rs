@@ -66,6 +66,7 @@ pub(crate) async fn a_budget_is_shared_by_all_processes_and_never_overdrawn(fixt
     let stores = [fixture.open().await, fixture.open().await];
     let name = calls("1");
     claim(&stores[0], &name, learnt(slices)).await;
+    warm(&stores).await;
     let claims = (0..60).map(|number| claim(&stores[number % 2], &name, wanted(7)));
     let granted: Vec<u32> = join_all(claims).await.iter().map(|grant| grant.granted).collect();
     assert_eq!(granted.iter().sum::<u32>(), 300, "{granted:?}");

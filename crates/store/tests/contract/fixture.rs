@@ -12,6 +12,7 @@ use evergrant_store::Store;
 use evergrant_store::contract::{
     Connected, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Revocation,
 };
+use futures_util::future::join_all;
 
 /// One empty database.
 pub(crate) trait Fixture: Sized {
@@ -28,6 +29,12 @@ pub(crate) trait Fixture: Sized {
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 /// A lease that has run out as soon as it is taken.
 pub(crate) const NO_TIME: Duration = Duration::ZERO;
+
+/// Lets these stores open what they need to do much at once: else the first is done before the last has begun.
+pub(crate) async fn warm(stores: &[impl Store]) {
+    let asked = (0..40).map(|number| stores[number % stores.len()].ping());
+    assert!(join_all(asked).await.iter().all(Result::is_ok));
+}
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(seconds * 1000)

@@ -77,6 +77,7 @@ async fn end(store: &impl Store, ticket: &WriteTicket, end: WriteEnd, now: i64) 
 
 /// Many processes' reservations at one moment: those who got the place, and what the others met.
 async fn at_once(stores: &[impl Store], owner: &str, now: i64) -> (Vec<WriteTicket>, Vec<Meeting>) {
+    warm(stores).await;
     let asked = (0..40).map(|number| {
         let store = &stores[number % stores.len()];
         reserve(store, by(&format!("{owner}-{number}"), now), now)
