@@ -709,7 +709,7 @@ async fn more_than_is_swept_at_once_is_swept_in_turns() {
     raw.execute_batch(
         "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 12000)
          INSERT INTO writes (connection, key, request, owner, state, keep_until, changed_at, answer, body, body_bytes)
-         SELECT '1', number, 'r', 'o', 'done', number, 0, x'00', x'00', 1 FROM numbers",
+         SELECT '1', number, 'r', 'o', 'done', number, number, x'00', x'00', 1 FROM numbers",
     )
     .unwrap();
     let kept = || -> (i64, i64) {
@@ -720,6 +720,9 @@ async fn more_than_is_swept_at_once_is_swept_in_turns() {
     };
     store.sweep_writes(now(), 500).await.unwrap();
     assert_eq!(kept(), (12_000, 500));
+    let oldest = "SELECT min(changed_at) FROM writes WHERE body IS NOT NULL";
+    let oldest: i64 = raw.query_row(oldest, [], |row| row.get(0)).unwrap();
+    assert_eq!(oldest, 11_501);
     store
         .sweep_writes(Timestamp::from_millis(11_900), 500)
         .await

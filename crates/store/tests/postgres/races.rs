@@ -261,13 +261,24 @@ async fn a_place_is_taken_over_or_its_write_leaves_and_never_both() {
     for round in 0..10 {
         let key = format!("k{round}");
         let ticket = reserve(&a, &key, "late").await;
-        let leaving = async {
-            while round % 2 == 1 && database.waiting(&watcher).await == 0 {
+        // Who comes second begins once the first one waits.
+        let second = async || {
+            while database.waiting(&watcher).await == 0 {
                 tokio::task::yield_now().await;
+            }
+        };
+        let leaving = async {
+            if round % 2 == 1 {
+                second().await;
             }
             a.write_leaves(&ticket, late.after(LEASE), late).await
         };
-        let taking = b.reserve_write(reservation(&key, "heir", late), late);
+        let taking = async {
+            if round % 2 == 0 {
+                second().await;
+            }
+            b.reserve_write(reservation(&key, "heir", late), late).await
+        };
         let row = format!("writes WHERE key = '{key}'");
         let (leaves, taken) = database.meet_at(&row, leaving, taking).await;
         match (leaves.unwrap(), taken.unwrap()) {
@@ -340,11 +351,13 @@ async fn more_than_is_swept_at_once_is_swept_in_turns() {
     let database = Database::new();
     let store = database.open().await;
     let rows = "INSERT INTO writes (connection, key, request, owner, state, keep_until, changed_at, answer, body, body_bytes)
-                SELECT 'c1', number, 'r', 'o', 'done', number, 0, 'x', 'y', 1 FROM generate_series(1, 12000) AS number";
+                SELECT 'c1', number, 'r', 'o', 'done', number, number, 'x', 'y', 1 FROM generate_series(1, 12000) AS number";
     database.sql(rows);
     store.sweep_writes(NOW, 500).await.unwrap();
     let kept = "SELECT count(*) || ' ' || count(body) FROM writes";
     assert_eq!(database.sql(kept), "12000 500");
+    let oldest = "SELECT min(changed_at) FROM writes WHERE body IS NOT NULL";
+    assert_eq!(database.sql(oldest), "11501");
     let later = NOW.after(Duration::from_millis(11_900));
     store.sweep_writes(later, 500).await.unwrap();
     assert_eq!(database.sql(kept), "100 100");
