@@ -79,7 +79,7 @@ impl UpstreamBreaker {
     pub fn passage(&mut self, now: Duration) -> Passage {
         match &mut self.open {
             None => Passage::Open,
-            Some(open) if now < open.until => Passage::Closed(open.until - now),
+            Some(open) if now < open.until => Passage::Closed(open.until.saturating_sub(now)),
             Some(open) if open.probing => Passage::Closed(PAUSE.min(open.pause)),
             Some(open) => {
                 open.probing = true;
@@ -107,8 +107,6 @@ impl UpstreamBreaker {
                     probing: false,
                 };
             }
-            // One that left before it opened.
-            Some(_) => {}
             None if self.failures >= FAILURES && now.saturating_sub(self.first_at) >= OVER => {
                 self.open = Some(Open {
                     until: now + PAUSE,
@@ -116,7 +114,8 @@ impl UpstreamBreaker {
                     probing: false,
                 });
             }
-            None => {}
+            // Not yet; or it left before it opened.
+            None | Some(_) => {}
         }
     }
 

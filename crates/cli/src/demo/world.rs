@@ -13,7 +13,7 @@ use evergrant_server::{BindError, ListenSettings, Server, Service, ServiceSettin
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
-use hubspot_sim::{Ledger, Rotation, SimApp, SimConfig, Simulator};
+use hubspot_sim::{Ledger, RateLimits, Rotation, SimApp, SimConfig, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -86,6 +86,11 @@ impl World {
         })
         .await
         .map_err(|error| Failure::failed(format!("the simulator cannot listen: {error}")))?;
+        // Here the point is the one redemption that a stampede costs, not how long it waits for HubSpot's 110 calls in 10 s.
+        hubspot.set_rate_limits(RateLimits {
+            calls_max: 1000,
+            ..RateLimits::default()
+        });
         let (operator, server) = serve(folder.path(), &hubspot).await?;
         let base = format!("http://localhost:{}", server.address().port());
         let stop = CancellationToken::new();

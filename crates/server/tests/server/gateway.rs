@@ -3,7 +3,7 @@
 use evergrant_config::LogCalls;
 use http::{Request, header};
 use http_body_util::Full;
-use hubspot_sim::{Fault, FaultKind};
+use hubspot_sim::{Fault, FaultKind, RateLimits, Switch};
 use serde_json::{Value, json};
 
 use crate::harness::{House, LOG};
@@ -35,6 +35,40 @@ async fn a_call_by_path_or_by_header_reaches_the_provider_and_comes_back_as_it_i
     );
     let refused = house.sim.ledger().unauthorized;
     assert_eq!((refused.expired, refused.garbage, refused.missing), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_call_for_which_no_budget_is_left_is_answered_as_hubspot_would_and_named_as_ours() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.sim.set_rate_limits(RateLimits {
+        calls_max: 5,
+        ..RateLimits::default()
+    });
+    house.sim.turn_on(Switch::EnforceRateLimits, true);
+    let hurried = json!({"name": "n", "role": "gateway", "lane": "interactive", "max_wait": 0});
+    let key = house.key(hurried).await;
+    let path = "/gateway/c1/crm/v3/objects/contacts";
+    let mut refused = None;
+    for _ in 0..8 {
+        let answer = house.get(&key, path).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+        answer.expect(200);
+    }
+    // The key's longest wait counts, without a header.
+    let refused = refused.unwrap().refused(429, "budget_exhausted");
+    assert_eq!(refused.header("evergrant-error"), "budget_exhausted");
+    assert_eq!(refused.header("x-should-retry"), "true");
+    assert_eq!(refused.header("evergrant-class"), "rate_limited");
+    let seconds: u32 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    let problem = refused.json();
+    assert_eq!(problem["errorType"], "RATE_LIMIT");
+    assert_eq!(problem["policyName"], "TEN_SECONDLY_ROLLING");
+    assert_eq!(house.sim.ledger().rate_limited.total(), 0);
 }
 
 #[tokio::test]
