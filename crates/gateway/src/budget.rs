@@ -42,10 +42,10 @@ pub(crate) struct Budgets {
 }
 
 /// On whose terms a call waits.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Patience {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience<'a> {
     pub(crate) lane: Lane,
-    pub(crate) caller: Option<Arc<str>>,
+    pub(crate) caller: Option<&'a Arc<str>>,
     pub(crate) max_wait: Duration,
 }
 
@@ -107,7 +107,7 @@ impl Budgets {
         &self,
         token: &Current,
         counted: Counted,
-        patience: &Patience,
+        patience: &Patience<'_>,
         now: Instant,
     ) -> Result<Permit, Exhausted> {
         let at_most = match token.app.budget {
@@ -123,7 +123,7 @@ impl Budgets {
         };
         let ask = Ask {
             lane: patience.lane,
-            caller: patience.caller.as_ref(),
+            caller: patience.caller,
             max_wait: patience.max_wait,
             at_most,
         };

@@ -34,7 +34,7 @@ pub(crate) struct Call<'a> {
     /// Which budget it is counted by.
     pub(crate) counted: Counted,
     /// On whose terms it waits for that.
-    pub(crate) patience: Patience,
+    pub(crate) patience: Patience<'a>,
     pub(crate) permit: Permit,
     pub(crate) sent_at: Timestamp,
     /// A 401 was answered with a repeat: there is no second one.

@@ -217,7 +217,7 @@ impl<T: Transport> Gateway<T> {
     /// Everything that can be refused is, before anything is spent on it; then the token.
     async fn prepare<'a, B>(
         &self,
-        terms: &Terms,
+        terms: &'a Terms,
         id: &'a ConnectionId,
         target: &'a str,
         request: Request<B>,
@@ -258,7 +258,7 @@ impl<T: Transport> Gateway<T> {
             min_ttl: asked.min_ttl,
             patience: Patience {
                 lane: terms.lane.or(asked.lane).unwrap_or_default(),
-                caller: terms.caller.clone(),
+                caller: terms.caller.as_ref(),
                 max_wait: max_wait(asked.max_wait, terms.max_wait, token.app.max_wait),
             },
             permit: Permit::NONE,

@@ -81,11 +81,11 @@ impl<T: Transport> Inner<T> {
         ahead: Option<&Ahead>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
-        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience.clone());
+        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience);
         let result = self.carry_out(call, record).await;
         if record.outcome_unknown
             && let Some(ahead) = ahead
-            && let Some(found) = self.look_after(ahead, id, &app, &patience).await
+            && let Some(found) = self.look_after(ahead, id, &app, patience).await
         {
             return Ok(self.suppressed(found, id, record));
         }
@@ -119,7 +119,7 @@ impl<T: Transport> Inner<T> {
                 }
             }
         }
-        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience.clone());
+        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience);
         let sent = Call {
             place: Some(place),
             ..call
@@ -138,7 +138,7 @@ impl<T: Transport> Inner<T> {
             }
             Outcome::Unknown => {
                 let found = match ahead {
-                    Some(ahead) => self.look_after(ahead, id, &app, &patience).await,
+                    Some(ahead) => self.look_after(ahead, id, &app, patience).await,
                     None => None,
                 };
                 if let Some(found) = found {
@@ -176,7 +176,7 @@ impl<T: Transport> Inner<T> {
             (Meeting::Unknown, _) => {
                 if let Some(ahead) = ahead
                     && let Some(found) = self
-                        .look_after(ahead, call.id, &call.token.app, &call.patience)
+                        .look_after(ahead, call.id, &call.token.app, call.patience)
                         .await
                 {
                     return Ok(self.suppressed(found, call.id, record));

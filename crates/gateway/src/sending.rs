@@ -133,7 +133,7 @@ impl<T: Transport> Inner<T> {
         sleep(pause).await;
         let patience = Patience {
             max_wait: left - pause,
-            ..call.patience.clone()
+            ..call.patience
         };
         let admitted = self
             .budgets

@@ -59,8 +59,8 @@ pub(super) enum Way {
     Free,
     /// Nobody knows yet whether anybody does.
     Blind,
-    /// It was granted.
-    Granted,
+    /// It was granted, with this slice.
+    Granted(u64),
 }
 
 struct Waiter {
@@ -105,6 +105,7 @@ struct Rest {
 /// What was granted last.
 #[derive(Clone, Copy)]
 struct Slice {
+    number: u64,
     size: u32,
     left: u32,
     /// For whom: what is kept for the urgent is not for the others.
@@ -149,6 +150,7 @@ impl Account {
                 new: false,
                 unasked: 0,
                 slice: Slice {
+                    number: 0,
                     size: 0,
                     left: 0,
                     lane: Lane::Backfill,
@@ -221,7 +223,7 @@ impl Account {
             FREE => Some(Way::Free),
             _ if !state.queue.is_empty() => None,
             UNKNOWN => state.blindly(now),
-            _ => state.take(lane, now).then_some(Way::Granted),
+            _ => state.take(lane, now).then_some(Way::Granted(state.slice.number)),
         }
     }
 
@@ -301,6 +303,7 @@ impl Account {
             ask_again: now + OTHERS_LEARN,
         });
         state.slice = Slice {
+            number: state.slice.number + 1,
             size: grant.granted,
             left: grant.granted,
             lane: claim.lane,
@@ -308,6 +311,7 @@ impl Account {
             granted_at: Some(grant.at),
         };
         state.shares.push_back((now, grant.granted));
+        state.forget_old_shares(now);
         state.hand_out();
     }
 
@@ -327,6 +331,7 @@ impl Account {
             return;
         }
         state.slice = Slice {
+            number: state.slice.number + 1,
             size: share,
             left: share,
             lane: Lane::Backfill,
@@ -433,9 +438,10 @@ impl Account {
         match way {
             Way::Free => {}
             Way::Blind => state.blind = state.blind.saturating_sub(1),
-            Way::Granted => {
+            Way::Granted(number) => {
                 let slice = &mut state.slice;
-                if Instant::now() < slice.until && slice.left < slice.size {
+                // What an earlier slice held counts as used: it was counted when that was granted.
+                if number == slice.number && Instant::now() < slice.until && slice.left < slice.size {
                     slice.left += 1;
                     if slice.granted_at.is_none() {
                         state.unasked = state.unasked.saturating_sub(1);
@@ -491,7 +497,7 @@ impl State {
         while self.slice.left > 0
             && let Some(waiter) = self.queue.pop()
         {
-            if waiter.go(Way::Granted) {
+            if waiter.go(Way::Granted(self.slice.number)) {
                 self.spend();
             }
         }
@@ -575,12 +581,17 @@ impl State {
         let Some(limit) = self.limit else {
             return u32::MAX;
         };
-        while self.shares.front().is_some_and(|(at, _)| *at + limit.per < now) {
-            self.shares.pop_front();
-        }
+        self.forget_old_shares(now);
         let granted: u32 = self.shares.iter().map(|(_, calls)| *calls).sum();
         let seconds = u32::try_from(limit.per.as_secs()).unwrap_or(u32::MAX).max(1);
         (granted / 2 / seconds).max(1)
+    }
+
+    fn forget_old_shares(&mut self, now: Instant) {
+        let window = self.limit.map_or(ASK_AGAIN_EVERY, |limit| limit.per);
+        while self.shares.front().is_some_and(|(at, _)| *at + window < now) {
+            self.shares.pop_front();
+        }
     }
 
     fn resting(&self, now: Instant) -> Option<&Rest> {

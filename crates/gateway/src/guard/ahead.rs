@@ -63,7 +63,7 @@ impl<T: Transport> Inner<T> {
         call: &Call<'_>,
         record: &mut CallRecord,
     ) -> Result<Option<Response<GatewayBody>>, RefusalKind> {
-        match self.look(ahead, call.id, &call.token.app, &call.patience).await? {
+        match self.look(ahead, call.id, &call.token.app, call.patience).await? {
             Seen::There(answer) => Ok(Some(self.suppressed(answer, call.id, record))),
             Seen::NotThere => Ok(None),
             Seen::Refused(refused) => {
@@ -90,7 +90,7 @@ impl<T: Transport> Inner<T> {
         ahead: &Ahead,
         id: &ConnectionId,
         app: &Arc<App>,
-        patience: &Patience,
+        patience: Patience<'_>,
     ) -> Option<AsAnswered> {
         match self.look(ahead, id, app, patience).await {
             Ok(Seen::There(answer)) => Some(answer),
@@ -120,7 +120,7 @@ impl<T: Transport> Inner<T> {
         ahead: &Ahead,
         id: &ConnectionId,
         app: &Arc<App>,
-        patience: &Patience,
+        patience: Patience<'_>,
     ) -> Result<Seen, RefusalKind> {
         /// 500 associations a page.
         const PAGES_MAX: usize = 20;
@@ -156,7 +156,7 @@ impl<T: Transport> Inner<T> {
         &self,
         id: &'a ConnectionId,
         app: &Arc<App>,
-        patience: &Patience,
+        patience: Patience<'a>,
         look: &'a LookUp,
     ) -> Result<Call<'a>, RefusalKind> {
         let began = Instant::now();
@@ -178,7 +178,7 @@ impl<T: Transport> Inner<T> {
             token_took: ready_at - began,
             ready_at,
             counted: counted(app.provider.dialect, "GET", target.path()),
-            patience: patience.clone(),
+            patience,
             permit: Permit::NONE,
             sent_at: self.keeper.clock().now(),
             repeated_for_401: false,

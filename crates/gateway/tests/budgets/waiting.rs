@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Ask, Fleet, SEARCH, exhausted, status};
-use crate::provider::Provider;
+use crate::provider::{Provider, says};
 
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
@@ -404,6 +404,27 @@ async fn away_from_the_store_a_process_goes_on_with_half_of_its_share() {
     }
     assert_eq!(fleet.provider.refusals(), 0);
     assert!(fleet.provider.most_within(TEN_SECONDS) <= 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_once_more_counts_twice() {
+    // Each call fails at first.
+    let provider = Provider::new(|_, before| {
+        let status = if before.len().is_multiple_of(2) { 500 } else { 200 };
+        Ok((status, says(20, 19, TEN_SECONDS), String::new()))
+    });
+    let fleet = Fleet::of(1, provider).await;
+    for _ in 0..30 {
+        let ask = Ask {
+            lane: Some("interactive"),
+            max_wait: Some(60),
+            ..Ask::default()
+        };
+        assert_eq!(status(&fleet.call(ask).await), 200);
+    }
+    // A repeat does not wait: the last one of a window may be too much.
+    let most = fleet.provider.most_within(TEN_SECONDS);
+    assert!(most <= 21, "{most}");
 }
 
 #[tokio::test(start_paused = true)]

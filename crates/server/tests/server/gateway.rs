@@ -45,7 +45,7 @@ async fn a_call_for_which_no_budget_is_left_is_answered_as_hubspot_would_and_nam
         calls_max: 5,
         ..RateLimits::default()
     });
-    house.sim.turn_on(Switch::EnforceRateLimits, true);
+    house.sim.turn_on(Switch::EnforceRateLimits);
     let hurried = json!({"name": "n", "role": "gateway", "lane": "interactive", "max_wait": 0});
     let key = house.key(hurried).await;
     let path = "/gateway/c1/crm/v3/objects/contacts";
