@@ -1,5 +1,6 @@
 //! Guarded writes: carried out once, whatever happens to them, to their answer, to their caller or to the store.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -511,8 +512,8 @@ async fn neither_key_nor_body_is_shown_anywhere() {
             .send_with("POST", CONTACTS, &[("idempotency-key", key)], body)
             .await;
         match result {
-            Ok(answer) => shown.push_str(&format!("{answer:?}")),
-            Err(refusal) => shown.push_str(&format!("{refusal:?} {refusal}")),
+            Ok(answer) => write!(shown, "{answer:?}").unwrap(),
+            Err(refusal) => write!(shown, "{refusal:?} {refusal}").unwrap(),
         }
     }
     for kind in [EventKind::WriteSuppressed, EventKind::OutcomeUnknown] {
