@@ -15,12 +15,15 @@ use evergrant_domain::{
 };
 use evergrant_store::contract::*;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 /// What fails, and what was asked.
 #[derive(Default)]
 pub(crate) struct Faults {
     away: Mutex<Vec<(&'static str, Moment)>>,
     asked: Mutex<Vec<&'static str>>,
+    /// A step that waits, and for what.
+    held: Mutex<Option<(&'static str, Arc<Semaphore>)>>,
     /// The database whose places are taken over.
     stolen: Mutex<Option<PathBuf>>,
 }
@@ -41,6 +44,20 @@ impl Faults {
     /// From now on each place in this database is somebody else's by the time that its write leaves.
     pub(crate) fn steal(&self, database: PathBuf) {
         *self.stolen.lock() = Some(database);
+    }
+
+    /// From now on this step waits for a permit each time.
+    pub(crate) fn hold(&self, step: &'static str) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        *self.held.lock() = Some((step, permits.clone()));
+        permits
+    }
+
+    async fn pass(&self, step: &str) {
+        let held = self.held.lock().clone().filter(|(held, _)| *held == step);
+        if let Some((_, permits)) = held {
+            permits.acquire().await.unwrap().forget();
+        }
     }
 
     /// Everything works again.
@@ -84,6 +101,7 @@ macro_rules! steps {
         impl Store for Faulty {
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
                 self.faults.meet(stringify!($name), Moment::Before)?;
+                self.faults.pass(stringify!($name)).await;
                 let answer = self.inner.$name($($arg),*).await;
                 self.faults.meet(stringify!($name), Moment::After)?;
                 answer

@@ -474,9 +474,22 @@ async fn an_end_that_the_store_does_not_take_keeps_the_answer_from_nobody() {
 #[tokio::test]
 async fn the_end_is_on_record_before_the_caller_has_the_answer() {
     let provider = Scripted::new(|_, _| created()).await;
-    let world = World::at(&provider.base).await;
-    create(&world, KEY).await.unwrap();
-    assert_eq!(world.faults.asked("end_write"), 1);
+    let world = Arc::new(World::at(&provider.base).await);
+    let permits = world.faults.hold("end_write");
+    let call = tokio::spawn({
+        let world = world.clone();
+        async move { create(&world, KEY).await }
+    });
+    while world.faults.asked("end_write") == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Nothing else has to happen until then.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert!(!call.is_finished());
+    }
+    permits.add_permits(1);
+    assert_eq!(gist(&call.await.unwrap().unwrap()), (201, "ok", 1));
     assert_eq!(replayed(&create(&world, KEY).await.unwrap()), "true");
 }
 
