@@ -10,6 +10,7 @@ mod browser;
 mod clients;
 mod guards;
 mod installation;
+mod metrics;
 mod prepared;
 mod processes;
 mod retries;
