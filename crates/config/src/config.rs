@@ -30,6 +30,8 @@ pub struct Config {
     pub log: Log,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[limits]`
+    pub limits: Limits,
     /// `[apps.NAME]`, by name.
     pub apps: Vec<App>,
 }
@@ -253,4 +255,40 @@ pub enum LogCalls {
     Failures,
     /// Every one.
     All,
+}
+
+/// How much of it one caller, or all of them, may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of callers at a time.
+    pub connections: usize,
+    /// Calls through the gateway at a time, until the last byte of their answers.
+    pub in_flight: usize,
+    /// The same for one API key.
+    pub in_flight_per_key: usize,
+    /// The largest headers of a request, names and values together, in bytes.
+    pub header_bytes: usize,
+    /// The largest body of a call through the gateway, in bytes; `None` for any.
+    pub body_bytes: Option<u64>,
+    /// How long a request's headers may take.
+    pub header_timeout: Duration,
+    /// How long a call's body may keep the gateway waiting for more of it.
+    pub body_timeout: Duration,
+    /// How long a provider may take until the first byte of its answer.
+    pub upstream_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            in_flight: 8192,
+            in_flight_per_key: 4096,
+            header_bytes: 64 * 1024,
+            body_bytes: None,
+            header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            upstream_timeout: Duration::from_secs(60),
+        }
+    }
 }

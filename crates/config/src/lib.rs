@@ -22,8 +22,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use config::{
-    Config, Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Log, LogCalls, Metrics, Server, Store,
-    TlsFiles, Vault, VaultKeyText,
+    Config, Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server,
+    Store, TlsFiles, Vault, VaultKeyText,
 };
 pub use error::{ConfigError, Problem};
 pub use network::Network;

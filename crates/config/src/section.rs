@@ -284,6 +284,56 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A whole number within bounds.
+    pub(crate) fn number(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<At<u64>> {
+        self.counted(key, bounds, "a whole number", |text| text.parse().ok())
+    }
+
+    /// A number of bytes within bounds: alone, or with `KiB`, `MiB` or `GiB` behind it.
+    pub(crate) fn size(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<At<u64>> {
+        self.counted(
+            key,
+            bounds,
+            "a number of bytes, like 65536 or \"64KiB\"",
+            |text| {
+                let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                let (number, unit) = text.split_at(unit_at);
+                let times: u64 = match unit {
+                    "" => 1,
+                    "KiB" => 1 << 10,
+                    "MiB" => 1 << 20,
+                    "GiB" => 1 << 30,
+                    _ => return None,
+                };
+                number.parse::<u64>().ok()?.checked_mul(times)
+            },
+        )
+    }
+
+    fn counted(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<u64>,
+        what: &str,
+        parse: impl FnOnce(&str) -> Option<u64>,
+    ) -> Option<At<u64>> {
+        let written = self.value(key)?;
+        self.reading.parsed(written, |value| {
+            let text = match value {
+                Value::Text(text) | Value::Number(text) => text,
+                other => return Err(format!("must be {what}, not {}", other.kind())),
+            };
+            let number = parse(text).ok_or_else(|| format!("must be {what}, not {text:?}"))?;
+            if bounds.contains(&number) {
+                return Ok(number);
+            }
+            let (least, most) = (bounds.start(), bounds.end());
+            Err(format!(
+                "{text:?} is out of bounds: at least {least}, at most {most}"
+            ))
+        })
+    }
+
     /// A path, made to stand on its own.
     pub(crate) fn path(&mut self, key: &'static str) -> Option<At<PathBuf>> {
         let At { value, place } = self.text(key)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use crate::config::{
-    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Log, LogCalls, Metrics, Server, Store, TlsFiles,
-    Vault, VaultKeyText,
+    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server, Store,
+    TlsFiles, Vault, VaultKeyText,
 };
 use crate::network::Network;
 use crate::section::{At, Section};
@@ -28,6 +28,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let lifeboat = root.section("lifeboat", lifeboat);
     let log = root.section("log", log);
     let metrics = root.section("metrics", |section| metrics(section, server.listen));
+    let limits = root.section("limits", limits);
     let apps = root.section("apps", |apps| {
         apps.sections(|name, app| apps::read(name, app, &server.public_url))
             .into_iter()
@@ -44,6 +45,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         lifeboat,
         log,
         metrics,
+        limits,
         apps,
     }
 }
@@ -373,5 +375,36 @@ fn metrics(section: &mut Section<'_>, main: SocketAddr) -> Metrics {
     });
     Metrics {
         listen: listen.map(|listen| listen.value),
+    }
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    /// More than any machine has files for.
+    const MANY: u64 = 1_000_000;
+    const KIB: u64 = 1024;
+    let default = Limits::default();
+    let mut number = |key, default: usize| {
+        let given = section.number(key, 1..=MANY);
+        given.map_or(default, |at| usize::try_from(at.value).unwrap_or(default))
+    };
+    let connections = number("connections", default.connections);
+    let in_flight = number("in_flight", default.in_flight);
+    let in_flight_per_key = number("in_flight_per_key", default.in_flight_per_key);
+    let header_bytes = section.size("header_bytes", KIB..=128 * KIB);
+    let header_bytes = header_bytes.and_then(|at| usize::try_from(at.value).ok());
+    let body_bytes = section.size("body_bytes", KIB..=KIB.pow(4));
+    let mut timeout = |key, default| {
+        let given = section.duration(key, SECOND..=HOUR);
+        given.map_or(default, |at| at.value)
+    };
+    Limits {
+        connections,
+        in_flight,
+        in_flight_per_key,
+        header_bytes: header_bytes.unwrap_or(default.header_bytes),
+        body_bytes: body_bytes.map(|at| at.value).or(default.body_bytes),
+        header_timeout: timeout("header_timeout", default.header_timeout),
+        body_timeout: timeout("body_timeout", default.body_timeout),
+        upstream_timeout: timeout("upstream_timeout", default.upstream_timeout),
     }
 }

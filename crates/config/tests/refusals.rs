@@ -647,3 +647,42 @@ fn a_file_that_was_named_has_to_be_there() {
         "/nowhere/evergrant.toml: cannot be read: No such file or directory (os error 2); `evergrant init` writes one"
     );
 }
+
+#[test]
+fn limits_that_limit_nothing_or_everything_are_refused() {
+    let check_limit = |setting: &str, expected: &str| {
+        check(
+            &format!("[limits]\n{setting}\n"),
+            &format!("evergrant.toml:2: limits.{expected}"),
+        );
+    };
+    check_limit(
+        "connections = 0",
+        "connections: \"0\" is out of bounds: at least 1, at most 1000000",
+    );
+    check_limit("in_flight = -1", "in_flight: must be a whole number, not \"-1\"");
+    check_limit(
+        "in_flight_per_key = true",
+        "in_flight_per_key: must be a whole number, not true or false",
+    );
+    check_limit(
+        "header_bytes = \"64kb\"",
+        "header_bytes: must be a number of bytes, like 65536 or \"64KiB\", not \"64kb\"",
+    );
+    check_limit(
+        "header_bytes = \"1MiB\"",
+        "header_bytes: \"1MiB\" is out of bounds: at least 1024, at most 131072",
+    );
+    check_limit(
+        "body_bytes = 99999999999999999999",
+        "body_bytes: must be a number of bytes",
+    );
+    check_limit(
+        "header_timeout = \"0s\"",
+        "header_timeout: \"0s\" is out of bounds: at least 1s, at most 1h",
+    );
+    check_limit(
+        "upstream_timeout = 30",
+        "upstream_timeout: 30 has no unit: write \"30s\" for seconds, or m, h, d",
+    );
+}

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evergrant_config::{Config, CoordinationMode, LogCalls, Store, TlsFiles, load, template};
+use evergrant_config::{Config, CoordinationMode, Limits, LogCalls, Store, TlsFiles, load, template};
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::call_budget::{Limit, Setting};
 use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
@@ -71,6 +71,7 @@ fn an_empty_file_means_the_defaults_beside_it() {
     assert_eq!(config.coordination.max_stale, Duration::from_secs(60));
     assert_eq!(config.lifeboat.dir, folder.path().join("lifeboat"));
     assert_eq!(config.log.calls, LogCalls::Failures);
+    assert_eq!(config.limits, Limits::default());
     assert!(config.apps.is_empty());
 }
 
@@ -498,7 +499,8 @@ fn the_template_is_sound_with_every_setting_switched_on_and_shows_the_defaults()
                 &config.vault,
                 &config.coordination,
                 &config.lifeboat,
-                &config.log
+                &config.log,
+                &config.limits
             )
         )
     };
@@ -511,4 +513,30 @@ fn the_template_is_sound_with_every_setting_switched_on_and_shows_the_defaults()
     let generic = app(GENERIC, &[]);
     assert_eq!(config.apps[1].provider.rotation, generic.provider.rotation);
     assert_eq!(config.apps[1].provider.client_auth, generic.provider.client_auth);
+}
+
+#[test]
+fn limits_are_numbers_sizes_and_durations() {
+    let file = "[limits]\nconnections = 10\nin_flight = 20\nin_flight_per_key = 5\nheader_bytes = \"16KiB\"\n\
+        body_bytes = 2048\nheader_timeout = \"5s\"\nbody_timeout = \"7s\"\nupstream_timeout = \"2m\"\n";
+    let expected = Limits {
+        connections: 10,
+        in_flight: 20,
+        in_flight_per_key: 5,
+        header_bytes: 16 * 1024,
+        body_bytes: Some(2048),
+        header_timeout: Duration::from_secs(5),
+        body_timeout: Duration::from_secs(7),
+        upstream_timeout: Duration::from_secs(120),
+    };
+    assert_eq!(loaded(file, &[]).limits, expected);
+    let from_environment = loaded(
+        "",
+        &[
+            ("EVERGRANT_LIMITS__IN_FLIGHT", "3"),
+            ("EVERGRANT_LIMITS__BODY_BYTES", "10MiB"),
+        ],
+    );
+    assert_eq!(from_environment.limits.in_flight, 3);
+    assert_eq!(from_environment.limits.body_bytes, Some(10 * 1024 * 1024));
 }
