@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use evergrant::{BuildError, Coordination, Evergrant, VaultKey};
+use evergrant::{BuildError, Coordination, Evergrant, GatewayLimits, VaultKey};
 use evergrant_config::{Config, CoordinationMode, Store};
 use evergrant_server::{Service, ServiceSettings};
 use evergrant_store::{OpenError, postgres};
@@ -54,15 +54,28 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
         })
         .lifeboat(&config.lifeboat.dir)
         .max_stale(config.coordination.max_stale)
+        .limits(gateway_limits(config))
         .build()
         .await?;
     Ok(Service::new(engine, settings(config)))
 }
 
-fn settings(config: &Config) -> ServiceSettings {
+/// What of a configuration a running service goes by, and takes up anew when it is read again.
+pub(crate) fn settings(config: &Config) -> ServiceSettings {
     ServiceSettings {
         calls: config.log.calls,
         trusted_proxies: config.server.trusted_proxies.clone(),
+        limits: config.limits,
+    }
+}
+
+/// The gateway's part of the limits.
+pub(crate) fn gateway_limits(config: &Config) -> GatewayLimits {
+    GatewayLimits {
+        body_max: config.limits.body_bytes,
+        headers_max: config.limits.header_bytes,
+        upstream_timeout: config.limits.upstream_timeout,
+        ..GatewayLimits::default()
     }
 }
 

@@ -18,17 +18,6 @@ use crate::error::BuildError;
 /// How long cached tokens serve while the store does not answer.
 const MAX_STALE: Duration = Duration::from_secs(60);
 
-/// How the gateway is limited where nothing is said: what it may keep of a body for a repeat, how large the headers may
-/// be, and how long the provider may take until the first byte of its answer.
-fn default_limits() -> GatewayLimits {
-    GatewayLimits {
-        body_kept: 2 * 1024 * 1024,
-        body_max: None,
-        headers_max: 64 * 1024,
-        upstream_timeout: Duration::from_secs(60),
-    }
-}
-
 /// What an [`Evergrant`] is made of; see [`Evergrant::builder`].
 pub struct Builder {
     store: Option<String>,
@@ -56,7 +45,7 @@ impl Default for Builder {
             coordination: Coordination::default(),
             lifeboat: None,
             max_stale: MAX_STALE,
-            limits: default_limits(),
+            limits: GatewayLimits::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::call_budget::{Lane, counted};
@@ -41,6 +42,18 @@ pub struct GatewayLimits {
     pub upstream_timeout: Duration,
 }
 
+/// What holds where nothing is said.
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            body_kept: 2 * 1024 * 1024,
+            body_max: None,
+            headers_max: 64 * 1024,
+            upstream_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Who calls, and on which terms: what an API key says where the call itself says nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
@@ -68,10 +81,17 @@ impl<T> Clone for Gateway<T> {
 pub(crate) struct Inner<T> {
     pub(crate) keeper: Keeper,
     pub(crate) transport: T,
-    pub(crate) limits: GatewayLimits,
+    limits: Arc<ArcSwap<GatewayLimits>>,
     /// One for all ways that calls leave by: the provider counts them together.
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) breakers: Breakers,
+}
+
+impl<T> Inner<T> {
+    /// The limits as of now.
+    pub(crate) fn limits(&self) -> Guard<Arc<GatewayLimits>> {
+        self.limits.load()
+    }
 }
 
 impl Gateway {
@@ -96,7 +116,7 @@ impl<T: Transport> Gateway<T> {
                 breakers: Breakers::default(),
                 keeper,
                 transport,
-                limits,
+                limits: Arc::new(ArcSwap::from_pointee(limits)),
             }),
         }
     }
@@ -118,6 +138,11 @@ impl<T: Transport> Gateway<T> {
                 limits: limits.clone(),
             }),
         }
+    }
+
+    /// Limits the calls that begin from now on like this.
+    pub fn limit(&self, limits: GatewayLimits) {
+        self.inner.limits.store(Arc::new(limits));
     }
 
     /// Sends a call with the connection's access token and returns the provider's answer, whatever its status.
@@ -226,17 +251,20 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let Inner { keeper, limits, .. } = &*self.inner;
+        let Inner { keeper, .. } = &*self.inner;
         let (parts, body) = request.into_parts();
-        if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        if !is_about_an_api(&parts.method) {
             return Err(RefusalKind::BadRequest {
-                what: "CONNECT and TRACE are about the way to a server, not about its API",
+                what: "the method is none of GET, HEAD, POST, PUT, PATCH, DELETE and OPTIONS",
             });
         }
         let written = target;
         let target = Target::parse(written)?;
-        let asked = asked(&parts.headers, limits.headers_max)?;
-        let body = CallBody::new(body, limits.body_kept, limits.body_max)?;
+        let (asked, body) = {
+            let limits = self.inner.limits();
+            let asked = asked(&parts.headers, limits.headers_max)?;
+            (asked, CallBody::new(body, limits.body_kept, limits.body_max)?)
+        };
         if let Some(at) = asked.enqueued_at {
             keeper.metrics().enqueued(keeper.clock().now().since(at));
         }
@@ -336,4 +364,19 @@ fn seen(record: &CallRecord) -> CallSeen {
             .seconds_remaining
             .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
     }
+}
+
+/// What APIs are called with. CONNECT and TRACE are about the way to a server, TRACK shows its caller's credentials, and of a
+/// method that nobody knows nobody could say whether it writes.
+fn is_about_an_api(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
+    )
 }

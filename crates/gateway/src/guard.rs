@@ -37,13 +37,11 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         record.app = Some(call.token.app.name.clone());
-        let body =
-            call.body
-                .whole(self.limits.upstream_timeout)
-                .await?
-                .ok_or(RefusalKind::GuardNotApplicable {
-                    what: "the body is larger than what is kept of one: it cannot be compared with another",
-                })?;
+        let body = call.body.whole(self.limits().upstream_timeout).await?.ok_or(
+            RefusalKind::GuardNotApplicable {
+                what: "the body is larger than what is kept of one: it cannot be compared with another",
+            },
+        )?;
         let ahead = guards
             .ahead
             .as_ref()
@@ -61,7 +59,7 @@ impl<T: Transport> Inner<T> {
         }
         let mut patience = place::BEFORE_LEAVING + call.patience.max_wait;
         if ahead.is_some() {
-            patience += self.limits.upstream_timeout + call.patience.max_wait;
+            patience += self.limits().upstream_timeout + call.patience.max_wait;
         }
         let reservation = self.reservation(&call, guards, &body, patience);
         drop(body);

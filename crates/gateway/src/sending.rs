@@ -191,7 +191,7 @@ impl<T: Transport> Inner<T> {
 
     /// While the caller's body moves on, the provider is not late.
     async fn answer_in_time(&self, call: &Call<'_>) -> Result<Response<Rest>, NoAnswer> {
-        let patience = self.limits.upstream_timeout;
+        let patience = self.limits().upstream_timeout;
         let mut answer = pin!(self.transport.send(call.request()));
         let mut until = Instant::now() + patience;
         loop {
@@ -364,7 +364,7 @@ impl<T: Transport> Inner<T> {
         match call.body.fault() {
             // A body that is broken off on the way is not carried out.
             Some(Fault::TooLarge) => {
-                let limit = self.limits.body_max.unwrap_or_default();
+                let limit = self.limits().body_max.unwrap_or_default();
                 return Err(RefusalKind::BodyTooLarge { limit });
             }
             Some(Fault::Broken) => return Err(BROKEN_OFF),

@@ -20,6 +20,7 @@ use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::in_flight::InFlight;
 use crate::problem::{Code, Problem};
 use crate::trace::single;
 
@@ -58,16 +59,22 @@ pub(crate) struct Caller {
 struct KnownKey {
     record: ApiKey,
     terms: Terms,
+    in_flight: InFlight,
 }
 
-impl From<ApiKey> for KnownKey {
-    fn from(record: ApiKey) -> Self {
+impl KnownKey {
+    /// `in_flight`: its calls go on while it is looked up again.
+    fn new(record: ApiKey, in_flight: InFlight) -> Self {
         let terms = Terms {
             caller: Some(record.id.as_str().into()),
             lane: record.lane.as_deref().and_then(Lane::parse),
             max_wait: record.max_wait.map(|seconds| Duration::from_secs(seconds.into())),
         };
-        Self { record, terms }
+        Self {
+            record,
+            terms,
+            in_flight,
+        }
     }
 }
 
@@ -106,6 +113,11 @@ impl Caller {
             Some(key) => Cow::Borrowed(&key.terms),
             None => Cow::Owned(Terms::default()),
         }
+    }
+
+    /// Its calls in flight.
+    pub(crate) fn in_flight(&self) -> Option<&InFlight> {
+        self.key.as_ref().map(|key| &key.in_flight)
     }
 
     /// Refuses where the role does not include `needed`.
@@ -259,8 +271,9 @@ impl Keys {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
         let key = keeper.store().key_by_hash(hash).await?;
-        let key = key.map(|key| Arc::new(KnownKey::from(key)));
         let at_hand = self.at_hand.pin();
+        let in_flight = at_hand.get(&hash).map(|known| known.key.in_flight.clone());
+        let key = key.map(|key| Arc::new(KnownKey::new(key, in_flight.unwrap_or_default())));
         match &key {
             // Only keys that exist are kept, so the map is no larger than their number.
             Some(key) => at_hand.insert(

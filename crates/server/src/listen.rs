@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use evergrant_config::TlsFiles;
@@ -18,24 +18,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::guest::{Guest, Stay, Strangers};
+use crate::own_words::{InTurn, OwnWords};
 use crate::service::{KeyWasValid, Peer, Reach, Service};
 use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
-/// Connections at a time. The next ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
 /// How long a client may take for its TLS handshake, and for the first bytes by which HTTP/2 is told from HTTP/1.1.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the headers of a request may take, and how long a connection may be idle between two, while nobody in it has shown a
-/// valid API key: connections cost file descriptors, and anyone may open them.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much longer once somebody has, or where a trusted proxy keeps the connection: 75 s, longer than clients and proxies are
-/// used to keep idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
+/// How much longer than the configured time for headers a connection may be idle once somebody in it has shown a valid API key,
+/// or where a trusted proxy keeps it: 75 s in all where nothing is configured, longer than clients and proxies are used to keep
+/// idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
 const HEADERS_READ_MAX: usize = 256 * 1024;
@@ -46,6 +44,8 @@ const HEADERS_COUNT_MAX: usize = 512;
 const STREAMS_MAX: u32 = 256;
 /// How often a quiet HTTP/2 connection is asked whether anyone is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// How often it is tried to make room while there is none.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// After an `accept` that failed, most likely for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What every HTTP/2 connection without TLS begins with (RFC 9113 §3.4).
@@ -159,21 +159,28 @@ impl Server {
         self.address
     }
 
+    /// The certificate that it shows, where it speaks TLS.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.tls.clone()
+    }
+
     /// Serves until told to stop; then finishes the calls in flight, within the drain timeout, and shuts the engine down.
     /// Redemptions in flight are saved whatever the timeout.
     pub async fn run(self, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let permits = Permits::new();
+        let strangers = Arc::new(Strangers::default());
         let threads = Threads::start(self.threads);
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
             let (stream, peer, permit) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.accept(&permits) => accepted,
+                accepted = self.accept(&permits, &strangers) => accepted,
             };
             while connections.try_join_next().is_some() {}
             let connection = Connection {
-                patience: Patience::new(self.service.trusts(peer.ip())),
+                stay: strangers.welcome(self.service.trusts(peer.ip())),
+                header_timeout: self.service.limits().header_timeout,
                 service: self.service.clone(),
                 peer: Peer {
                     address: peer.ip(),
@@ -185,7 +192,7 @@ impl Server {
             let tls = self.tls.clone();
             match threads.least_busy() {
                 None => connections.spawn(async move {
-                    connection.greet(stream, tls).await;
+                    connection.keep(stream, tls).await;
                     drop(permit);
                 }),
                 Some(thread) => {
@@ -195,7 +202,7 @@ impl Server {
                     connections.spawn_on(
                         async move {
                             if let Ok(stream) = TcpStream::from_std(stream) {
-                                connection.greet(stream, tls).await;
+                                connection.keep(stream, tls).await;
                             }
                             drop((permit, busy));
                         },
@@ -220,12 +227,17 @@ impl Server {
     }
 
     /// The next connection, once there is room for one.
-    async fn accept(&self, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let permit = permits
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+    async fn accept(&self, permits: &Permits, strangers: &Strangers) -> (TcpStream, SocketAddr, Permit) {
+        let permit = loop {
+            match permits.take(self.service.limits().connections) {
+                Ok(permit) => break permit,
+                Err(given_back) => {
+                    strangers.make_room();
+                    // Where nobody leaves, the next one waits in the kernel's queue.
+                    let _ = timeout(LOOK_AGAIN, given_back).await;
+                }
+            }
+        };
         loop {
             let (accepted, ..) =
                 select_all(self.listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
@@ -237,6 +249,46 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+/// Places for connections. How many there are may change meanwhile.
+#[derive(Clone)]
+struct Permits(Arc<Places>);
+
+struct Places {
+    taken: AtomicUsize,
+    given_back: Notify,
+}
+
+/// One place, until it is dropped.
+struct Permit(Permits);
+
+impl Permits {
+    fn new() -> Self {
+        Self(Arc::new(Places {
+            taken: AtomicUsize::new(0),
+            given_back: Notify::new(),
+        }))
+    }
+
+    /// One of so many, or what resolves when one is given back. There is one taker.
+    fn take(&self, max: usize) -> Result<Permit, impl Future<Output = ()>> {
+        let Places { taken, given_back } = &*self.0;
+        if taken.load(Ordering::Acquire) >= max {
+            return Err(given_back.notified());
+        }
+        taken.fetch_add(1, Ordering::AcqRel);
+        Ok(Permit(self.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Places { taken, given_back } = &*self.0.0;
+        taken.fetch_sub(1, Ordering::AcqRel);
+        // Kept for the taker, should it not wait yet.
+        given_back.notify_one();
     }
 }
 
@@ -265,7 +317,8 @@ enum Protocol {
 }
 
 struct Connection {
-    patience: Patience,
+    stay: Arc<Stay>,
+    header_timeout: Duration,
     service: Service,
     peer: Peer,
     watcher: Watcher,
@@ -273,6 +326,16 @@ struct Connection {
 }
 
 impl Connection {
+    /// Serves the client until it leaves, or its place is needed by others.
+    async fn keep(self, stream: TcpStream, tls: Option<Arc<Certificates>>) {
+        let guest = self.stay.guest.clone();
+        tokio::select! {
+            biased;
+            () = guest.asked_to_leave() => tracing::debug!("a connection made room for others"),
+            () = self.greet(stream, tls) => {}
+        }
+    }
+
     /// Finds out what the client speaks. One that takes too long is dropped: it costs a permit.
     async fn greet(self, stream: TcpStream, tls: Option<Arc<Certificates>>) {
         let _ = stream.set_nodelay(true);
@@ -307,26 +370,32 @@ impl Connection {
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
         let Self {
-            patience,
+            stay,
+            header_timeout,
             service,
             peer,
             watcher,
             stop: _,
         } = self;
-        let timer = patience.clone();
+        let guest = stay.guest.clone();
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let (service, patience) = (service.clone(), patience.clone());
+            let (service, stay) = (service.clone(), stay.clone());
+            let turn = stay.guest.turn();
             async move {
                 let response = service.answer(request, peer).await;
                 if response.extensions().get::<KeyWasValid>().is_some() {
-                    patience.grow();
+                    stay.is_known_now();
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| InTurn { body, _turn: turn }))
             }
         });
         let io = TokioIo::new(stream);
         let ended = match protocol {
-            Protocol::Http1 => watcher.watch(http1(timer).serve_connection(io, answer)).await,
+            Protocol::Http1 => {
+                let io = OwnWords::new(io, guest.clone());
+                let builder = http1(Patience(guest), header_timeout);
+                watcher.watch(builder.serve_connection(io, answer)).await
+            }
             Protocol::Http2 => watcher.watch(http2().serve_connection(io, answer)).await,
         };
         if let Err(error) = ended {
@@ -338,11 +407,11 @@ impl Connection {
     }
 }
 
-fn http1(timer: Patience) -> http1::Builder {
+fn http1(timer: Patience, header_timeout: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(timer)
-        .header_read_timeout(HEADERS_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_headers(HEADERS_COUNT_MAX)
         .max_buf_size(HEADERS_READ_MAX);
     builder
@@ -360,19 +429,11 @@ fn http2() -> http2::Builder<TokioExecutor> {
 
 /// Ends the wait for headers, which is all that HTTP/1.1 times, by who is known to be at the other side.
 #[derive(Clone)]
-struct Patience(Arc<AtomicBool>);
+struct Patience(Arc<Guest>);
 
 impl Patience {
-    fn new(is_patient: bool) -> Self {
-        Self(Arc::new(AtomicBool::new(is_patient)))
-    }
-
-    fn grow(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
     fn extend(&self, deadline: Instant) -> Instant {
-        if self.0.load(Ordering::Relaxed) {
+        if self.0.is_known() {
             deadline + PATIENCE
         } else {
             deadline

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use evergrant::Evergrant;
-use evergrant_config::{LogCalls, Network};
+use evergrant_config::{Limits, LogCalls, Network};
 use evergrant_domain::{Connection, ConnectionId, Timestamp};
 use evergrant_keeper::Keeper;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -27,15 +28,13 @@ use tower::ServiceExt as _;
 use crate::access::{Caller, Keys};
 use crate::connect::link::{self, ReconnectLink};
 use crate::health::Health;
+use crate::in_flight::InFlight;
 use crate::log;
 use crate::metrics::OfProcess;
 use crate::problem::{Code, Door, Problem};
 use crate::router;
 use crate::trace::{REQUEST_ID, Trace};
 use crate::views::Record;
-
-/// The most that a request's headers may take. The largest real ones are proxies' with long cookies, at a tenth of it.
-const HEADERS_MAX: usize = 64 * 1024;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -46,6 +45,8 @@ pub struct ServiceSettings {
     pub calls: LogCalls,
     /// Whose `X-Forwarded-For` is believed, in the log.
     pub trusted_proxies: Vec<Network>,
+    /// What callers may take of it.
+    pub limits: Limits,
 }
 
 /// Who sent a request, and to which door.
@@ -83,7 +84,8 @@ pub(crate) struct Inner {
     pub(crate) health: Health,
     pub(crate) flow: crate::connect::Flow,
     pub(crate) process: OfProcess,
-    settings: ServiceSettings,
+    pub(crate) in_flight: InFlight,
+    settings: ArcSwap<ServiceSettings>,
     draining: AtomicBool,
     /// What goes on although its caller hung up.
     tasks: TaskTracker,
@@ -103,7 +105,8 @@ impl Service {
             health: Health::default(),
             flow,
             process,
-            settings,
+            in_flight: InFlight::default(),
+            settings: ArcSwap::from_pointee(settings),
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
@@ -111,6 +114,16 @@ impl Service {
             router: router::router(inner.clone()),
             inner,
         }
+    }
+
+    /// Goes by other settings from now on. Nothing that is under way is touched.
+    pub fn change(&self, settings: ServiceSettings) {
+        self.inner.settings.store(Arc::new(settings));
+    }
+
+    /// The limits as of now.
+    pub(crate) fn limits(&self) -> Limits {
+        self.inner.settings().limits
     }
 
     /// The engine behind it.
@@ -146,7 +159,7 @@ impl Service {
             Door::Api
         };
         let trace = Trace::of(request.headers());
-        let line = log::Line::begin(&self.inner.settings, &request, peer, &trace, started);
+        let line = log::Line::begin(&self.inner.settings(), &request, peer, &trace, started);
         // A fault in one answer is one answer's fault: its locks are released, the process goes on.
         let response = AssertUnwindSafe(self.dispatch(request, peer))
             .catch_unwind()
@@ -246,8 +259,24 @@ impl Service {
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len() + 4)
             .sum();
-        if size > HEADERS_MAX {
-            let detail = format!("the headers are over the limit of {HEADERS_MAX} bytes");
+        let headers = request.headers();
+        // hyper takes what ends in `chunked`. Of another coding below it nobody at the provider's would be told.
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next()
+            && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return Err(Problem::bad_request(
+                "the only transfer coding that is taken is chunked",
+            ));
+        }
+        // RFC 9112 §3.2.
+        let is_named_once = headers.get_all(header::HOST).iter().count() == 1;
+        if request.version() == Version::HTTP_11 && !is_named_once {
+            return Err(Problem::bad_request("the request must have one Host header"));
+        }
+        let limit = self.limits().header_bytes;
+        if size > limit {
+            let detail = format!("the headers are over the limit of {limit} bytes");
             return Err(Problem::because(Code::HeadersTooLarge, detail));
         }
         Ok(())
@@ -293,8 +322,11 @@ impl Service {
 
     /// Whether this is the address of a proxy that speaks for many.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        let trusted = &self.inner.settings.trusted_proxies;
-        trusted.iter().any(|network| network.contains(address))
+        let settings = self.inner.settings();
+        settings
+            .trusted_proxies
+            .iter()
+            .any(|network| network.contains(address))
     }
 
     /// From here on it is not ready for more.
@@ -310,6 +342,11 @@ impl Service {
 }
 
 impl Inner {
+    /// The settings as of now.
+    pub(crate) fn settings(&self) -> Guard<Arc<ServiceSettings>> {
+        self.settings.load()
+    }
+
     pub(crate) fn keeper(&self) -> &Keeper {
         self.engine.keeper()
     }

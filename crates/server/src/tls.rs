@@ -32,12 +32,12 @@ pub enum TlsError {
 }
 
 /// The certificate in use.
-pub(crate) struct Certificates {
-    files: TlsFiles,
+pub struct Certificates {
     state: Mutex<State>,
 }
 
 struct State {
+    files: TlsFiles,
     acceptor: TlsAcceptor,
     changed: Changed,
     looked_at: Instant,
@@ -51,14 +51,25 @@ impl Certificates {
         let changed = changed(files);
         let acceptor = acceptor(files)?;
         let state = State {
+            files: files.clone(),
             acceptor,
             changed,
             looked_at: Instant::now(),
         };
         Ok(Self {
-            files: files.clone(),
             state: Mutex::new(state),
         })
+    }
+
+    /// Takes these files from the next connection on. Connections that are open keep what they were greeted with.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be used; then those before stay in use.
+    pub fn replace(&self, files: &TlsFiles) -> Result<(), TlsError> {
+        let replaced = Self::load(files)?.state.into_inner();
+        *self.state.lock() = replaced;
+        Ok(())
     }
 
     /// The acceptor for the next connection. Files that were changed to something unusable change nothing.
@@ -66,10 +77,10 @@ impl Certificates {
         let mut state = self.state.lock();
         if state.looked_at.elapsed() >= LOOK_EVERY {
             state.looked_at = Instant::now();
-            let changed = changed(&self.files);
+            let changed = changed(&state.files);
             if changed != state.changed {
                 state.changed = changed;
-                match acceptor(&self.files) {
+                match acceptor(&state.files) {
                     Ok(acceptor) => {
                         tracing::info!(
                             event = "certificate_read",
@@ -167,6 +178,16 @@ mod tests {
         touch(&files.cert_file, Duration::from_secs(2));
         assert!(Arc::ptr_eq(&second, &in_use().await));
         write(&files, Duration::from_secs(3));
-        assert!(!Arc::ptr_eq(&second, &in_use().await));
+        let third = in_use().await;
+        assert!(!Arc::ptr_eq(&second, &third));
+        let elsewhere = TlsFiles {
+            cert_file: folder.path().join("other.pem"),
+            key_file: folder.path().join("other-key.pem"),
+        };
+        certificates.replace(&elsewhere).expect_err("they are not there");
+        assert!(Arc::ptr_eq(&third, &in_use().await));
+        write(&elsewhere, Duration::ZERO);
+        certificates.replace(&elsewhere).expect("they are there");
+        assert!(!Arc::ptr_eq(&third, certificates.acceptor().config()));
     }
 }

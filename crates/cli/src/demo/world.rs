@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant::{App, Evergrant, VaultKey};
-use evergrant_config::LogCalls;
+use evergrant_config::{Limits, LogCalls};
 use evergrant_domain::{KeepFresh, RefreshPolicy};
 use evergrant_server::{BindError, ListenSettings, Server, Service, ServiceSettings};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -206,6 +206,7 @@ fn settings() -> ServiceSettings {
     ServiceSettings {
         calls: LogCalls::Failures,
         trusted_proxies: Vec::new(),
+        limits: Limits::default(),
     }
 }
 

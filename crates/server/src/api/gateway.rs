@@ -9,8 +9,10 @@ use evergrant_gateway::CallRecord;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::access::Caller;
+use crate::in_flight::{Place, Placed};
 use crate::input::{parse_id, parse_id_in_path};
 use crate::log::GatewayCall;
+use crate::pace::Paced;
 use crate::problem::{Problem, ProblemView};
 use crate::service::Shared;
 
@@ -59,6 +61,9 @@ where
 {
     let answer = async {
         let (id, target) = destination(request.uri(), request.headers())?;
+        let limits = shared.settings().limits;
+        let place = Place::take(&shared.in_flight, caller.in_flight(), &limits)?;
+        let request = request.map(|body| Paced::new(body, limits.body_timeout));
         caller.admit(shared.keeper(), &id, Role::Gateway).await?;
         match shared
             .engine
@@ -67,7 +72,10 @@ where
             .await
         {
             Ok(answer) => {
-                let mut response = answer.response.map(Body::new);
+                let mut response = answer.response.map(|body| {
+                    let place = Some(place);
+                    Body::new(Placed { body, place })
+                });
                 response.extensions_mut().insert(GatewayCall {
                     connection: id,
                     record: answer.record,

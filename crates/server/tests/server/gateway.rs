@@ -175,3 +175,100 @@ async fn an_answer_of_its_own_says_what_was_done_before_it() {
         ("client_error", "")
     );
 }
+
+/// A body in whose handling something goes wrong that nobody thought of.
+struct Faulty;
+
+impl http_body::Body for Faulty {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        panic!("a fault")
+    }
+}
+
+#[tokio::test]
+async fn every_answer_of_its_own_on_gateway_paths_says_whose_it_is() {
+    let house = House::build().await;
+    for (id, hub_id) in [("c1", 1001), ("gone", 1002), ("dead", 1003)] {
+        house.import(id, id, hub_id).await;
+    }
+    house
+        .operate("DELETE", "/v1/connections/gone?revoke=never", None)
+        .await;
+    house
+        .sim
+        .arm(Fault::api(FaultKind::AnswerLostAfterIssue).path("/cut").times(9));
+    let metrics = house.key(json!({"name": "m", "role": "metrics"})).await;
+    let large = "a".repeat(70_000);
+    let call = |method: &str, path: &str, key: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {key}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Full::default()).unwrap()
+    };
+    let admin = house.admin.as_str();
+    for (request, status, code) in [
+        (
+            call("GET", "/gateway/c1/x", "evg_none", &[]),
+            401,
+            "invalid_api_key",
+        ),
+        (call("GET", "/gateway/c1/x", &metrics, &[]), 403, "forbidden"),
+        (
+            call("GET", "/gateway/c1/x", admin, &[("host", "evil.test")]),
+            421,
+            "host_not_allowed",
+        ),
+        (
+            call("GET", "/gateway/c1/x", admin, &[("x-large", &large)]),
+            431,
+            "headers_too_large",
+        ),
+        (call("GET", "/gateway", admin, &[]), 400, "bad_request"),
+        (call("TRACK", "/gateway/c1/x", admin, &[]), 400, "bad_request"),
+        (
+            call("GET", "/gateway/none/x", admin, &[]),
+            424,
+            "unknown_connection",
+        ),
+        (call("GET", "/gateway/gone/x", admin, &[]), 424, "disconnected"),
+        (
+            call("POST", "/gateway/c1/oauth/v1/token", admin, &[]),
+            424,
+            "use_evergrant",
+        ),
+        (
+            call("POST", "/gateway/c1/cut", admin, &[]),
+            424,
+            "outcome_unknown",
+        ),
+        (
+            call("GET", "/gateway/c1/cut", admin, &[]),
+            504,
+            "upstream_timeout",
+        ),
+    ] {
+        let shown = format!("{} {}", request.method(), request.uri());
+        let answer = house.send(request).await.refused(status, code);
+        assert_eq!(answer.header("evergrant-error"), code, "{shown}");
+        let retry = answer.json()["retryable"].to_string();
+        assert_eq!(answer.header("x-should-retry"), retry, "{shown}");
+    }
+    let peer = evergrant_server::Peer {
+        address: [127, 0, 0, 1].into(),
+        reach: evergrant_server::Reach::Loopback,
+    };
+    let request = call("POST", "/gateway/c1/x", admin, &[("host", "localhost")]).map(|_| Faulty);
+    let answer = house.service.answer(request, peer).await;
+    assert_eq!(answer.status(), 500);
+    assert_eq!(answer.headers()["evergrant-error"], "internal");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant::{Evergrant, VaultKey};
-use evergrant_config::LogCalls;
+use evergrant_config::{Limits, LogCalls};
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::{App, AppName, ClientSecret, KeepFresh, Provider, RefreshPolicy, Rotation};
 use evergrant_server::{ListenSettings, Server, Service, ServiceSettings};
@@ -313,6 +313,7 @@ async fn service(folder: &TempDir, key: VaultKey, apps: Vec<App>, calls: LogCall
     let settings = ServiceSettings {
         calls,
         trusted_proxies: vec![],
+        limits: Limits::default(),
     };
     Service::new(engine, settings)
 }
