@@ -1,6 +1,7 @@
 //! The HTTP API, over the network or on the store itself: every command is written against it once.
 
 use std::error::Error;
+use std::pin::pin;
 
 use bytes::Bytes;
 use evergrant_server::{ListenSettings, Service};
@@ -69,15 +70,22 @@ impl Api {
     where
         F: Future<Output = Result<(), Failure>>,
     {
-        let stop = signals::stop()?;
-        let api = Self::open(globals).await?;
+        let mut stop = pin!(signals::stop()?);
+        // A store that does not answer is waited for, too.
+        let api = tokio::select! {
+            api = Self::open(globals) => api?,
+            () = &mut stop => {
+                note("evergrant: interrupted");
+                return Err(Failure::silent(Exit::Interrupted));
+            }
+        };
         let held = match &api {
             Self::Network(_) => None,
             Self::Store(store) => Some((store.service.engine().clone(), store.background.clone())),
         };
         let outcome = tokio::select! {
             outcome = work(api) => outcome,
-            () = stop => {
+            () = &mut stop => {
                 note("evergrant: interrupted; a redemption in flight is saved first");
                 Err(Failure::silent(Exit::Interrupted))
             }

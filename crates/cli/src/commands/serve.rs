@@ -2,10 +2,10 @@
 
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use evergrant::Evergrant;
 use evergrant_config::Config;
-use evergrant_server::{BindError, ListenSettings, MetricsServer, Server, Service};
+use evergrant_server::{BindError, Certificates, ListenSettings, MetricsServer, Server, Service};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Globals;
@@ -18,11 +18,18 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     let _log = log::start(Some("info"))?;
     raise_open_files_limit();
     let config = local::configuration(globals)?;
-    let asked_to_stop = signals::stop()?;
+    let mut asked_to_stop = Box::pin(signals::stop()?);
     let hangups = Hangups::listen()?;
-    let service = local::open(&config).await?;
+    // A store that does not answer is waited for; whoever is asked to stop meanwhile has nothing to finish.
+    let service = tokio::select! {
+        service = local::open(&config) => service?,
+        () = &mut asked_to_stop => {
+            tracing::info!(event = "stopped", "asked to stop before the store was open");
+            return Ok(());
+        }
+    };
     let engine = service.engine().clone();
-    let (server, metrics) = match bind(service, &config).await {
+    let (server, metrics) = match bind(service.clone(), &config).await {
         Ok(bound) => bound,
         Err(failure) => {
             engine.shutdown().await;
@@ -56,7 +63,13 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         tokio::spawn(metrics.run(CancellationToken::new()))
     });
     let stop = CancellationToken::new();
-    let reloading = tokio::spawn(reload_when_asked(hangups, globals.config.clone(), config, engine));
+    let reload = Reload {
+        file: globals.config.clone(),
+        started_with: config,
+        service,
+        certificates: server.certificates(),
+    };
+    let reloading = tokio::spawn(reload.when_asked(hangups));
     let stopping = stop.clone();
     tokio::spawn(async move {
         asked_to_stop.await;
@@ -142,47 +155,62 @@ fn say_what_is_missing(config: &Config) {
     }
 }
 
-/// Reads the configuration again at each hangup. Apps change at once; a configuration that is broken, or has lost all its apps,
-/// changes nothing.
-async fn reload_when_asked(
-    mut hangups: Hangups,
+/// What a hangup reads the configuration again for.
+struct Reload {
     file: Option<PathBuf>,
     started_with: Config,
-    engine: Evergrant,
-) {
-    while hangups.next().await.is_some() {
-        match local::configuration_at(file.as_deref()) {
-            // Half a file reads like this, too: its apps come last, and whoever writes it may not have got there yet.
-            Ok(config) if config.apps.is_empty() && !engine.keeper().apps().is_empty() => {
-                tracing::error!(
-                    event = "configuration_refused",
-                    "the configuration names no app any more and changes nothing: the file may be empty or cut off; to run without apps, restart"
-                );
-            }
-            Ok(config) => {
-                let changed = needs_a_restart(&started_with, &config);
-                if !changed.is_empty() {
-                    tracing::warn!(
-                        event = "restart_needed",
-                        "{} changed, which takes effect at the next start",
-                        changed.join(", ")
-                    );
-                }
-                let apps = config.apps.len();
-                engine.keeper().set_apps(config.apps);
-                tracing::info!(
+    service: Service,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Reload {
+    /// Reads the configuration again at each hangup. Apps, limits, the log and TLS files change at once, and no call is dropped
+    /// for it; a configuration that is broken, or has lost all its apps, changes nothing.
+    async fn when_asked(self, mut hangups: Hangups) {
+        while hangups.next().await.is_some() {
+            let taken = local::configuration_at(self.file.as_deref())
+                .map_err(|failure| format!("is broken and changes nothing: {failure}"))
+                .and_then(|config| self.take(config));
+            match taken {
+                Ok(apps) => tracing::info!(
                     event = "configuration_read",
                     apps,
                     "the configuration was read again"
-                );
-            }
-            Err(failure) => {
-                tracing::error!(
-                    event = "configuration_refused",
-                    "the configuration is broken and changes nothing: {failure}"
-                );
+                ),
+                Err(why) => tracing::error!(event = "configuration_refused", "the configuration {why}"),
             }
         }
+    }
+
+    /// Returns how many apps there are.
+    fn take(&self, config: Config) -> Result<usize, String> {
+        let keeper = self.service.engine().keeper();
+        // Half a file reads like this, too: its apps come last, and whoever writes it may not have got there yet.
+        if config.apps.is_empty() && !keeper.apps().is_empty() {
+            return Err(
+                "names no app any more and changes nothing: the file may be empty or cut off; to run without apps, restart"
+                    .to_owned(),
+            );
+        }
+        if let (Some(certificates), Some(files)) = (&self.certificates, &config.server.tls) {
+            certificates.replace(files).map_err(|error| {
+                format!("names TLS files that cannot be used and changes nothing: {error}")
+            })?;
+        }
+        let changed = needs_a_restart(&self.started_with, &config);
+        if !changed.is_empty() {
+            tracing::warn!(
+                event = "restart_needed",
+                "{} changed, which takes effect at the next start",
+                changed.join(", ")
+            );
+        }
+        self.service.change(local::settings(&config));
+        let gateway = self.service.engine().gateway();
+        gateway.limit(local::gateway_limits(&config));
+        let apps = config.apps.len();
+        keeper.set_apps(config.apps);
+        Ok(apps)
     }
 }
 
@@ -190,11 +218,16 @@ async fn reload_when_asked(
 /// and no secret; where there may be a password in a URL, it is seen by comparing.
 fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let sections = |config: &Config| {
+        let server = evergrant_config::Server {
+            // Which files they are may change, but not whether there are any.
+            tls: None,
+            trusted_proxies: Vec::new(),
+            ..config.server.clone()
+        };
         [
-            ("[server]", format!("{:?}", config.server)),
+            ("[server]", format!("{server:?} {}", config.server.tls.is_some())),
             ("[vault]", format!("{:?}", config.vault)),
             ("[lifeboat]", format!("{:?}", config.lifeboat)),
-            ("[log]", format!("{:?}", config.log)),
             ("[metrics]", format!("{:?}", config.metrics)),
         ]
     };
