@@ -182,3 +182,25 @@ fn ctrl_c_ends_the_simulator() {
     let (status, out, _) = hubspot.wait();
     assert!(status.success() && out.contains("sim-client"), "{status}: {out}");
 }
+
+#[test]
+fn who_waits_for_a_store_that_does_not_answer_hears_when_told_to_stop() {
+    let world = World::new();
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = silent.local_addr().unwrap();
+    for (line, signal, code) in [("serve", Signal::TERM, 0), ("connections list", Signal::INT, 130)] {
+        let mut command = world.home.command(line.split(' '));
+        command.env(
+            "EVERGRANT_STORE__URL",
+            format!("postgres://evergrant:x@{address}/evergrant"),
+        );
+        let waiting = Running::quiet(command.env("EVERGRANT_LIFEBOAT__DIR", "boats"));
+        // By now it is being waited for.
+        let (connection, _) = silent.accept().unwrap();
+        waiting.signal(signal);
+        let (status, _, log) = waiting.wait();
+        assert_eq!(status.code(), Some(code), "{line}: {status} {log}");
+        drop(connection);
+    }
+}
