@@ -674,8 +674,8 @@ fn limits_that_limit_nothing_or_everything_are_refused() {
         "header_bytes: \"1MiB\" is out of bounds: at least 1024, at most 131072",
     );
     check_limit(
-        "body_bytes = 99999999999999999999",
-        "body_bytes: must be a number of bytes",
+        "body_bytes = \"99999999999999999999\"",
+        "body_bytes: must be a number of bytes, like 65536 or \"64KiB\", not \"99999999999999999999\"",
     );
     check_limit(
         "header_timeout = \"0s\"",
