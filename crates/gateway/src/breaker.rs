@@ -84,17 +84,16 @@ impl Breakers {
         };
         let now = self.now();
         let hosts = self.hosts.pin();
-        let breaker = match hosts.get(&host) {
-            Some(breaker) => breaker.clone(),
-            None => {
-                let new = Arc::new(Mutex::new(UpstreamBreaker::new(now)));
-                match hosts.try_insert(host.owned(), new) {
-                    Ok(breaker) => {
-                        self.failing.fetch_add(1, Ordering::AcqRel);
-                        breaker.clone()
-                    }
-                    Err(taken) => taken.current.clone(),
+        let breaker = if let Some(known) = hosts.get(&host) {
+            known.clone()
+        } else {
+            let new = Arc::new(Mutex::new(UpstreamBreaker::new(now)));
+            match hosts.try_insert(host.owned(), new) {
+                Ok(breaker) => {
+                    self.failing.fetch_add(1, Ordering::AcqRel);
+                    breaker.clone()
                 }
+                Err(taken) => taken.current.clone(),
             }
         };
         breaker.lock().failed(as_probe, now);

@@ -140,17 +140,16 @@ impl Budgets {
     ) -> Option<Arc<Account>> {
         let now = u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX);
         let accounts = self.accounts.pin();
-        let account = match accounts.get(key) {
-            Some(account) => account,
-            None => {
-                self.sweep(now);
-                let at_first = match dialect {
-                    Dialect::HubSpot => AT_FIRST_HUBSPOT,
-                    Dialect::Generic => AT_FIRST,
-                };
-                let name = key.name();
-                accounts.get_or_insert_with(Key(name.clone()), || Arc::new(Account::new(name, at_first)))
-            }
+        let account = if let Some(known) = accounts.get(key) {
+            known
+        } else {
+            self.sweep(now);
+            let at_first = match dialect {
+                Dialect::HubSpot => AT_FIRST_HUBSPOT,
+                Dialect::Generic => AT_FIRST,
+            };
+            let name = key.name();
+            accounts.get_or_insert_with(Key(name.clone()), || Arc::new(Account::new(name, at_first)))
         };
         account.used_at.store(now, Ordering::Relaxed);
         (at_most.is_some() || !account.is_free()).then(|| account.clone())
@@ -180,13 +179,13 @@ impl Budgets {
     ) {
         let heard = Heard::from(headers);
         match &mut permit.taken {
-            Some(taken) => {
-                taken.answer();
+            Some(own) => {
+                own.answer();
                 match heard {
-                    Some(heard) => taken.account.heard(heard),
+                    Some(heard) => own.account.heard(heard),
                     // A proxy's error page says nothing about the API behind it.
                     None if is_failure(status) => {}
-                    None => taken.account.heard_of_none(),
+                    None => own.account.heard_of_none(),
                 }
             }
             None => {

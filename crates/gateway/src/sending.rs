@@ -108,11 +108,11 @@ impl<T: Transport> Inner<T> {
             Ok(permit) if !permit.counts() => return Ok(()),
             Ok(permit) => permit,
             Err(Exhausted { retry_after, policy }) => {
-                self.waited(call, record, call.ready_at);
+                waited(call, record, call.ready_at);
                 return Err(RefusalKind::BudgetExhausted { retry_after, policy });
             }
         };
-        self.waited(call, record, call.ready_at);
+        waited(call, record, call.ready_at);
         if call.permit.has_waited() {
             // Time has passed since it was chosen, and the connection may be another by now.
             call.token = self.keeper.current(call.id, call.min_ttl).await?;
@@ -126,20 +126,20 @@ impl<T: Transport> Inner<T> {
             .patience
             .max_wait
             .saturating_sub(record.budget_wait.unwrap_or_default());
-        if pause > left {
+        let Some(after) = left.checked_sub(pause) else {
             return false;
-        }
+        };
         let began = Instant::now();
         sleep(pause).await;
         let patience = Patience {
-            max_wait: left - pause,
+            max_wait: after,
             ..call.patience
         };
         let admitted = self
             .budgets
             .admit(&call.token, call.counted, &patience, Instant::now())
             .await;
-        self.waited(call, record, began);
+        waited(call, record, began);
         match admitted {
             Ok(permit) => {
                 call.permit = permit;
@@ -147,13 +147,6 @@ impl<T: Transport> Inner<T> {
             }
             Err(Exhausted { .. }) => false,
         }
-    }
-
-    fn waited(&self, call: &Call<'_>, record: &mut CallRecord, since: Instant) {
-        let waited = since.elapsed();
-        record.budget_wait = Some(record.budget_wait.unwrap_or_default() + waited);
-        let series = call.token.series.here();
-        series.budget_waited(call.patience.lane, waited);
     }
 
     /// What an answer, or that there is none, says of calls to come.
@@ -426,4 +419,11 @@ impl<T: Transport> Inner<T> {
 
 fn silent(retry_after: Duration) -> RefusalKind {
     RefusalKind::ProviderSilent { retry_after }
+}
+
+fn waited(call: &Call<'_>, record: &mut CallRecord, since: Instant) {
+    let waited = since.elapsed();
+    record.budget_wait = Some(record.budget_wait.unwrap_or_default() + waited);
+    let series = call.token.series.here();
+    series.budget_waited(call.patience.lane, waited);
 }

@@ -315,32 +315,6 @@ impl Account {
         state.hand_out();
     }
 
-    /// The store did not answer: this process goes on with half of what it was granted lately, as if the others had done as much.
-    fn away(&self, state: &mut State, claim: Claim) {
-        let now = Instant::now();
-        state.unasked = state.unasked.saturating_add(claim.unasked);
-        let share = state.away.unwrap_or_else(|| state.half_the_share(now));
-        state.away = Some(share);
-        let until = now + ASK_AGAIN_EVERY;
-        state.dry = Some(Dry {
-            lane: Lane::Interactive,
-            until,
-            ask_again: until,
-        });
-        if state.resting(now).is_some() {
-            return;
-        }
-        state.slice = Slice {
-            number: state.slice.number + 1,
-            size: share,
-            left: share,
-            lane: Lane::Backfill,
-            until,
-            granted_at: None,
-        };
-        state.hand_out();
-    }
-
     /// Refuses those who would wait in vain. However free the windows from `until` on will be, they hold no more than they hold.
     fn refuse_the_late(&self, state: &mut State, until: Instant, now: Instant) {
         let limit = state.limit;
@@ -577,6 +551,32 @@ impl State {
         )
     }
 
+    /// The store did not answer: this process goes on with half of what it was granted lately, as if the others had done as much.
+    fn go_on_alone(&mut self, claim: Claim) {
+        let now = Instant::now();
+        self.unasked = self.unasked.saturating_add(claim.unasked);
+        let share = self.away.unwrap_or_else(|| self.half_the_share(now));
+        self.away = Some(share);
+        let until = now + ASK_AGAIN_EVERY;
+        self.dry = Some(Dry {
+            lane: Lane::Interactive,
+            until,
+            ask_again: until,
+        });
+        if self.resting(now).is_some() {
+            return;
+        }
+        self.slice = Slice {
+            number: self.slice.number + 1,
+            size: share,
+            left: share,
+            lane: Lane::Backfill,
+            until,
+            granted_at: None,
+        };
+        self.hand_out();
+    }
+
     fn half_the_share(&mut self, now: Instant) -> u32 {
         let Some(limit) = self.limit else {
             return u32::MAX;
@@ -692,7 +692,7 @@ impl Flight {
                     let state = &mut *account.state.lock();
                     match answer {
                         Ok(Ok(grant)) => account.granted(state, claim, grant, asked, &world),
-                        Ok(Err(_)) | Err(_) => account.away(state, claim),
+                        Ok(Err(_)) | Err(_) => state.go_on_alone(claim),
                     }
                 }
             }

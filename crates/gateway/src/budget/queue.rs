@@ -65,7 +65,7 @@ impl<W> Queue<W> {
         };
         let lines = &mut self.lanes[lane as usize];
         match lines.iter_mut().find(|line| line.caller == caller) {
-            Some(line) => line.waiting.push_back((self.arrived, waiter)),
+            Some(own) => own.waiting.push_back((self.arrived, waiter)),
             None => lines.push_back(Line {
                 caller,
                 waiting: VecDeque::from([(self.arrived, waiter)]),
@@ -76,24 +76,24 @@ impl<W> Queue<W> {
 
     /// Whose turn it is.
     pub(super) fn pop(&mut self) -> Option<W> {
-        let first = self.most_urgent()?;
+        let urgent = self.most_urgent()?;
         self.turns += 1;
         let lane = if self.turns.is_multiple_of(LESS_URGENT_EVERY) {
             // Of the others the one that has waited longest.
             let longest = Lane::ALL
                 .into_iter()
-                .filter(|lane| *lane > first)
+                .filter(|lane| *lane > urgent)
                 .filter_map(|lane| Some((self.oldest(lane)?, lane)))
                 .min();
-            longest.map_or(first, |(_, lane)| lane)
+            longest.map_or(urgent, |(_, lane)| lane)
         } else {
-            first
+            urgent
         };
         let lines = &mut self.lanes[lane as usize];
-        let mut line = lines.pop_front()?;
-        let (_, waiter) = line.waiting.pop_front()?;
-        if !line.waiting.is_empty() {
-            lines.push_back(line);
+        let mut first = lines.pop_front()?;
+        let (_, waiter) = first.waiting.pop_front()?;
+        if !first.waiting.is_empty() {
+            lines.push_back(first);
         }
         Some(waiter)
     }
@@ -209,15 +209,15 @@ impl<W> Queue<W> {
 mod tests {
     use super::*;
 
-    fn caller(name: &str) -> Option<Arc<str>> {
-        Some(name.into())
+    fn caller(name: &str) -> Arc<str> {
+        name.into()
     }
 
     fn queue(waiting: &[(Lane, &'static str, u32)]) -> Queue<&'static str> {
         let mut queue = Queue::default();
         for (lane, name, times) in waiting {
             for _ in 0..*times {
-                queue.push(*lane, caller(name), *name).unwrap();
+                queue.push(*lane, Some(caller(name)), *name).unwrap();
             }
         }
         queue
@@ -262,7 +262,7 @@ mod tests {
         let mut queue = Queue::default();
         let places: Vec<_> = ["1", "2", "3"]
             .into_iter()
-            .map(|name| queue.push(Lane::Sync, caller("a"), name).unwrap())
+            .map(|name| queue.push(Lane::Sync, Some(caller("a")), name).unwrap())
             .collect();
         assert!(queue.leave(&places[1]));
         assert!(!queue.leave(&places[1]), "once only");
@@ -278,13 +278,13 @@ mod tests {
     fn the_queue_is_bounded_and_no_caller_fills_it() {
         let mut queue = Queue::default();
         for _ in 0..OF_ONE_CALLER_MAX {
-            assert!(queue.push(Lane::Sync, caller("a"), ()).is_some());
+            assert!(queue.push(Lane::Sync, Some(caller("a")), ()).is_some());
         }
-        assert!(queue.push(Lane::Interactive, caller("a"), ()).is_none());
+        assert!(queue.push(Lane::Interactive, Some(caller("a")), ()).is_none());
         for n in 0..WAITING_MAX - OF_ONE_CALLER_MAX {
-            assert!(queue.push(Lane::Sync, caller(&n.to_string()), ()).is_some());
+            assert!(queue.push(Lane::Sync, Some(caller(&n.to_string())), ()).is_some());
         }
-        assert!(queue.push(Lane::Sync, caller("last"), ()).is_none());
+        assert!(queue.push(Lane::Sync, Some(caller("last")), ()).is_none());
         assert_eq!(queue.len(), WAITING_MAX);
     }
 
@@ -304,9 +304,9 @@ mod tests {
             (Lane::Backfill, "new"),
         ] {
             let caller = caller(name);
-            let ahead = queue.ahead_of(lane, caller.as_ref());
+            let ahead = queue.ahead_of(lane, Some(&caller));
             let mut seen = 0;
-            queue.push(lane, caller, "?").unwrap();
+            queue.push(lane, Some(caller), "?").unwrap();
             let mut after = Vec::new();
             while let Some(next) = queue.pop() {
                 after.push(next);
