@@ -11,6 +11,7 @@ mod counting;
 mod failing;
 mod faulty;
 mod guarding;
+mod keeping;
 mod passing;
 mod repeating;
 mod scripted;

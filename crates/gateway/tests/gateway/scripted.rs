@@ -1,6 +1,7 @@
 //! A provider that does, byte for byte, what a test says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -87,6 +88,7 @@ type Script = Box<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
 
 struct Shared {
     seen: Mutex<Vec<Seen>>,
+    begun: AtomicUsize,
     ended: Mutex<usize>,
     changed: Notify,
     at: At,
@@ -109,6 +111,7 @@ impl Scripted {
         let base = format!("http://{}/", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
             seen: Mutex::default(),
+            begun: AtomicUsize::new(0),
             ended: Mutex::default(),
             changed: Notify::new(),
             at,
@@ -118,6 +121,7 @@ impl Scripted {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let serving = serving.clone();
+                serving.begun.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     serving.serve(stream).await;
                     *serving.ended.lock() += 1;
@@ -130,6 +134,11 @@ impl Scripted {
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().clone()
+    }
+
+    /// How many connections were made to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.begun.load(Ordering::SeqCst)
     }
 
     /// Returns once this many requests were seen.

@@ -1,0 +1,128 @@
+//! Which connection serves the next call, and which never may.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt as _;
+
+use crate::scripted::{Reply, Scripted, ok, reply};
+use crate::streaming::fed;
+use crate::world::{World, body, gist};
+
+/// A call whose answer is read to its end.
+async fn whole(world: &World, path: &str) -> Bytes {
+    let answer = world.get(path).await.unwrap();
+    assert_eq!(gist(&answer), (200, "ok", 1), "{path}");
+    body(answer).await
+}
+
+#[tokio::test]
+async fn one_connection_serves_one_call_after_another_and_many_at_once_have_one_each() {
+    let provider = Scripted::new(|nth, _| match nth % 3 {
+        0 => ok(),
+        1 => Reply::Bytes(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n".to_vec(),
+        ),
+        _ => Reply::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+    })
+    .await;
+    let world = World::at(&provider.base).await;
+    for nth in 0..9 {
+        let answer = world.get("/x").await.unwrap();
+        let expected = if nth % 3 == 2 { "" } else { "fine" };
+        assert_eq!(body(answer).await, expected);
+    }
+    assert_eq!(provider.connections(), 1);
+    let (one, other) = tokio::join!(world.get("/x"), world.get("/x"));
+    assert_eq!(provider.connections(), 2);
+    drop((body(one.unwrap()).await, body(other.unwrap()).await));
+    tokio::join!(whole_of(&world), whole_of(&world));
+    assert_eq!(provider.connections(), 2);
+}
+
+async fn whole_of(world: &World) {
+    body(world.get("/x").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again() {
+    let provider = Scripted::new(|nth, _| match nth {
+        0 => Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec()),
+        1 => Reply::Bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n".to_vec()),
+        _ => ok(),
+    })
+    .await;
+    let world = World::at(&provider.base).await;
+    for _ in 0..2 {
+        let mut begun = world.get("/x").await.unwrap().response.into_body();
+        assert_eq!(begun.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        drop(begun);
+    }
+    // Not even looked at: the whole answer is there, and none of it was wanted.
+    drop(world.get("/x").await.unwrap());
+    assert_eq!(whole(&world, "/x").await, "fine");
+    assert_eq!(provider.connections(), 4);
+}
+
+#[tokio::test]
+async fn what_comes_after_an_answer_is_never_taken_for_the_next_one() {
+    let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let provider = Scripted::new(move |nth, _| {
+        let Reply::Bytes(mut bytes) = reply("200 OK", "", format!("{nth}")) else {
+            unreachable!()
+        };
+        bytes.extend_from_slice(smuggled.as_bytes());
+        Reply::Bytes(bytes)
+    })
+    .await;
+    let world = World::at(&provider.base).await;
+    for nth in 0..5 {
+        assert_eq!(whole(&world, "/x").await, nth.to_string());
+        // Until what comes late has come.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(provider.connections(), 5);
+}
+
+#[tokio::test]
+async fn a_connection_that_waited_for_long_is_not_used_again() {
+    let provider = Scripted::new(|_, _| ok()).await;
+    let world = World::at(&provider.base).await;
+    whole(&world, "/x").await;
+    for (waits_s, connections) in [(40, 1), (40, 1), (50, 2)] {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(waits_s)).await;
+        tokio::time::resume();
+        whole(&world, "/x").await;
+        assert_eq!(provider.connections(), connections, "after {waits_s} s");
+    }
+    // Nobody calls again, and it is closed all the same.
+    let ended = provider.wait_for_ends(2);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(70)).await;
+    tokio::time::resume();
+    tokio::time::timeout(Duration::from_secs(20), ended)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_call_lets_the_call_end_and_its_connection_go_on_only_then() {
+    let provider = Scripted::hasty(|nth, _| reply("200 OK", "", format!("{nth}"))).await;
+    let world = World::at(&provider.base).await;
+    let (feed, stream) = fed();
+    feed.send(Bytes::from_static(b"half ")).unwrap();
+    let request = Request::post("/").body(stream).unwrap();
+    let answer = world.gateway.call(&world.id, "/x", request).await.unwrap();
+    assert_eq!(body(answer).await, "0");
+    // Its connection still sends.
+    assert_eq!(whole(&world, "/x").await, "1");
+    assert_eq!(provider.connections(), 2);
+    assert!(
+        feed.send(Bytes::from_static(b"and half")).is_ok(),
+        "nobody broke it off"
+    );
+}
