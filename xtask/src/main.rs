@@ -3,9 +3,10 @@
 //! What it does is the list [`STEPS`], in that order, stopping at the first that fails; each step can be run on its own by
 //! its name. Start reading there. `house` holds the rules of this repository that no compiler knows, `policy` those about
 //! dependencies, `deploy` judges what is shipped beside the binary, `clients` brings what the whole-system tests need,
-//! `trials`, `faults` and `backlog` what takes longer than CI has time, `shell` runs programs.
+//! `trials`, `faults` and `backlog` what takes longer than CI has time, `bench` measures what a call costs, `shell` runs programs.
 
 mod backlog;
+mod bench;
 mod clients;
 mod deploy;
 mod faults;
@@ -96,11 +97,16 @@ struct Trial {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TRIALS: [Trial; 6] = [
+const TRIALS: [Trial; 7] = [
     Trial {
         name: "backlog",
         does: "replay 50,000 jobs of an hour ago by 16 processes with HubSpot's own client",
         run: backlog::run,
+    },
+    Trial {
+        name: "bench",
+        does: "measure what a call costs, against nginx",
+        run: bench::run,
     },
     Trial {
         name: "faults",
