@@ -87,13 +87,15 @@ impl Keeper {
     /// Notes what happened to a connection, behind the call that saw it. The same kind of event is noted once in a while:
     /// a thousand calls that come back 403 are one line of a history.
     pub fn event(&self, id: &ConnectionId, event: Event) {
-        if !self
-            .inner
-            .throttle
-            .admits(id, event.kind, self.inner.clock.boot())
-        {
+        self.event_with(id, event.kind, || event);
+    }
+
+    /// The same for what happens so often that the words are put together only when they are noted.
+    pub fn event_with(&self, id: &ConnectionId, kind: EventKind, event: impl FnOnce() -> Event) {
+        if !self.inner.throttle.admits(id, kind, self.inner.clock.boot()) {
             return;
         }
+        let event = event();
         let keeper = self.clone();
         let id = id.clone();
         self.inner.tasks.spawn(async move {

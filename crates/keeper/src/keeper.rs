@@ -253,6 +253,17 @@ impl Keeper {
             }
             return Ok(token);
         }
+        // In a place of its own: whoever has a token at hand, as most have, need not carry the room that this takes.
+        Box::pin(self.current_as_stored(id, min_ttl, at_hand)).await
+    }
+
+    /// The same where what is at hand does not do, or not alone.
+    async fn current_as_stored(
+        &self,
+        id: &ConnectionId,
+        min_ttl: Option<Duration>,
+        at_hand: Option<(Arc<Current>, Trust)>,
+    ) -> Result<Arc<Current>, KeepError> {
         let sight = self.inner.cache.sight(id);
         let held = if let Some((_, Trust::AskFirst)) = at_hand {
             match timeout(STORE_ANSWERS_WITHIN, self.held(id)).await {

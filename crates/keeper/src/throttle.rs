@@ -14,7 +14,8 @@ const ENTRIES_MAX: usize = 4096;
 /// Remembers what was noted lately.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    noted: Mutex<HashMap<(ConnectionId, &'static str), Duration>>,
+    /// For each connection the kinds and when they were last noted; there are few kinds.
+    noted: Mutex<HashMap<ConnectionId, Vec<(&'static str, Duration)>>>,
 }
 
 impl Throttle {
@@ -22,13 +23,23 @@ impl Throttle {
     pub(crate) fn admits(&self, id: &ConnectionId, kind: EventKind, boot: Duration) -> bool {
         let mut noted = self.noted.lock();
         if noted.len() >= ENTRIES_MAX {
-            noted.retain(|_, at| boot < *at + AT_MOST_EVERY);
+            noted.retain(|_, kinds| {
+                kinds.retain(|(_, at)| boot < *at + AT_MOST_EVERY);
+                !kinds.is_empty()
+            });
         }
-        let key = (id.clone(), kind.as_str());
-        if noted.get(&key).is_some_and(|at| boot < *at + AT_MOST_EVERY) || noted.len() >= ENTRIES_MAX {
+        if let Some(kinds) = noted.get_mut(id) {
+            match kinds.iter_mut().find(|(noted, _)| *noted == kind.as_str()) {
+                Some((_, at)) if boot < *at + AT_MOST_EVERY => return false,
+                Some((_, at)) => *at = boot,
+                None => kinds.push((kind.as_str(), boot)),
+            }
+            return true;
+        }
+        if noted.len() >= ENTRIES_MAX {
             return false;
         }
-        noted.insert(key, boot);
+        noted.insert(id.clone(), vec![(kind.as_str(), boot)]);
         true
     }
 }
