@@ -188,7 +188,7 @@ impl<T: Transport> Gateway<T> {
                 id: id.clone(),
                 target: target.to_owned(),
             };
-            passing.finish(request, &mut record, &mut series).await
+            Box::pin(passing.finish(request, &mut record, &mut series)).await
         } else {
             self.pass(terms, id, target, request, &mut record, &mut series)
                 .await

@@ -1,5 +1,6 @@
 //! What of a message's headers goes on, in both directions, and the headers of our own.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
@@ -215,13 +216,20 @@ impl Said {
         if self.not_repeated {
             headers.insert(NOT_REPEATED, HeaderValue::from_static("body-not-kept"));
         }
-        let [token, upstream] = [self.token_took, self.upstream_took].map(|took| took.as_secs_f64() * 1000.0);
-        let timing = match self.budget_wait.map(|wait| wait.as_secs_f64() * 1000.0) {
-            Some(budget) => {
-                format!("token;dur={token:.2}, budget;dur={budget:.2}, upstream;dur={upstream:.2}")
-            }
-            None => format!("token;dur={token:.2}, upstream;dur={upstream:.2}"),
-        };
+        let mut timing = String::with_capacity(64);
+        for (step, took) in [
+            ("token", Some(self.token_took)),
+            ("budget", self.budget_wait),
+            ("upstream", Some(self.upstream_took)),
+        ] {
+            let Some(took) = took else { continue };
+            let comma = if timing.is_empty() { "" } else { ", " };
+            // Milliseconds with two digits after the point; floating point is slow to write.
+            let hundredths = took.as_micros() / 10;
+            let (whole, part) = (hundredths / 100, hundredths % 100);
+            // Writing into a string does not fail.
+            let _ = write!(timing, "{comma}{step};dur={whole}.{part:02}");
+        }
         if let Ok(timing) = HeaderValue::from_maybe_shared(bytes::Bytes::from(timing)) {
             headers.append(SERVER_TIMING, timing);
         }

@@ -46,7 +46,10 @@ impl<T: Transport> Inner<T> {
         // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
         let mut response = loop {
             let passing = self.breakers.pass(&call.uri).map_err(silent)?;
-            self.ready(&mut call).await?;
+            // What few calls need has a place of its own when it is needed; every call would carry its room.
+            if call.place.is_some() {
+                Box::pin(self.ready(&mut call)).await?;
+            }
             let response = self.send(&mut call, record).await;
             self.learn(passing, &mut call, &response);
             let next = match response {
@@ -54,10 +57,9 @@ impl<T: Transport> Inner<T> {
                     Next::Pass(response.map(GatewayBody::new))
                 }
                 Ok(response) => {
-                    self.failed(&mut call, record, response.map(GatewayBody::new))
-                        .await?
+                    Box::pin(self.failed(&mut call, record, response.map(GatewayBody::new))).await?
                 }
-                Err(no_answer) => self.unanswered(&mut call, record, no_answer).await?,
+                Err(no_answer) => Box::pin(self.unanswered(&mut call, record, no_answer)).await?,
             };
             match next {
                 Next::Again => {}
@@ -177,16 +179,16 @@ impl<T: Transport> Inner<T> {
         record.expires_at = ends.then_some(call.token.expires_at);
         record.seconds_remaining = ends.then(|| call.token.seconds_remaining(call.sent_at));
         let began = Instant::now();
-        let answer = self.answer_in_time(call).await;
+        let answer = self.answer_in_time(call, began).await;
         record.upstream = Some(record.upstream.unwrap_or_default() + began.elapsed());
         answer
     }
 
     /// While the caller's body moves on, the provider is not late.
-    async fn answer_in_time(&self, call: &Call<'_>) -> Result<Response<Rest>, NoAnswer> {
+    async fn answer_in_time(&self, call: &Call<'_>, began: Instant) -> Result<Response<Rest>, NoAnswer> {
         let patience = self.limits().upstream_timeout;
         let mut answer = pin!(self.transport.send(call.request()));
-        let mut until = Instant::now() + patience;
+        let mut until = began + patience;
         loop {
             match timeout_at(until, &mut answer).await {
                 // Nobody asked for another protocol, so 101 is no answer.

@@ -73,7 +73,7 @@ impl Transport for Upstream {
             let line = match kept {
                 Some(line) => line,
                 None => {
-                    let mut line = self.connect(to.clone()).await.map_err(|error| {
+                    let mut line = Box::pin(self.connect(to.clone())).await.map_err(|error| {
                         tracing::debug!(error = &*error, "the provider was not reached");
                         NoAnswer::NotSent
                     })?;

@@ -165,6 +165,10 @@ impl Line {
     }
 
     fn put_away(mut self: Box<Self>) {
+        // Until now it would wake the call that had it. While it waits nobody need be woken, least of all that call.
+        if self.has_ended() {
+            return;
+        }
         if let Some(home) = self.home.upgrade() {
             self.idle_since = Some(Instant::now());
             home.put(self);
@@ -178,6 +182,7 @@ impl Line {
 pub struct Remaining {
     incoming: Incoming,
     line: Option<Box<Line>>,
+    has_begun: bool,
 }
 
 impl Remaining {
@@ -185,6 +190,7 @@ impl Remaining {
         let mut remaining = Self {
             incoming,
             line: Some(line),
+            has_begun: false,
         };
         remaining.look_for_the_end();
         remaining
@@ -223,6 +229,13 @@ impl Body for Remaining {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.has_begun {
+            self.has_begun = true;
+            // The connection waits until somebody wants the body and would wake us for wanting it, who are here already.
+            if let Some(line) = &mut self.line {
+                line.poll(&mut Context::from_waker(Waker::noop()));
+            }
+        }
         let mut frame = self.poll_incoming();
         if frame.is_pending()
             && let Some(line) = &mut self.line

@@ -70,6 +70,11 @@ impl Faults {
         self.asked.lock().iter().filter(|asked| **asked == step).count()
     }
 
+    /// How often anything was asked for.
+    pub(crate) fn asked_in_all(&self) -> usize {
+        self.asked.lock().len()
+    }
+
     fn meet(&self, step: &'static str, moment: Moment) -> Result<(), StoreError> {
         if moment == Moment::Before {
             self.asked.lock().push(step);

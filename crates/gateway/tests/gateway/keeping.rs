@@ -1,4 +1,4 @@
-//! Which connection serves the next call, and which never may.
+//! What a call finds at hand: which connection serves the next one, and which never may.
 
 use std::time::Duration;
 
@@ -125,4 +125,17 @@ async fn an_answer_before_the_end_of_the_call_lets_the_call_end_and_its_connecti
         feed.send(Bytes::from_static(b"and half")).is_ok(),
         "nobody broke it off"
     );
+}
+
+#[tokio::test]
+async fn a_call_with_a_fresh_token_asks_nothing_of_the_store() {
+    let provider = Scripted::new(|_, _| ok()).await;
+    let world = World::at(&provider.base).await;
+    whole(&world, "/x").await;
+    let asked = world.faults.asked_in_all();
+    assert!(asked > 0, "the first one does");
+    for _ in 0..20 {
+        whole(&world, "/x").await;
+    }
+    assert_eq!(world.faults.asked_in_all(), asked);
 }
