@@ -200,7 +200,7 @@ impl Caller {
             }
         }
         // Whatever is refused is refused by the record itself, so that all refusals cost alike.
-        self.connection(keeper, id, needed).await.map(|_| ())
+        Box::pin(self.connection(keeper, id, needed)).await.map(|_| ())
     }
 }
 
@@ -242,14 +242,13 @@ impl Keys {
             // What is known without the store counts for as long as cached tokens do.
             Some((key, Trust::Full)) => key,
             Some((key, Trust::AskFirst)) => {
-                let asked = self.look_up(keeper, hash, generation);
+                let asked = Box::pin(self.look_up(keeper, hash, generation));
                 match timeout(STORE_ANSWERS_WITHIN, asked).await {
                     Ok(Ok(found)) => found.ok_or_else(refused)?,
                     Ok(Err(_)) | Err(_) => key,
                 }
             }
-            Some((_, Trust::Lapsed)) | None => self
-                .look_up(keeper, hash, generation)
+            Some((_, Trust::Lapsed)) | None => Box::pin(self.look_up(keeper, hash, generation))
                 .await?
                 .ok_or_else(refused)?,
         };

@@ -31,7 +31,6 @@ pub(crate) struct Line {
     /// What stands for the path where nobody looked at it: the key was refused before.
     door: &'static str,
     client: Option<IpAddr>,
-    trace: Trace,
     started: Instant,
 }
 
@@ -40,7 +39,6 @@ impl Line {
         settings: &ServiceSettings,
         request: &Request<B>,
         peer: Option<Peer>,
-        trace: &Trace,
         started: Instant,
     ) -> Self {
         Self {
@@ -52,13 +50,12 @@ impl Line {
                 _ => "/{path}",
             },
             client: peer.map(|peer| client(peer.address, request.headers(), &settings.trusted_proxies)),
-            trace: trace.clone(),
             started,
         }
     }
 
     /// Writes it, where this call is one of those that get a line.
-    pub(crate) fn end(self, response: &Response) {
+    pub(crate) fn end(self, response: &Response, trace: &Trace) {
         let call = response.extensions().get::<GatewayCall>();
         let failed =
             is_failure(response.status().as_u16()) || call.is_some_and(|call| is_trouble(&call.record));
@@ -68,14 +65,14 @@ impl Line {
             LogCalls::Failures | LogCalls::All => {}
         }
         match call {
-            Some(call) => self.gateway(call, response, failed),
-            None => self.api(response, failed),
+            Some(call) => self.gateway(call, response, trace, failed),
+            None => self.api(response, trace, failed),
         }
     }
 }
 
 impl Line {
-    fn gateway(&self, call: &GatewayCall, response: &Response, failed: bool) {
+    fn gateway(&self, call: &GatewayCall, response: &Response, trace: &Trace, failed: bool) {
         let record = &call.record;
         let endpoint = record.endpoint();
         macro_rules! line {
@@ -93,9 +90,9 @@ impl Line {
                     expires_at = record.expires_at.map(|at| tracing::field::display(time(at))),
                     seconds_remaining = record.seconds_remaining,
                     version = record.version.map(evergrant_domain::Version::number),
-                    request_id = self.trace.request_id(),
+                    request_id = trace.request_id(),
                     provider_correlation_id = record.provider_correlation_id.as_deref(),
-                    trace_id = self.trace.trace_id.as_deref(),
+                    trace_id = trace.trace_id.as_deref(),
                     duration_ms = millis(self.started),
                     client = self.client.map(tracing::field::display),
                     "{} {endpoint}", record.class.as_str()
@@ -105,7 +102,7 @@ impl Line {
         if failed { line!(warn) } else { line!(info) }
     }
 
-    fn api(&self, response: &Response, failed: bool) {
+    fn api(&self, response: &Response, trace: &Trace, failed: bool) {
         let endpoint = response
             .extensions()
             .get::<Endpoint>()
@@ -122,8 +119,8 @@ impl Line {
                     method = %self.method,
                     status_code = response.status().as_u16(),
                     code,
-                    request_id = self.trace.request_id(),
-                    trace_id = self.trace.trace_id.as_deref(),
+                    request_id = trace.request_id(),
+                    trace_id = trace.trace_id.as_deref(),
                     duration_ms = millis(self.started),
                     client = self.client.map(tracing::field::display),
                     "{} {}", self.method, endpoint

@@ -60,7 +60,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let answer = async {
-        let (id, target) = destination(request.uri(), request.headers())?;
+        let uri = request.uri().clone();
+        let (id, target) = destination(&uri, request.headers())?;
         let limits = shared.settings().limits;
         let place = Place::take(&shared.in_flight, caller.in_flight(), &limits)?;
         let request = request.map(|body| Paced::new(body, limits.body_timeout));
@@ -68,7 +69,7 @@ where
         match shared
             .engine
             .gateway()
-            .call_on(&caller.terms(), &id, &target, request)
+            .call_on(&caller.terms(), &id, target, request)
             .await
         {
             Ok(answer) => {
@@ -110,10 +111,11 @@ pub(crate) fn describe(record: &CallRecord, headers: &mut HeaderMap) {
 }
 
 /// The connection that is meant, and what is asked of its provider: path and query, as they were written.
-fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, String), Problem> {
+fn destination<'a>(uri: &'a http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, &'a str), Problem> {
+    let whole = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let rest = uri.path().strip_prefix("/gateway/").unwrap_or_default();
     // The slash is required: what follows the id directly must never become part of a host.
-    let (name, path) = rest.split_once('/').ok_or_else(|| {
+    let (name, _) = rest.split_once('/').ok_or_else(|| {
         Problem::bad_request("the path of the call must follow the connection: /gateway/{id}/{path}")
     })?;
     let mut named = headers.get_all(CONNECTION).iter();
@@ -138,11 +140,8 @@ fn destination(uri: &http::Uri, headers: &HeaderMap) -> Result<(ConnectionId, St
             ));
         }
     };
-    let target = match uri.query() {
-        Some(query) => format!("/{path}?{query}"),
-        None => format!("/{path}"),
-    };
-    Ok((id, target))
+    // From the slash after the name on, as it was written.
+    Ok((id, &whole["/gateway/".len() + name.len()..]))
 }
 
 #[cfg(test)]
@@ -159,8 +158,9 @@ mod tests {
                 HeaderValue::from_str(header).expect("a literal value"),
             );
         }
-        let found = destination(&uri.parse().expect("a literal URI"), &headers).ok();
-        let found = found.as_ref().map(|(id, target)| (id.as_str(), target.as_str()));
+        let asked = uri.parse().expect("a literal URI");
+        let found = destination(&asked, &headers).ok();
+        let found = found.as_ref().map(|(id, target)| (id.as_str(), *target));
         assert_eq!(found, expected, "{uri} {header:?}");
     }
 

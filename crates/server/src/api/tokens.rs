@@ -92,13 +92,10 @@ fn note_handed_out(shared: &Inner, caller: &Caller, id: &ConnectionId) {
             ..LastSeen::default()
         },
     );
-    keeper.event(
-        id,
-        Event::new(
-            EventKind::TokenHandedOut,
-            format!("an access token was handed to {}", caller.shown()),
-        ),
-    );
+    keeper.event_with(id, EventKind::TokenHandedOut, || {
+        let detail = format!("an access token was handed to {}", caller.shown());
+        Event::new(EventKind::TokenHandedOut, detail)
+    });
 }
 
 /// Which tokens are wanted.
