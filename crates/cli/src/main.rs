@@ -27,6 +27,10 @@ use crate::args::{Cli, Command, Local, Routed};
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// A call takes a few dozen small pieces of memory and gives them back, most of them on the thread that took them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_memory_private();
