@@ -35,8 +35,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// or where a trusted proxy keeps it: 75 s in all where nothing is configured, longer than clients and proxies are used to keep
 /// idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What is read of headers before hyper itself refuses; the service refuses less, with a problem document.
-const HEADERS_READ_MAX: usize = 256 * 1024;
+/// What is read of headers before hyper itself refuses; the service refuses less, with a problem document. As much is held of an
+/// answer whose client is slow.
+const HEADERS_READ_MAX: usize = 128 * 1024;
 /// How many headers hyper reads before it refuses the request with a bare 431. The service's own limit is their size; real
 /// requests carry a tenth of this number.
 const HEADERS_COUNT_MAX: usize = 512;
