@@ -58,8 +58,8 @@ impl Transport for Upstream {
             return Err(NoAnswer::NotSent);
         };
         parts.uri = Uri::from(path.clone());
-        let shelf = self.shelves.here();
-        let mut kept = shelf.take(origin);
+        let home = self.shelves.here();
+        let mut kept = home.take(origin);
         let host = match &kept {
             Some(kept) => kept.origin().clone(),
             None => match HeaderValue::from_str(origin.host) {
@@ -70,16 +70,15 @@ impl Transport for Upstream {
         parts.headers.insert(HOST, host.clone());
         let mut request = Request::from_parts(parts, body);
         loop {
-            let line = match kept {
-                Some(line) => line,
-                None => {
-                    let mut line = Box::pin(self.connect(to.clone())).await.map_err(|error| {
-                        tracing::debug!(error = &*error, "the provider was not reached");
-                        NoAnswer::NotSent
-                    })?;
-                    line.belongs(&shelf, origin.is_tls, host.clone());
-                    line
-                }
+            let line = if let Some(line) = kept {
+                line
+            } else {
+                let mut line = Box::pin(self.connect(to.clone())).await.map_err(|error| {
+                    tracing::debug!(error = &*error, "the provider was not reached");
+                    NoAnswer::NotSent
+                })?;
+                line.belongs(&home, origin.is_tls, host.clone());
+                line
             };
             let was_kept = line.was_kept();
             let failed = match line.exchange(request).await {
@@ -98,7 +97,7 @@ impl Transport for Upstream {
                 Some(_) if !was_kept => return Err(NoAnswer::NotSent),
                 Some(request) => request,
             };
-            kept = shelf.take(origin);
+            kept = home.take(origin);
         }
     }
 }

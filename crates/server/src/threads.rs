@@ -21,7 +21,7 @@ pub(crate) struct Thread {
     runtime: Handle,
     /// How many connections it has.
     busy: Arc<AtomicUsize>,
-    thread: JoinHandle<()>,
+    ended: JoinHandle<()>,
 }
 
 impl Threads {
@@ -60,7 +60,7 @@ impl Threads {
     pub(crate) async fn stop(self) {
         drop(self.stop);
         for thread in self.all {
-            let _ = spawn_blocking(move || thread.thread.join()).await;
+            let _ = spawn_blocking(move || thread.ended.join()).await;
         }
     }
 }
@@ -69,13 +69,13 @@ impl Thread {
     fn start(number: usize, stop: CancellationToken) -> std::io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let thread = thread::Builder::new()
+        let ended = thread::Builder::new()
             .name(format!("serve-{number}"))
             .spawn(move || runtime.block_on(stop.cancelled()))?;
         Ok(Self {
             runtime: handle,
             busy: Arc::default(),
-            thread,
+            ended,
         })
     }
 

@@ -63,15 +63,15 @@ impl Shelves {
         if let Some((_, shelf)) = all.iter().find(|(of, _)| *of == id) {
             return shelf.clone();
         }
-        let shelf = Arc::new(Shelf::default());
-        all.push((id, shelf.clone()));
+        let new = Arc::new(Shelf::default());
+        all.push((id, new.clone()));
         let sweeper = Sweeper {
             shelves: Arc::downgrade(self),
-            shelf: Arc::downgrade(&shelf),
+            shelf: Arc::downgrade(&new),
             id,
         };
         runtime.spawn(async move { sweeper.run().await });
-        shelf
+        new
     }
 }
 
@@ -86,8 +86,10 @@ impl Sweeper {
     async fn run(self) {
         loop {
             sleep(SWEPT_EVERY).await;
-            let Some(shelf) = self.shelf.upgrade() else { return };
-            shelf.sweep();
+            let Some(swept) = self.shelf.upgrade() else {
+                return;
+            };
+            swept.sweep();
         }
     }
 }
@@ -105,6 +107,9 @@ impl Drop for Sweeper {
     }
 }
 
+/// Each is taken out as it lies here and goes on with its call.
+type Lines = Vec<Box<Line>>;
+
 /// The waiting connections of one runtime: by host, the one that was used last on top.
 #[derive(Default)]
 pub(crate) struct Shelf {
@@ -113,12 +118,12 @@ pub(crate) struct Shelf {
 
 #[derive(Default)]
 struct Hosts {
-    plain: Vec<Box<Line>>,
-    tls: Vec<Box<Line>>,
+    plain: Lines,
+    tls: Lines,
 }
 
 impl Hosts {
-    fn of(&mut self, is_tls: bool) -> &mut Vec<Box<Line>> {
+    fn of(&mut self, is_tls: bool) -> &mut Lines {
         if is_tls { &mut self.tls } else { &mut self.plain }
     }
 }
