@@ -5,6 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::scripted::{Reply, Scripted, ok, reply};
 use crate::streaming::fed;
@@ -138,4 +141,37 @@ async fn a_call_with_a_fresh_token_asks_nothing_of_the_store() {
         whole(&world, "/x").await;
     }
     assert_eq!(world.faults.asked_in_all(), asked);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_while_it_waits_hands_its_call_to_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/", listener.local_addr().unwrap());
+    let (end, told) = oneshot::channel();
+    let provider = tokio::spawn(async move {
+        let mut told = Some(told);
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n{}") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+            stream.write_all(answer).await.unwrap();
+            match told.take() {
+                Some(told) => told.await.unwrap(),
+                None => return,
+            }
+        }
+    });
+    let world = World::at(&base).await;
+    assert_eq!(body(world.send("POST", "/x", "{}").await.unwrap()).await, "fine");
+    end.send(()).unwrap();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    let answer = world.send("POST", "/x", "{}").await.unwrap();
+    assert_eq!(gist(&answer), (200, "ok", 1));
+    assert_eq!(body(answer).await, "fine");
+    provider.await.unwrap();
 }
