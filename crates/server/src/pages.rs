@@ -27,7 +27,7 @@ pub(crate) struct ConnectPage {
 
 /// What any page of the connect flow may answer instead, for the description of the API.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "a description is never made")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "a description is never made")]
 pub(crate) enum Answers {
     /// A page that asks to begin again: another browser, or no cookie.
     #[response(status = 403, content_type = "text/html")]

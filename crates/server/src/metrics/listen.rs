@@ -72,11 +72,10 @@ impl MetricsServer {
         let mut readers = JoinSet::new();
         let serving = async {
             loop {
-                let permit = permits
-                    .clone()
-                    .acquire_owned()
-                    .await
-                    .expect("the semaphore is never closed");
+                // It is never closed.
+                let Ok(permit) = permits.clone().acquire_owned().await else {
+                    return;
+                };
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
                         while readers.try_join_next().is_some() {}
