@@ -10,8 +10,16 @@ use crate::vault::{Place, Vault};
 /// What a reservation finds under its key.
 pub(crate) struct FoundWrite {
     /// Whose place it is.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "SQLite looks and writes under one lock")
+    )]
     pub(crate) owner: String,
     /// How far that one is.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "SQLite looks and writes under one lock")
+    )]
     pub(crate) state: WriteState,
     /// What follows from it.
     pub(crate) follows: Follows,
