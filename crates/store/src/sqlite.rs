@@ -2,8 +2,9 @@
 //!
 //! Every write is one `BEGIN IMMEDIATE … COMMIT`: SQLite lets one process write at a time, so what a transaction reads
 //! stands until it commits, and "one statement" in PROTOCOL.md reads "one transaction" here. Start reading at
-//! `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `write_ledger` and `call_budget` for calls, at `threads` for how blocking
-//! work stays off the async runtime, at `transaction` for what shares a commit, at `open` for what is refused.
+//! `redeeming` for leases and answers, at `connections` for the rest of a connection's life, at `write_ledger` and
+//! `call_budget` for calls, at `threads` for how blocking work stays off the async runtime, at `transaction` for what shares
+//! a commit, at `open` for what is refused.
 
 mod access;
 mod apps;
