@@ -43,7 +43,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let wish = wish(arguments)?;
     world::look_for_programs()?;
     let binary = match &wish.binary {
-        Some(binary) => binary.into(),
+        // It is started in a folder of its own.
+        Some(binary) => std::path::absolute(binary)?,
         None => world::build()?,
     };
     let world = World::start(&binary)?;
