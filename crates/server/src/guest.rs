@@ -44,11 +44,6 @@ impl Guest {
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_quiet.load(Ordering::Relaxed)
     }
-
-    /// Resolves when their place is needed.
-    pub(crate) async fn asked_to_leave(&self) {
-        self.asked_to_leave.notified().await;
-    }
 }
 
 /// One request of theirs, until the end of its answer's body.
@@ -117,6 +112,22 @@ impl Strangers {
 }
 
 impl Stay {
+    /// Resolves when their place is needed and they are not being answered. Whose request came at the same moment stays, and may
+    /// be asked again.
+    pub(crate) async fn asked_to_leave(&self) {
+        let guest = &self.guest;
+        loop {
+            guest.asked_to_leave.notified().await;
+            if guest.turns.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            let mut waiting = self.strangers.waiting.lock();
+            if !guest.is_known() {
+                waiting.by_number.insert(self.number, guest.clone());
+            }
+        }
+    }
+
     /// They have shown a valid key.
     pub(crate) fn is_known_now(&self) {
         if !self.guest.is_known.swap(true, Ordering::Relaxed) {
@@ -144,7 +155,7 @@ mod tests {
             [true, false, false, false, false].map(|is_known| strangers.welcome(is_known));
         known.is_known_now();
         let turn = asking.guest.turn();
-        let leaves = |stay: &Stay| stay.guest.asked_to_leave().now_or_never().is_some();
+        let leaves = |stay: &Stay| stay.asked_to_leave().now_or_never().is_some();
         strangers.make_room();
         assert!(leaves(&first) && !leaves(&second));
         strangers.make_room();
@@ -156,6 +167,19 @@ mod tests {
         drop(turn);
         strangers.make_room();
         assert!(leaves(&asking));
+    }
+
+    #[test]
+    fn whose_request_comes_at_the_moment_of_being_asked_is_answered_first() {
+        let strangers = Arc::new(Strangers::default());
+        let stay = strangers.welcome(false);
+        let leaves = |stay: &Stay| stay.asked_to_leave().now_or_never().is_some();
+        strangers.make_room();
+        let turn = stay.guest.turn();
+        assert!(!leaves(&stay));
+        drop(turn);
+        strangers.make_room();
+        assert!(leaves(&stay));
     }
 
     #[test]

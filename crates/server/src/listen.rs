@@ -329,10 +329,10 @@ struct Connection {
 impl Connection {
     /// Serves the client until it leaves, or its place is needed by others.
     async fn keep(self, stream: TcpStream, tls: Option<Arc<Certificates>>) {
-        let guest = self.stay.guest.clone();
+        let stay = self.stay.clone();
         tokio::select! {
             biased;
-            () = guest.asked_to_leave() => tracing::debug!("a connection made room for others"),
+            () = stay.asked_to_leave() => tracing::debug!("a connection made room for others"),
             () = self.greet(stream, tls) => {}
         }
     }
