@@ -158,7 +158,7 @@ fn what_is_too_large_is_refused_before_anything_is_sent() {
         with("many cookies", &vec!["Cookie: a=evil"; 400].join("\r\n"), X, OK),
         case("a long line over what is read", format!("GET /gateway/c1/{} HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\n\r\n", long(400_000)), &[], LARGE),
         case("a long line", format!("GET /gateway/c1/{} HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\n\r\n", long(66_000)), &[], LARGE),
-        case("a long method", format!("{} /gateway/c1/x HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\n\r\n", "A".repeat(400_000)), &[], BAD),
+        case("a long method", format!("{} /gateway/c1/x HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\n\r\n", "A".repeat(20_000)), &[], BAD),
         case("a long host", format!("GET /gateway/c1/x HTTP/1.1\r\nHost: {}\r\n{{auth}}\r\n\r\n", long(60_000)), &[], &[(421, "host_not_allowed")]),
         case("a long connection", format!("GET /gateway/{}/x HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\n\r\n", long(10_000)), &[], BAD),
         case("a body that is not too large", format!("POST /gateway/c1/x HTTP/1.1\r\nHost: localhost\r\n{{auth}}\r\nContent-Length: 1024\r\n\r\n{}", long(1024)), &["POST /base/x"], OK),
