@@ -33,10 +33,9 @@ fn init_makes_what_serve_needs_and_shows_the_key_once() {
         );
     }
     let checked = home.run("migrate --check --json --config made/here/evergrant.toml");
-    assert_eq!(
-        checked.ends_with(0).json(),
-        serde_json::json!({"schema_version": 1, "schema_version_known": 1})
-    );
+    let checked = checked.ends_with(0).json();
+    assert!(checked["schema_version"].is_u64(), "{checked}");
+    assert_eq!(checked["schema_version"], checked["schema_version_known"]);
     let said = home.run("init --dir other").ends_with(0).out;
     assert!(
         said.contains("http://localhost:8484/oauth/callback") && said.contains("evg_"),
