@@ -71,7 +71,11 @@ impl Thread {
         let handle = runtime.handle().clone();
         let ended = thread::Builder::new()
             .name(format!("serve-{number}"))
-            .spawn(move || runtime.block_on(stop.cancelled()))?;
+            .spawn(move || {
+                runtime.block_on(stop.cancelled());
+                // A provider's name that is still being looked up is not waited for.
+                runtime.shutdown_background();
+            })?;
         Ok(Self {
             runtime: handle,
             busy: Arc::default(),
@@ -96,5 +100,33 @@ pub(crate) struct Busy(Arc<AtomicUsize>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_up_that_hangs_holds_nobody_who_stops() {
+        let threads = Threads::start(1);
+        let (tell, told) = oneshot::channel();
+        let (end, hangs) = mpsc::channel::<()>();
+        let runtime = threads.least_busy().expect("there is one").runtime();
+        runtime.spawn_blocking(move || {
+            tell.send(()).expect("the test waits for it");
+            let _ = hangs.recv();
+        });
+        told.await.expect("it runs");
+        timeout(Duration::from_secs(20), threads.stop())
+            .await
+            .expect("nothing is waited for");
+        drop(end);
     }
 }
