@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use hubspot_sim::SimConfig;
+use hubspot_sim::{RateLimits, SimConfig};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
@@ -92,6 +92,11 @@ impl Fleet {
                 Installation::with_app(config, |base| rotating(base) + "rotation = \"single_use\"\n").await
             }
         };
+        // What is proved here is about tokens: the callers ask for more than HubSpot's 110 calls in 10 s.
+        installation.hubspot.set_rate_limits(RateLimits {
+            calls_max: 100_000,
+            ..RateLimits::default()
+        });
         let database = (plan.store == Store::Postgres).then(|| Database {
             server: block_in_place(test_postgres::Server::new),
             turn: Mutex::default(),
