@@ -99,18 +99,24 @@ impl Provider {
     /// Such a call would redeem or revoke behind the keeper's back. HubSpot serves its OAuth endpoints on the API's own
     /// host in many versions, so there the whole `/oauth/` tree counts.
     pub fn is_token_endpoint(&self, path: &str) -> bool {
-        let path = path.trim_end_matches('/').to_ascii_lowercase();
+        const OAUTH: &[u8] = b"/oauth/";
+        let path = path.trim_end_matches('/');
+        // The path first: two origins are dear to compare, and every call is asked about.
         let own = |url: &Url| {
-            url.origin() == self.api_base.origin()
-                && url.path().trim_end_matches('/').eq_ignore_ascii_case(&path)
+            url.path().trim_end_matches('/').eq_ignore_ascii_case(path)
+                && url.origin() == self.api_base.origin()
+        };
+        let is_below_oauth = || {
+            let begins = path.as_bytes().get(..OAUTH.len());
+            path.eq_ignore_ascii_case("/oauth")
+                || begins.is_some_and(|begins| begins.eq_ignore_ascii_case(OAUTH))
         };
         let endpoints = [
             Some(&self.token_url),
             self.introspect_url.as_ref(),
             self.revoke_url.as_ref(),
         ];
-        endpoints.into_iter().flatten().any(own)
-            || (self.dialect == Dialect::HubSpot && (path == "/oauth" || path.starts_with("/oauth/")))
+        endpoints.into_iter().flatten().any(own) || (self.dialect == Dialect::HubSpot && is_below_oauth())
     }
 }
 
