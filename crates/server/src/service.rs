@@ -160,8 +160,9 @@ impl Service {
         };
         let trace = Trace::of(request.headers());
         let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
-        // A fault in one answer is one answer's fault: its locks are released, the process goes on.
-        let response = AssertUnwindSafe(self.dispatch(request, peer))
+        // A fault in one answer is one answer's fault: its locks are released, the process goes on. In a place of its own, or all
+        // that an answer may need would be carried from hand to hand before it begins.
+        let response = AssertUnwindSafe(Box::pin(self.dispatch(request, peer)))
             .catch_unwind()
             .await;
         let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());

@@ -64,10 +64,12 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&id).expect("base64url is visible ASCII")
 }
 
-/// The header's value, unless it is missing or there twice.
+/// The header's value, unless it is missing or there twice. Looked through from the first to the last: few requests have so many
+/// headers that hashing the name would be worth it.
 pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
+    let mut values = headers.iter().filter(|(found, _)| *found == name);
+    let (_, value) = values.next()?;
+    values.next().is_none().then_some(value)
 }
 
 /// 1 to 128 characters that are inert in a log line, a header and a page.
