@@ -23,6 +23,7 @@ pub mod openapi;
 mod own_words;
 mod pace;
 mod pages;
+mod patience;
 mod problem;
 mod router;
 mod service;

@@ -3,15 +3,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evergrant_config::TlsFiles;
 use futures_util::future::select_all;
 use hyper::body::Incoming;
-use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,18 +21,15 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::guest::{Guest, Stay, Strangers};
+use crate::guest::{Stay, Strangers};
 use crate::own_words::{InTurn, OwnWords};
+use crate::patience::Patience;
 use crate::service::{KeyWasValid, Peer, Reach, Service};
 use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
 /// How long a client may take for its TLS handshake, and for the first bytes by which HTTP/2 is told from HTTP/1.1.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much longer than the configured time for headers a connection may be idle once somebody in it has shown a valid API key,
-/// or where a trusted proxy keeps it: 75 s in all where nothing is configured, longer than clients and proxies are used to keep
-/// idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document. As much is held of an
 /// answer whose client is slow.
 const HEADERS_READ_MAX: usize = 128 * 1024;
@@ -394,7 +389,7 @@ impl Connection {
         let ended = match protocol {
             Protocol::Http1 => {
                 let io = OwnWords::new(io, guest.clone());
-                let builder = http1(Patience(guest), header_timeout);
+                let builder = http1(Patience::with(guest), header_timeout);
                 watcher.watch(builder.serve_connection(io, answer)).await
             }
             Protocol::Http2 => watcher.watch(http2().serve_connection(io, answer)).await,
@@ -426,38 +421,6 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .max_header_list_size(u32::try_from(HEADERS_READ_MAX).expect("a small constant"))
         .keep_alive_interval(PING_EVERY);
     builder
-}
-
-/// Ends the wait for headers, which is all that HTTP/1.1 times, by who is known to be at the other side.
-#[derive(Clone)]
-struct Patience(Arc<Guest>);
-
-impl Patience {
-    fn extend(&self, deadline: Instant) -> Instant {
-        if self.0.is_known() {
-            deadline + PATIENCE
-        } else {
-            deadline
-        }
-    }
-}
-
-impl Timer for Patience {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep(duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep_until(self.extend(deadline))
-    }
-
-    fn now(&self) -> Instant {
-        TokioTimer::new().now()
-    }
-
-    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
-        TokioTimer::new().reset(sleep, self.extend(deadline));
-    }
 }
 
 /// HTTP/2 with prior knowledge is told by its first bytes, which stay where they are.

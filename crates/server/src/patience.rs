@@ -1,0 +1,167 @@
+//! How long a connection of HTTP/1.1 is waited on for its next request's headers, which is all that HTTP/1.1 times.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Sleep, Timer};
+use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
+use tokio::time::sleep_until;
+
+use crate::guest::Guest;
+
+/// How much longer than the configured time for headers a connection may be idle once somebody in it has shown a valid API key,
+/// or where a trusted proxy keeps it: 75 s in all where nothing is configured, longer than clients and proxies are used to keep
+/// idle ones. They are better ended at their side: a request that meets the end of its connection is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ends the wait for headers by who is known to be at the other side.
+///
+/// hyper wants a timer for each request and drops it as soon as the headers are there, which is nearly always at once. So a
+/// connection has one alarm: it is left as it was set, and set anew only when it rings and a wait goes on beyond it.
+#[derive(Clone)]
+pub(crate) struct Patience {
+    guest: Arc<Guest>,
+    alarm: Alarm,
+}
+
+/// Set to some moment, or not at all yet. There is one wait at a time, so nobody ever waits for the lock.
+type Alarm = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
+
+impl Patience {
+    pub(crate) fn with(guest: Arc<Guest>) -> Self {
+        Self {
+            guest,
+            alarm: Alarm::default(),
+        }
+    }
+}
+
+impl Timer for Patience {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let patience = if self.guest.is_known() {
+            PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        Box::pin(Wait {
+            until: (deadline + patience).into(),
+            alarm: self.alarm.clone(),
+        })
+    }
+
+    fn now(&self) -> Instant {
+        TokioTimer::new().now()
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        *sleep = self.sleep_until(deadline);
+    }
+}
+
+/// One wait.
+struct Wait {
+    until: tokio::time::Instant,
+    alarm: Alarm,
+}
+
+impl Sleep for Wait {}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.until;
+        let mut alarm = self.alarm.lock();
+        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if alarm.deadline() > until {
+            alarm.as_mut().reset(until);
+        }
+        loop {
+            ready!(alarm.as_mut().poll(cx));
+            if alarm.deadline() >= until {
+                return Poll::Ready(());
+            }
+            // It rang for a wait before this one.
+            alarm.as_mut().reset(until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::time::{Instant, advance, sleep};
+
+    use super::*;
+    use crate::guest::Strangers;
+
+    const HEADERS: Duration = Duration::from_secs(15);
+
+    /// A wait that begins now, looked at once as hyper does.
+    fn begin(patience: &Patience, lasts: Duration) -> Pin<Box<dyn Sleep>> {
+        let mut wait = patience.sleep_until(patience.now() + lasts);
+        assert!(wait.as_mut().now_or_never().is_none());
+        wait
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_ends_by_its_own_time_whatever_the_alarm_was_set_to() {
+        let patience = Patience::with(Arc::default());
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), HEADERS, "nothing came");
+
+        drop(begin(&patience, HEADERS));
+        sleep(Duration::from_secs(10)).await;
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), HEADERS, "the alarm rings for the one before");
+
+        drop(begin(&patience, HEADERS));
+        sleep(Duration::from_secs(100)).await;
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), HEADERS, "the alarm has rung while nobody waited");
+
+        drop(begin(&patience, HEADERS));
+        let began = Instant::now();
+        begin(&patience, Duration::from_secs(1)).await;
+        assert_eq!(
+            began.elapsed(),
+            Duration::from_secs(1),
+            "the alarm is set to later"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_known_is_waited_for_longer() {
+        let stay = Arc::new(Strangers::default()).welcome(false);
+        let patience = Patience::with(stay.guest.clone());
+        drop(begin(&patience, HEADERS));
+        stay.is_known_now();
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), HEADERS + PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_alarm_is_left_alone_while_requests_come() {
+        let patience = Patience::with(Arc::default());
+        let rings = || patience.alarm.lock().as_ref().map(|alarm| alarm.deadline());
+        drop(begin(&patience, HEADERS));
+        let first = rings();
+        for _ in 0..14 {
+            advance(Duration::from_secs(1)).await;
+            drop(begin(&patience, HEADERS));
+        }
+        assert_eq!(rings(), first);
+    }
+}
