@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use hubspot_sim::{RateLimits, SimConfig};
+use hubspot_sim::SimConfig;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
@@ -60,6 +60,9 @@ struct Process {
     running: Mutex<Option<Service>>,
 }
 
+/// What is proved here is about tokens: the callers ask for more than HubSpot's 110 calls in 10 s, and a budget waits for the store.
+const NO_BUDGET: &str = "budget = \"off\"\n";
+
 /// The provider's account of a connection that stays.
 pub(crate) fn portal(connection: usize) -> u64 {
     1001 + connection as u64
@@ -80,23 +83,26 @@ impl Fleet {
             ..SimConfig::default()
         };
         let installation = match plan.rotation {
-            Rotation::Never => Installation::new(config).await,
+            Rotation::Never => {
+                Installation::with_app(config, |base| {
+                    format!("provider = \"hubspot\"\noauth_base = \"{base}\"\n{NO_BUDGET}")
+                })
+                .await
+            }
             Rotation::Grace => {
                 let grace = format!(
-                    "rotation = \"grace\"\nrotation_grace = \"{}s\"\n",
+                    "rotation = \"grace\"\nrotation_grace = \"{}s\"\n{NO_BUDGET}",
                     GRACE.as_secs()
                 );
                 Installation::with_app(config, |base| rotating(base) + &grace).await
             }
             Rotation::SingleUse => {
-                Installation::with_app(config, |base| rotating(base) + "rotation = \"single_use\"\n").await
+                Installation::with_app(config, |base| {
+                    rotating(base) + "rotation = \"single_use\"\n" + NO_BUDGET
+                })
+                .await
             }
         };
-        // What is proved here is about tokens: the callers ask for more than HubSpot's 110 calls in 10 s.
-        installation.hubspot.set_rate_limits(RateLimits {
-            calls_max: 100_000,
-            ..RateLimits::default()
-        });
         let database = (plan.store == Store::Postgres).then(|| Database {
             server: block_in_place(test_postgres::Server::new),
             turn: Mutex::default(),
