@@ -33,9 +33,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// What is read of headers before hyper itself refuses; the service refuses less, with a problem document. As much is held of an
 /// answer whose client is slow.
 const HEADERS_READ_MAX: usize = 128 * 1024;
-/// How many headers hyper reads before it refuses the request. The service's own limit is their size; real requests carry a tenth
-/// of this number. hyper fills two tables of that many for each request, so it costs every call something.
-const HEADERS_COUNT_MAX: usize = 256;
+/// How many headers hyper reads before it refuses the request with a bare 431. The service's own limit is their size; real
+/// requests carry a tenth of this number.
+const HEADERS_COUNT_MAX: usize = 512;
 /// Calls at a time in one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// How often a quiet HTTP/2 connection is asked whether anyone is there.
