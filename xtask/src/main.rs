@@ -267,7 +267,12 @@ fn prepare_clients() -> Result<()> {
 
 fn tests() -> Result<()> {
     let clients = clients::prepare()?;
-    shell::run(cargo().args(["test", "--workspace", "--locked"]).envs(clients))?;
+    // One that fails hides no other.
+    shell::run(
+        cargo()
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .envs(clients),
+    )?;
     // The doors of the library, which nothing else in the workspace opens.
     shell::run(cargo().args(["test", "-p", "evergrant", "--locked", "--all-features"]))
 }
