@@ -15,6 +15,7 @@ mod health;
 mod help;
 mod in_flight;
 mod input;
+mod leftover;
 mod listen;
 mod lists;
 mod log;

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::guest::{Stay, Strangers};
+use crate::leftover;
 use crate::own_words::{InTurn, OwnWords};
 use crate::patience::Patience;
 use crate::service::{KeyWasValid, Peer, Reach, Service};
@@ -375,7 +376,11 @@ impl Connection {
             let (service, stay) = (service.clone(), stay.clone());
             let turn = stay.guest.turn();
             async move {
+                let (request, leftover) = leftover::watch(request);
                 let response = service.answer(request, peer).await;
+                if let Some(leftover) = leftover {
+                    leftover.throw_away().await;
+                }
                 if response.extensions().get::<KeyWasValid>().is_some() {
                     stay.is_known_now();
                 }

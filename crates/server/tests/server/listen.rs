@@ -118,6 +118,24 @@ async fn a_connection_that_never_says_what_it_speaks_does_not_stop_others() {
     house.send(bare("GET", "/healthz")).await.expect(200);
 }
 
+#[tokio::test]
+async fn who_is_refused_while_still_sending_can_read_why() {
+    /// More than lies in the buffers between the two.
+    const LENGTH: usize = 24 * 1024 * 1024;
+    let house = House::build().await;
+    for (key, expected) in [("evg_made-up", "HTTP/1.1 401"), (&house.admin, "HTTP/1.1 424")] {
+        let mut stream = TcpStream::connect(house.address).await.unwrap();
+        let head = format!(
+            "POST /gateway/nobody/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Length: {LENGTH}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+        let mut status = vec![0; expected.len()];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&status), expected);
+    }
+}
+
 /// How long the connection lives after one answer and half of another request.
 async fn patience(house: &House, key: &str, rest: &[u8]) -> Duration {
     let mut stream = TcpStream::connect(house.address).await.unwrap();
