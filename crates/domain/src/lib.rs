@@ -13,6 +13,7 @@ pub mod app;
 pub mod breaker;
 pub mod call_budget;
 pub mod connection;
+pub mod diagnosis;
 pub mod event;
 pub mod explain;
 pub mod id;

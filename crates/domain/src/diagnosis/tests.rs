@@ -1,0 +1,857 @@
+//! One fault at a time: which cause it is, and what a healthy connection looks like.
+
+use std::time::Duration;
+
+use super::calling::{REFRESH_FORCED, TOKEN_REPORTED};
+use super::grant::{ACCESS_TOKEN_LIVED, DOUBLE_REDEMPTION};
+use super::*;
+use crate::app::tests::app;
+use crate::app::{App, AppHealth};
+use crate::breaker::Breaker;
+use crate::connection::tests::connection;
+use crate::connection::{Account, Connection, ReconnectReason, RefreshTrouble};
+use crate::id::{AccountId, AppName, ConnectionId, Version};
+use crate::redemption::Intent;
+use crate::refresh_policy::{Jitter, RefreshPolicy};
+use crate::time::Timestamp;
+
+/// Noon of some day, in seconds.
+const NOON: i64 = 1_764_072_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis((NOON + seconds) * 1000)
+}
+
+fn account(id: &str) -> AccountId {
+    AccountId::parse(id).expect("a literal account")
+}
+
+/// Everything that a test changes before it asks.
+struct Case {
+    connection: Connection,
+    app: Option<App>,
+    standing: Known<AppStanding>,
+    history: Vec<Happened>,
+    hours: Vec<Hour>,
+    fingerprint: Option<String>,
+    machine_ahead_ms: Known<Option<i64>>,
+    provider_clock: Known<Offset>,
+    refresh_token: Known<TokenLife>,
+    access_token: Known<TokenLife>,
+    relatives: Vec<Relative>,
+    store_took: Duration,
+    afloat: u64,
+}
+
+impl Case {
+    fn diagnosis(&self) -> Diagnosis {
+        diagnose(&Evidence {
+            now: at(0),
+            connection: &self.connection,
+            app: self.app.as_ref(),
+            standing: self.standing.clone(),
+            history: Ok(self.history.clone()),
+            hours: Ok(self.hours.clone()),
+            fingerprint: self.fingerprint.clone(),
+            machine_ahead_ms: self.machine_ahead_ms.clone(),
+            provider_clock: self.provider_clock.clone(),
+            refresh_token: self.refresh_token.clone(),
+            access_token: self.access_token.clone(),
+            relatives: self.relatives.clone(),
+            store_took: self.store_took,
+            afloat: self.afloat,
+        })
+    }
+
+    /// Appends to the history, with what the last line left.
+    fn told(&mut self, seconds: i64, kind: &str, version: i64) -> &mut Happened {
+        self.history.push(Happened {
+            at: at(seconds),
+            kind: kind.to_owned(),
+            detail: String::new(),
+            version: Version::new(version),
+            fingerprint: None,
+            process: None,
+            reason: None,
+            class: None,
+            status_code: None,
+            token_version: None,
+            seconds_remaining: None,
+        });
+        self.history.last_mut().expect("just pushed")
+    }
+
+    fn hour(&mut self, hours_ago: i64, calls: Calls) {
+        self.hours.push(Hour {
+            began_at: at(-hours_ago * 3600),
+            calls,
+        });
+        self.hours.sort_by_key(|hour| hour.began_at);
+    }
+}
+
+fn alive(id: &str) -> TokenLife {
+    TokenLife::Active {
+        account: Some(account(id)),
+    }
+}
+
+fn calls(all: u64) -> Calls {
+    let mut calls = Calls {
+        all,
+        ok: all,
+        ..Calls::default()
+    };
+    calls.by_life[5] = all;
+    calls
+}
+
+/// Connected this morning, refreshed twice since, in use until half a minute ago.
+fn well() -> Case {
+    let mut connection = connection();
+    connection.connected_at = at(-3 * 3600);
+    connection.created_at = at(-3 * 3600);
+    connection.version = Version::new(3);
+    connection.issued_at = at(-600);
+    connection.ends = RefreshPolicy::Queue.ends(at(-600), Duration::from_secs(1800), Jitter::NONE);
+    connection.account = Some(Account {
+        id: account("7"),
+        domain: None,
+        user: None,
+    });
+    connection.scopes = vec!["oauth".into()];
+    connection.last.call_at = Some(at(-30));
+    connection.last.success_at = Some(at(-30));
+    connection.last.refresh_at = Some(at(-600));
+    let mut case = Case {
+        connection,
+        app: Some(app()),
+        standing: Ok(AppStanding {
+            health: AppHealth::Ok,
+            endpoint: None,
+            rotates_since: None,
+        }),
+        history: Vec::new(),
+        hours: Vec::new(),
+        fingerprint: Some("f3".into()),
+        machine_ahead_ms: Ok(None),
+        provider_clock: Ok(Offset {
+            ahead_ms: 120,
+            give_or_take_ms: 510,
+        }),
+        refresh_token: Ok(alive("7")),
+        access_token: Ok(alive("7")),
+        relatives: Vec::new(),
+        store_took: Duration::from_millis(1),
+        afloat: 0,
+    };
+    case.told(-3 * 3600, "connected", 1).fingerprint = Some("f1".into());
+    case.told(-2100, "refreshed", 2).fingerprint = Some("f2".into());
+    case.told(-600, "refreshed", 3).fingerprint = Some("f3".into());
+    for hours_ago in [2, 1, 0] {
+        case.hour(hours_ago, calls(40));
+    }
+    case
+}
+
+fn check(plant: impl FnOnce(&mut Case), cause: Cause, said: &str) -> Diagnosis {
+    let mut subject = well();
+    plant(&mut subject);
+    let diagnosis = subject.diagnosis();
+    assert_eq!(diagnosis.verdict, Verdict::Cause(cause), "{diagnosis:#?}");
+    let evidence = &diagnosis
+        .checks
+        .iter()
+        .find(|check| check.cause == cause)
+        .expect("every cause is checked")
+        .evidence;
+    let all = format!("{evidence}\n{}\n{}", diagnosis.summary, diagnosis.action);
+    assert!(all.contains(said), "{said:?} is not said in:\n{all}");
+    diagnosis
+}
+
+fn check_verdict(plant: impl FnOnce(&mut Case), verdict: Verdict) -> Diagnosis {
+    let mut subject = well();
+    plant(&mut subject);
+    let diagnosis = subject.diagnosis();
+    assert_eq!(diagnosis.verdict, verdict, "{diagnosis:#?}");
+    diagnosis
+}
+
+fn condemned(case: &mut Case, reason: ReconnectReason) {
+    case.connection.status = ConnectionStatus::ReconnectRequired {
+        reason,
+        since: at(-60),
+    };
+    case.told(-60, "reconnect_required", 3);
+    case.refresh_token = Ok(TokenLife::Inactive);
+    case.access_token = Ok(TokenLife::Inactive);
+}
+
+#[test]
+fn every_cause_has_one_word_and_is_checked_in_its_order() {
+    for cause in Cause::ALL {
+        assert_eq!(Cause::from_word(cause.as_str()), Some(cause));
+    }
+    let checked: Vec<_> = well()
+        .diagnosis()
+        .checks
+        .iter()
+        .map(|check| check.cause)
+        .collect();
+    assert_eq!(checked, Cause::ALL);
+}
+
+#[test]
+fn a_healthy_connection_has_no_cause_and_every_check_says_why_not() {
+    let diagnosis = check_verdict(|_| {}, Verdict::Healthy);
+    for check in &diagnosis.checks {
+        assert_eq!(check.finding, Finding::Clear, "{check:?}");
+        assert!(
+            !check.evidence.is_empty() && !check.evidence.ends_with('.'),
+            "{check:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_was_just_connected_and_never_called_is_healthy_and_told_to_make_a_first_call() {
+    let diagnosis = check_verdict(
+        |case| {
+            case.connection.last = crate::connection::LastSeen::default();
+            case.connection.connected_at = at(-5);
+            case.hours.clear();
+        },
+        Verdict::Healthy,
+    );
+    assert!(
+        diagnosis.action.contains("evergrant call c1"),
+        "{}",
+        diagnosis.action
+    );
+}
+
+#[test]
+fn a_version_that_was_presented_long_after_it_was_replaced_is_reused() {
+    let report = |case: &mut Case, seconds| {
+        let line = case.told(seconds, TOKEN_REPORTED, 3);
+        line.status_code = Some(401);
+        line.token_version = Some(Version::new(2));
+    };
+    check(
+        |case| report(case, -60),
+        Cause::StaleTokenReuse,
+        "version 2 was presented 9 min after it had been replaced",
+    );
+    // A call that was under way while its token was replaced is nobody's fault.
+    check_verdict(|case| report(case, -592), Verdict::Healthy);
+    check(|case| report(case, -589), Cause::StaleTokenReuse, "11 s after");
+    // What stopped the connection is not that.
+    check(
+        |case| {
+            report(case, -120);
+            condemned(case, ReconnectReason::GrantRefused);
+        },
+        Cause::GrantRefused,
+        "reconnect link",
+    );
+}
+
+#[test]
+fn the_token_that_stands_is_reused_once_it_is_presented_after_its_end() {
+    let report = |remaining| {
+        move |case: &mut Case| {
+            let line = case.told(-10, TOKEN_REPORTED, 3);
+            line.status_code = Some(401);
+            line.token_version = Some(Version::new(3));
+            line.seconds_remaining = Some(remaining);
+        }
+    };
+    check(
+        report(-95),
+        Cause::StaleTokenReuse,
+        "was presented 95 s after it had ended",
+    );
+    check_verdict(report(95), Verdict::Healthy);
+}
+
+#[test]
+fn another_account_is_named_before_and_after_it_was_noticed() {
+    let diagnosis = check(
+        |case| condemned(case, ReconnectReason::AccountMismatch),
+        Cause::WrongAccount,
+        "another account than 7",
+    );
+    assert_eq!(diagnosis.remedy, Remedy::Reconnect);
+    check(
+        |case| case.refresh_token = Ok(alive("8")),
+        Cause::WrongAccount,
+        "belongs to account 8, and the record says 7",
+    );
+    check(
+        |case| case.access_token = Ok(alive("8")),
+        Cause::WrongAccount,
+        "account 8",
+    );
+}
+
+#[test]
+fn a_record_that_is_not_what_the_history_says_was_written_by_somebody_else() {
+    check(
+        |case| case.fingerprint = Some("x".into()),
+        Cause::RacedWrite,
+        "refresh token f3 (fingerprint), and the record holds x",
+    );
+    check(
+        |case| case.connection.version = Version::new(2),
+        Cause::RacedWrite,
+        "holds version 2, and the history told of version 3",
+    );
+    check(
+        |case| {
+            case.told(-30, "store_regressed", 3);
+        },
+        Cause::RacedWrite,
+        "went back in time",
+    );
+}
+
+#[test]
+fn a_dead_refresh_token_whose_access_token_lives_is_shared_with_somebody_else() {
+    check(
+        |case| {
+            condemned(case, ReconnectReason::GrantRefused);
+            case.access_token = Ok(alive("7"));
+        },
+        Cause::RacedWrite,
+        "the access token that was issued with it lives still",
+    );
+    check(
+        |case| case.refresh_token = Ok(TokenLife::Inactive),
+        Cause::RacedWrite,
+        "Two environments",
+    );
+    check(
+        |case| {
+            condemned(case, ReconnectReason::GrantRefused);
+            case.told(-59, ACCESS_TOKEN_LIVED, 3);
+        },
+        Cause::RacedWrite,
+        "lived on when it was refused",
+    );
+    // An uninstalled app loses both, a lost answer explains itself.
+    check(
+        |case| condemned(case, ReconnectReason::GrantRefused),
+        Cause::GrantRefused,
+        "is gone since",
+    );
+    check(
+        |case| {
+            condemned(case, ReconnectReason::RedemptionOutcomeLost);
+            case.access_token = Ok(alive("7"));
+        },
+        Cause::GrantRefused,
+        "was lost",
+    );
+}
+
+#[test]
+fn a_clock_is_off_by_more_than_a_quarter_of_the_buffer_at_most_half_a_minute() {
+    let off = |ahead_ms| {
+        move |case: &mut Case| {
+            case.provider_clock = Ok(Offset {
+                ahead_ms,
+                give_or_take_ms: 500,
+            });
+        }
+    };
+    check(off(30_501), Cause::ClockSkew, "30 s ahead of the provider's");
+    check(off(-3_600_000), Cause::ClockSkew, "60 min behind the provider's");
+    check_verdict(off(30_500), Verdict::Healthy);
+    check(
+        |case| case.machine_ahead_ms = Ok(Some(31_000)),
+        Cause::ClockSkew,
+        "31 s ahead of the database's",
+    );
+    check_verdict(|case| case.machine_ahead_ms = Ok(Some(29_000)), Verdict::Healthy);
+    // Short-lived tokens forgive less.
+    check(
+        |case| {
+            case.connection.ends = RefreshPolicy::Queue.ends(at(-5), Duration::from_secs(40), Jitter::NONE);
+            case.provider_clock = Ok(Offset {
+                ahead_ms: 6_000,
+                give_or_take_ms: 500,
+            });
+        },
+        Cause::ClockSkew,
+        "5 s is forgiven",
+    );
+}
+
+#[test]
+fn delays_beyond_the_buffer_name_the_buffer_that_they_ask_for() {
+    let delayed = |bucket: usize, late: u64, all: u64| {
+        move |case: &mut Case| {
+            let mut calls = calls(all);
+            calls.by_delay[bucket] = late;
+            calls.by_delay[1] = all - late;
+            case.hour(0, calls);
+        }
+    };
+    check(delayed(4, 30, 100), Cause::QueueDelay, "refresh_buffer = \"10m\"");
+    check(
+        delayed(5, 30, 100),
+        Cause::QueueDelay,
+        "No buffer covers such delays",
+    );
+    check(
+        delayed(6, 5, 100),
+        Cause::QueueDelay,
+        "5 of 100 calls came more than 5 min after",
+    );
+    check_verdict(delayed(6, 4, 100), Verdict::Healthy);
+    check_verdict(delayed(3, 100, 100), Verdict::Healthy);
+    check(
+        |case| {
+            case.connection.ends =
+                RefreshPolicy::Realtime.ends(at(-600), Duration::from_secs(1800), Jitter::NONE);
+            delayed(3, 100, 100)(case);
+        },
+        Cause::QueueDelay,
+        "refresh_profile = \"queue\"",
+    );
+    check(
+        |case| {
+            let mut calls = calls(10);
+            calls.by_life[0] = 1;
+            case.hour(0, calls);
+        },
+        Cause::QueueDelay,
+        "1 calls left with a token that had ended",
+    );
+}
+
+#[test]
+fn redemptions_beyond_what_a_lifetime_asks_for_are_a_stampede() {
+    check(
+        |case| {
+            case.told(-30, DOUBLE_REDEMPTION, 3).process = Some("a/1".into());
+        },
+        Cause::RefreshStampede,
+        "redeemed twice once, last at 2025-11-25T11:59:30Z by a/1",
+    );
+    let burst = |kind: &'static str, count: i64| {
+        move |case: &mut Case| {
+            for number in 1..=count {
+                let version = if kind == "refreshed" { 3 + number } else { 3 };
+                case.told(-400 + number * 15, kind, version).fingerprint = Some(format!("f{version}"));
+            }
+            let last = case.history.last().expect("a line");
+            case.connection.version = last.version;
+            case.fingerprint.clone_from(&last.fingerprint);
+        }
+    };
+    check(
+        burst("refreshed", 3),
+        Cause::RefreshStampede,
+        "3 or more times within 10 min",
+    );
+    check_verdict(burst("refreshed", 2), Verdict::Healthy);
+    check(
+        burst("lease_taken_over", 3),
+        Cause::RefreshStampede,
+        "Processes take the right to refresh from each other",
+    );
+    check_verdict(burst("lease_taken_over", 2), Verdict::Healthy);
+    check(
+        |case| {
+            let mut calls = calls(1);
+            calls.refresh_forced = 20;
+            case.hour(0, calls);
+        },
+        Cause::RefreshStampede,
+        "20 times within an hour",
+    );
+    // It may have cost the grant.
+    check(
+        |case| {
+            case.told(-70, DOUBLE_REDEMPTION, 3);
+            condemned(case, ReconnectReason::GrantRefused);
+        },
+        Cause::RefreshStampede,
+        "loses the grant",
+    );
+}
+
+#[test]
+fn a_403_or_429_that_leads_to_a_refresh_is_misread() {
+    for (status, kind, cause) in [
+        (403, "permission_denied", Cause::MisreadPermission),
+        (429, "rate_limited", Cause::MisreadRateLimit),
+    ] {
+        check(
+            |case| {
+                let line = case.told(-20, TOKEN_REPORTED, 3);
+                line.status_code = Some(status);
+                line.token_version = Some(Version::new(3));
+            },
+            cause,
+            "Let the caller refresh on 401 alone",
+        );
+        let forced_after = |pause: i64| {
+            move |case: &mut Case| {
+                case.told(-300, kind, 3);
+                case.told(-300 + pause, REFRESH_FORCED, 3);
+            }
+        };
+        check(
+            forced_after(60),
+            cause,
+            "followed by a forced refresh within 60 s once",
+        );
+        check_verdict(forced_after(61), Verdict::Healthy);
+        check_verdict(forced_after(-1), Verdict::Healthy);
+    }
+}
+
+#[test]
+fn a_grant_that_is_gone_asks_for_reconnecting_also_before_a_refresh_meets_it() {
+    for reason in [
+        ReconnectReason::GrantRefused,
+        ReconnectReason::RedemptionOutcomeLost,
+        ReconnectReason::NoRefreshToken,
+        ReconnectReason::Uninstalled,
+    ] {
+        let diagnosis = check(
+            |case| condemned(case, reason),
+            Cause::GrantRefused,
+            reason.meaning(),
+        );
+        assert_eq!(diagnosis.remedy, Remedy::Reconnect);
+    }
+    check(
+        |case| {
+            case.refresh_token = Ok(TokenLife::Inactive);
+            case.access_token = Ok(TokenLife::Inactive);
+        },
+        Cause::GrantRefused,
+        "the access token at hand ends at 2025-11-25T12:20:00Z",
+    );
+    check(
+        |case| {
+            case.connection.kind = Kind::Static;
+            case.connection.last.unauthorized_at = Some(at(-10));
+        },
+        Cause::GrantRefused,
+        "Make a new token",
+    );
+}
+
+#[test]
+fn a_disconnected_connection_says_so_and_who_took_its_place() {
+    let gone = |superseded_by: Option<&'static str>| {
+        move |case: &mut Case| {
+            case.connection.status = ConnectionStatus::Disconnected {
+                since: at(-60),
+                superseded_by: superseded_by.map(|id| ConnectionId::parse(id).expect("a literal id")),
+            };
+        }
+    };
+    check(gone(None), Cause::GrantRefused, "connect the customer acme anew");
+    check(gone(Some("c2")), Cause::GrantRefused, "Use c2 instead");
+}
+
+#[test]
+fn what_the_provider_has_against_the_app_is_never_blamed_on_the_customer() {
+    let rejected = |case: &mut Case| {
+        case.standing = Ok(AppStanding {
+            health: AppHealth::CredentialsRejected {
+                code: "BAD_CLIENT_SECRET".into(),
+                since: at(-90),
+            },
+            endpoint: None,
+            rotates_since: None,
+        });
+    };
+    check(rejected, Cause::AppCredentials, "Nobody has to reconnect");
+    check(
+        |case| case.refresh_token = Err(Gap::ClientRefused("BAD_CLIENT_ID".into())),
+        Cause::AppCredentials,
+        "BAD_CLIENT_ID",
+    );
+    check(|case| case.app = None, Cause::AppCredentials, "[apps.crm]");
+    check(
+        |case| condemned(case, ReconnectReason::WrongClient),
+        Cause::AppCredentials,
+        "another client id",
+    );
+    // It stops every refresh, so what merely hurts does not hide it.
+    check(
+        |case| {
+            rejected(case);
+            case.told(-20, TOKEN_REPORTED, 3).status_code = Some(403);
+        },
+        Cause::AppCredentials,
+        "BAD_CLIENT_SECRET",
+    );
+}
+
+#[test]
+fn a_missing_scope_is_named_with_the_connection_of_the_customer_that_has_it() {
+    let denied = |case: &mut Case| {
+        case.told(-20, "permission_denied", 3).detail =
+            "a call came back 403: missing scopes: deals.read".into();
+    };
+    check(
+        denied,
+        Cause::MissingScopes,
+        "Add deals.read to the scopes of [apps.crm]",
+    );
+    check(
+        |case| {
+            denied(case);
+            case.app
+                .as_mut()
+                .expect("an app")
+                .optional_scopes
+                .push("deals.read".into());
+        },
+        Cause::MissingScopes,
+        "agreeing again grants deals.read",
+    );
+    check(
+        |case| {
+            denied(case);
+            case.relatives.push(Relative {
+                id: ConnectionId::parse("c9").expect("a literal id"),
+                app: AppName::parse("sales").expect("a literal name"),
+                account: None,
+                scopes: vec!["deals.read".into()],
+            });
+        },
+        Cause::MissingScopes,
+        "connection c9 of the same customer (app sales) has it",
+    );
+    check(
+        |case| {
+            let app = case.app.as_mut().expect("an app");
+            app.scopes.push("contacts.write".into());
+        },
+        Cause::MissingScopes,
+        "no call came back 403 yet",
+    );
+    check(
+        |case| case.connection.last.forbidden_at = Some(at(-5)),
+        Cause::MissingScopes,
+        "names no scope that is missing",
+    );
+    check_verdict(
+        |case| {
+            denied(case);
+            case.connection.scopes.push("deals.read".into());
+        },
+        Verdict::Healthy,
+    );
+}
+
+#[test]
+fn a_limit_that_was_met_lately_is_a_limit_and_one_of_this_morning_is_none() {
+    check(
+        |case| case.connection.last.rate_limited_at = Some(at(-899)),
+        Cause::RateLimited,
+        "Retry-After",
+    );
+    check_verdict(
+        |case| case.connection.last.rate_limited_at = Some(at(-901)),
+        Verdict::Healthy,
+    );
+}
+
+#[test]
+fn the_providers_trouble_is_named_however_it_shows() {
+    check(
+        |case| {
+            case.connection.trouble = Some(RefreshTrouble {
+                failed_at: at(-5),
+                code: "503".into(),
+                failures: 2,
+                next_attempt_at: at(20),
+            });
+        },
+        Cause::ProviderOutage,
+        "failed twice in a row, last at 2025-11-25T11:59:55Z (503)",
+    );
+    check(
+        |case| {
+            case.connection.intent = Some(Intent {
+                version: Version::new(3),
+                first_at: at(-100),
+                last_at: at(-100),
+                attempts: 1,
+            });
+        },
+        Cause::ProviderOutage,
+        "nobody knows how it ended",
+    );
+    check(
+        |case| {
+            case.standing = Ok(AppStanding {
+                health: AppHealth::Ok,
+                endpoint: Some(Breaker {
+                    failures: 7,
+                    code: "404".into(),
+                    rest_until: at(30),
+                }),
+                rotates_since: None,
+            });
+        },
+        Cause::ProviderOutage,
+        "left alone until",
+    );
+    check(
+        |case| case.refresh_token = Err(Gap::Silent("timeout".into())),
+        Cause::ProviderOutage,
+        "timeout",
+    );
+    check(
+        |case| {
+            let mut calls = calls(10);
+            calls.unavailable = 40;
+            case.hour(0, calls);
+        },
+        Cause::ProviderOutage,
+        "40 of 90 calls",
+    );
+}
+
+#[test]
+fn our_own_store_is_named_when_it_is_slow_behind_or_away() {
+    check(|case| case.afloat = 1, Cause::StoreTrouble, "lifeboat");
+    check(
+        |case| case.store_took = Duration::from_millis(1500),
+        Cause::StoreTrouble,
+        "one read took 1 s",
+    );
+    let away = without_store("no answer within 2 s");
+    assert_eq!(away.verdict, Verdict::Cause(Cause::StoreTrouble));
+    assert_eq!(away.checks.len(), Cause::ALL.len());
+    let mut case = well();
+    case.connection.last.success_at = None;
+    let evidence = Evidence {
+        history: Err(Gap::Silent("busy".into())),
+        ..Evidence {
+            now: at(0),
+            connection: &case.connection,
+            app: case.app.as_ref(),
+            standing: case.standing.clone(),
+            history: Ok(vec![]),
+            hours: Ok(vec![]),
+            fingerprint: None,
+            machine_ahead_ms: Ok(None),
+            provider_clock: case.provider_clock.clone(),
+            refresh_token: Ok(alive("7")),
+            access_token: Ok(alive("7")),
+            relatives: vec![],
+            store_took: Duration::ZERO,
+            afloat: 0,
+        }
+    };
+    assert_eq!(diagnose(&evidence).verdict, Verdict::Cause(Cause::StoreTrouble));
+}
+
+#[test]
+fn calls_have_stopped_when_the_pause_is_twice_the_usual_one_and_two_hours_at_least() {
+    let quiet = |seconds: i64, active: &'static [i64]| {
+        move |case: &mut Case| {
+            case.hours.clear();
+            for hours_ago in active {
+                case.hour(*hours_ago, calls(40));
+            }
+            case.connection.connected_at = at(-50 * 3600);
+            case.connection.last.call_at = Some(at(-seconds));
+            case.connection.last.success_at = Some(at(-seconds));
+        }
+    };
+    check(
+        quiet(7201, &[5, 4, 3]),
+        Cause::NoTraffic,
+        "No call has come since 2025-11-25T09:59:59Z",
+    );
+    check_verdict(quiet(7200, &[5, 4, 3]), Verdict::Healthy);
+    // Every six hours is a rhythm, too.
+    check_verdict(quiet(10 * 3600, &[22, 16, 10]), Verdict::Healthy);
+    check(
+        quiet(10 * 3600 + 1, &[22, 16, 10]),
+        Cause::NoTraffic,
+        "never more than 5 h apart",
+    );
+    // Too seldom to speak of a rhythm.
+    check_verdict(quiet(40 * 3600, &[44, 40]), Verdict::Healthy);
+}
+
+#[test]
+fn silence_is_not_blamed_on_the_worker_where_something_else_was_found() {
+    let diagnosis = check(
+        |case| {
+            case.hours.clear();
+            for hours_ago in [6, 5, 4] {
+                case.hour(hours_ago, calls(40));
+            }
+            case.connection.connected_at = at(-50 * 3600);
+            case.connection.last.call_at = Some(at(-4 * 3600));
+            case.connection.last.rate_limited_at = Some(at(-60));
+        },
+        Cause::RateLimited,
+        "limits this account's calls",
+    );
+    assert_eq!(
+        diagnosis.checks.last().map(|check| check.finding),
+        Some(Finding::Clear)
+    );
+}
+
+#[test]
+fn what_could_not_be_looked_at_keeps_a_verdict_open_unless_a_success_says_as_much() {
+    let unasked = || Err(Gap::NotAsked("there was no time to".into()));
+    let blind = |case: &mut Case| {
+        case.refresh_token = unasked();
+        case.access_token = unasked();
+    };
+    check_verdict(blind, Verdict::Healthy);
+    let diagnosis = check_verdict(
+        |case| {
+            blind(case);
+            case.connection.last.success_at = None;
+        },
+        Verdict::Inconclusive,
+    );
+    assert!(
+        diagnosis.summary.contains("wrong_account, grant_refused"),
+        "{}",
+        diagnosis.summary
+    );
+    // A provider that cannot be asked never answers more than that.
+    check_verdict(
+        |case| {
+            blind(case);
+            case.connection.last.success_at = None;
+            case.app.as_mut().expect("an app").provider.introspect_url = None;
+        },
+        Verdict::Healthy,
+    );
+}
+
+#[test]
+fn what_came_before_the_last_consent_is_another_story() {
+    check_verdict(
+        |case| {
+            let line = case.told(-60, TOKEN_REPORTED, 3);
+            line.status_code = Some(403);
+            case.told(-59, DOUBLE_REDEMPTION, 3);
+            case.connection.connected_at = at(-30);
+            case.connection.last.rate_limited_at = Some(at(-60));
+            case.connection.last.forbidden_at = Some(at(-60));
+        },
+        Verdict::Healthy,
+    );
+}
