@@ -1,5 +1,6 @@
 //! The gateway: what a call passes on its way to the provider. What is sent, and what follows from the answer, is in `sending`.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use evergrant_domain::repeat::{Effect, effect};
 use evergrant_keeper::Keeper;
 use evergrant_metrics::{CallSeen, Series};
 use evergrant_oauth::TlsRoots;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -63,6 +64,14 @@ pub struct Terms {
     pub lane: Option<Lane>,
     /// How long its calls may wait for budget.
     pub max_wait: Option<Duration>,
+    /// What a call holds for as long as it is under way, and nobody here looks into: its place among the calls in flight. It counts
+    /// where a call [may outlive its caller](outlives_its_caller); any other ends with its caller, who holds it.
+    pub held: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Whether a call may go on although its caller hangs up. What it takes must then be held by the call itself: [`Terms::held`].
+pub fn outlives_its_caller(method: &Method, headers: &HeaderMap) -> bool {
+    may_be_guarded(method, headers)
 }
 
 /// Sends calls with the access tokens of a keeper. Cheap to clone; all clones are one.

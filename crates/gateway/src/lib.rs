@@ -26,7 +26,7 @@ mod verdict;
 
 pub use answer_body::{BrokenOff, GatewayBody, Rest};
 pub use call_body::Outgoing;
-pub use gateway::{Gateway, GatewayLimits, Terms};
+pub use gateway::{Gateway, GatewayLimits, Terms, outlives_its_caller};
 pub use record::{Answer, CallRecord, Refusal, RefusalKind};
 pub use transport::{NoAnswer, Transport};
 pub use upstream::{Remaining, Upstream};

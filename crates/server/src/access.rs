@@ -69,6 +69,7 @@ impl KnownKey {
             caller: Some(record.id.as_str().into()),
             lane: record.lane.as_deref().and_then(Lane::parse),
             max_wait: record.max_wait.map(|seconds| Duration::from_secs(seconds.into())),
+            held: None,
         };
         Self {
             record,

@@ -77,10 +77,36 @@ impl Place {
     }
 }
 
+/// Who has a call's place.
+pub(crate) enum Held {
+    /// Its caller alone: a call ends with it.
+    Alone { _place: Place },
+    /// The call, too, which goes on without its caller.
+    Both { _place: Arc<Place> },
+}
+
+impl Held {
+    /// The place of a call that ends with its caller.
+    pub(crate) fn alone(place: Place) -> Self {
+        Self::Alone { _place: place }
+    }
+
+    /// The place of a call that may outlive its caller, and the call's own hold on it.
+    pub(crate) fn with_the_call(place: Place) -> (Self, Arc<Place>) {
+        let place = Arc::new(place);
+        (
+            Self::Both {
+                _place: place.clone(),
+            },
+            place,
+        )
+    }
+}
+
 /// An answer's body that keeps its call's place until it has ended or nobody wants it any more.
 pub(crate) struct Placed<B> {
     pub(crate) body: B,
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<Held>,
 }
 
 impl<B: Body + Unpin> Body for Placed<B> {

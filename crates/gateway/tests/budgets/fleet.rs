@@ -185,6 +185,7 @@ impl Process {
             caller: Some(ask.caller.into()),
             lane: ask.key_lane,
             max_wait: ask.key_max_wait,
+            held: None,
         };
         let id = ConnectionId::parse(ask.connection).unwrap();
         self.gateway.call_on(&terms, &id, ask.path, request).await

@@ -5,11 +5,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::access::Role;
-use evergrant_gateway::CallRecord;
+use evergrant_gateway::{CallRecord, outlives_its_caller};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::access::Caller;
-use crate::in_flight::{Place, Placed};
+use crate::in_flight::{Held, Place, Placed};
 use crate::input::{parse_id, parse_id_in_path};
 use crate::log::GatewayCall;
 use crate::pace::Paced;
@@ -66,10 +66,19 @@ where
         let place = Place::take(&shared.in_flight, caller.in_flight(), &limits)?;
         let request = request.map(|body| Paced::new(body, limits.body_timeout));
         caller.admit(shared.keeper(), &id, Role::Gateway).await?;
+        let mut terms = caller.terms();
+        // What goes on without its caller is in flight until it has ended.
+        let place = if outlives_its_caller(request.method(), request.headers()) {
+            let (held, of_the_call) = Held::with_the_call(place);
+            terms.to_mut().held = Some(of_the_call);
+            held
+        } else {
+            Held::alone(place)
+        };
         match shared
             .engine
             .gateway()
-            .call_on(&caller.terms(), &id, target, request)
+            .call_on(&terms, &id, target, request)
             .await
         {
             Ok(answer) => {

@@ -1,6 +1,10 @@
 //! The gateway's door; what goes on behind it is tested with the gateway itself.
 
-use evergrant_config::LogCalls;
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use evergrant_config::{Limits, LogCalls};
+use evergrant_server::{Peer, Reach, ServiceSettings};
 use http::{Request, header};
 use http_body_util::Full;
 use hubspot_sim::{Fault, FaultKind, RateLimits, Switch};
@@ -271,4 +275,47 @@ async fn every_answer_of_its_own_on_gateway_paths_says_whose_it_is() {
     let answer = house.service.answer(request, peer).await;
     assert_eq!(answer.status(), 500);
     assert_eq!(answer.headers()["evergrant-error"], "internal");
+}
+
+#[tokio::test]
+async fn a_guarded_write_whose_caller_hung_up_is_in_flight_until_it_has_ended() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let key = house.key(json!({"name": "n", "role": "gateway"})).await;
+    house.service.change(ServiceSettings {
+        calls: LogCalls::All,
+        trusted_proxies: vec![],
+        limits: Limits {
+            in_flight_per_key: 1,
+            ..Limits::default()
+        },
+    });
+    house
+        .sim
+        .arm(Fault::api(FaultKind::HoldBeforeIssue).method("POST"));
+    let path = "/gateway/c1/crm/v3/objects/contacts";
+    let write = Request::post(path)
+        .header(header::HOST, "localhost")
+        .header(header::AUTHORIZATION, format!("Bearer {key}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("idempotency-key", "k1")
+        .body(Full::new(Bytes::from_static(
+            b"{\"properties\":{\"firstname\":\"Ada\"}}",
+        )))
+        .unwrap();
+    let service = house.service.clone();
+    let peer = Peer {
+        address: Ipv4Addr::LOCALHOST.into(),
+        reach: Reach::Loopback,
+    };
+    let call = tokio::spawn(async move { service.answer(write, peer).await });
+    house.sim.wait_for_held(1).await;
+    call.abort();
+    call.await.unwrap_err();
+    house.get(&key, path).await.refused(503, "overloaded");
+    house.sim.release_held();
+    while house.get(&key, path).await.status == 503 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(house.sim.ledger().creates_executed, 1);
 }
