@@ -17,6 +17,7 @@ use evergrant_keeper::Keeper;
 use evergrant_store::contract::ApiKey;
 use evergrant_store::vault::random_token;
 use http::{HeaderMap, header};
+use papaya::{Compute, Operation};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -271,21 +272,25 @@ impl Keys {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
         let key = keeper.store().key_by_hash(hash).await?;
+        // Only keys that exist are kept, so the map is no larger than their number.
+        if key.is_none() {
+            self.at_hand.pin().remove(&hash);
+        }
+        Ok(key.map(|record| self.keep(hash, &record, generation)))
+    }
+
+    /// Keeps what was looked up. One step, or two look-ups at once would each begin to count the key's calls.
+    fn keep(&self, hash: [u8; 32], record: &ApiKey, generation: u64) -> Arc<KnownKey> {
         let at_hand = self.at_hand.pin();
-        let in_flight = at_hand.get(&hash).map(|known| known.key.in_flight.clone());
-        let key = key.map(|key| Arc::new(KnownKey::new(key, in_flight.unwrap_or_default())));
-        match &key {
-            // Only keys that exist are kept, so the map is no larger than their number.
-            Some(key) => at_hand.insert(
-                hash,
-                AtHand {
-                    key: key.clone(),
-                    generation,
-                },
-            ),
-            None => at_hand.remove(&hash),
-        };
-        Ok(key)
+        let kept = at_hand.compute(hash, |known| {
+            let in_flight = known.map(|(_, known)| known.key.in_flight.clone());
+            let key = Arc::new(KnownKey::new(record.clone(), in_flight.unwrap_or_default()));
+            Operation::<_, ()>::Insert(AtHand { key, generation })
+        });
+        match kept {
+            Compute::Inserted(_, kept) | Compute::Updated { new: (_, kept), .. } => kept.key.clone(),
+            Compute::Removed(..) | Compute::Aborted(()) => unreachable!("it is always inserted"),
+        }
     }
 
     /// A key that this process revoked is not at hand any more; other processes learn it from the change feed.
@@ -310,9 +315,41 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
+    use evergrant_domain::Timestamp;
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn however_many_look_a_key_up_first_its_calls_are_counted_together() {
+        let record = ApiKey {
+            id: "k".to_owned(),
+            name: "n".to_owned(),
+            role: Role::Gateway,
+            limits: Limits::default(),
+            lane: None,
+            max_wait: None,
+            created_at: Timestamp::from_millis(0),
+            expires_at: None,
+            revoked_at: None,
+        };
+        for _ in 0..2000 {
+            let keys = Keys::default();
+            let both = Barrier::new(2);
+            let look_up = || {
+                both.wait();
+                keys.keep([0; 32], &record, 0).in_flight.clone()
+            };
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(look_up);
+                let other = scope.spawn(look_up);
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert!(one.is(&other));
+        }
+    }
 
     #[test]
     fn a_key_is_taken_from_one_well_formed_header_only() {

@@ -29,6 +29,12 @@ impl InFlight {
         (before < max).then_some(counted)
     }
 
+    /// Whether both count the same calls.
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// How many there are.
     #[cfg(test)]
     fn now(&self) -> usize {
