@@ -1,6 +1,7 @@
 //! The running engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant_domain::{AccessToken, ConnectionId};
@@ -86,5 +87,10 @@ impl Evergrant {
     /// Stops the background work. Redemptions in flight finish and are saved first.
     pub async fn shutdown(&self) {
         self.keeper.shutdown().await;
+    }
+
+    /// The same, but what is no redemption, guarded writes above all, is waited for so long at most.
+    pub async fn shutdown_within(&self, patience: Duration) {
+        self.keeper.shutdown_within(Some(patience)).await;
     }
 }

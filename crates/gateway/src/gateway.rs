@@ -23,7 +23,7 @@ use crate::breaker::Breakers;
 use crate::budget::{Budgets, Patience, Permit, max_wait};
 use crate::call::{Call, frame};
 use crate::call_body::{BoxError, CallBody};
-use crate::guard::{GuardsAsked, may_be_guarded};
+use crate::guard::{Ends, GuardsAsked, may_be_guarded};
 use crate::headers::asked;
 use crate::record::{Answer, CallRecord, Refusal, RefusalKind};
 use crate::target::Target;
@@ -94,6 +94,8 @@ pub(crate) struct Inner<T> {
     /// One for all ways that calls leave by: the provider counts them together.
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) breakers: Breakers,
+    /// One for all ways, too: they wait for the same store.
+    pub(crate) ends: Ends,
 }
 
 impl<T> Inner<T> {
@@ -123,6 +125,7 @@ impl<T: Transport> Gateway<T> {
             inner: Arc::new(Inner {
                 budgets: Arc::new(Budgets::new(&keeper)),
                 breakers: Breakers::default(),
+                ends: Ends::default(),
                 keeper,
                 transport,
                 limits: Arc::new(ArcSwap::from_pointee(limits)),
@@ -136,12 +139,14 @@ impl<T: Transport> Gateway<T> {
             keeper,
             limits,
             budgets,
+            ends,
             ..
         } = &*self.inner;
         Gateway {
             inner: Arc::new(Inner {
                 budgets: budgets.clone(),
                 breakers: Breakers::default(),
+                ends: ends.clone(),
                 keeper: keeper.clone(),
                 transport,
                 limits: limits.clone(),

@@ -19,7 +19,7 @@ use evergrant_store::contract::{Reserved, StoredAnswer, WriteEnd};
 use http::Response;
 
 pub(crate) use self::asked::{Guards, GuardsAsked, may_be_guarded};
-pub(crate) use self::place::Place;
+pub(crate) use self::place::{Ends, Place};
 use crate::answer_body::GatewayBody;
 use crate::call::Call;
 use crate::gateway::Inner;

@@ -9,7 +9,7 @@ use evergrant_domain::token_answer::{Failure, Revoked};
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
 use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::keeper::Keeper;
 
@@ -70,11 +70,25 @@ impl Keeper {
         });
     }
 
-    /// Stops the background work and waits until every redemption in flight is saved. No new one begins.
+    /// Stops the background work and waits until every redemption in flight is saved, and for everything else that was begun.
+    /// No new redemption begins.
     pub async fn shutdown(&self) {
+        self.shutdown_within(None).await;
+    }
+
+    /// The same, but what is no redemption is waited for so long at most: guarded writes and what is noted behind calls.
+    pub async fn shutdown_within(&self, patience: Option<Duration>) {
+        let until = patience.map(|patience| Instant::now() + patience);
         self.inner.stopping.cancel();
-        self.inner.tasks.finished().await;
-        if let Err(error) = self.flush_usage().await {
+        let others = within(until, self.inner.tasks.finished());
+        let (finished, ()) = tokio::join!(others, self.inner.tasks.redeemed());
+        if finished.is_none() {
+            tracing::warn!(
+                event = "drain_timeout",
+                "guarded writes or notes were still under way at the end of drain_timeout and are cut off: what became of such a write is unknown"
+            );
+        }
+        if let Some(Err(error)) = within(until, self.flush_usage()).await {
             tracing::warn!(event = "store_error", %error, "what connections were used for could not be noted");
         }
     }
@@ -82,6 +96,11 @@ impl Keeper {
     /// Runs work to its end, whatever becomes of who began it. [`Keeper::shutdown`] waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.inner.tasks.spawn(work);
+    }
+
+    /// Resolves when the keeper is told to stop: what only waits to try something again then tries it for the last time.
+    pub async fn stops(&self) {
+        self.inner.stopping.cancelled().await;
     }
 
     /// Notes what happened to a connection, behind the call that saw it. The same kind of event is noted once in a while:
@@ -286,6 +305,14 @@ impl Keeper {
             self.inner.store.note_event(id, event, now).await?;
         }
         Ok(())
+    }
+}
+
+/// What comes of `work` until then; until it has ended where nothing is said.
+async fn within<T>(until: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match until {
+        Some(until) => timeout_at(until, work).await.ok(),
+        None => Some(work.await),
     }
 }
 

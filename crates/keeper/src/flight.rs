@@ -77,7 +77,7 @@ impl Keeper {
         let keeper = self.clone();
         let id = id.clone();
         // The task is its own: a caller that goes away does not take a redemption with it.
-        self.inner.tasks.spawn(async move {
+        self.inner.tasks.redeem(async move {
             let leaves = Leaves {
                 keeper: &keeper,
                 id: &id,

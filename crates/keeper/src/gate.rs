@@ -194,7 +194,7 @@ impl Keeper {
             let (keeper, gate) = (self.clone(), gate.clone());
             self.inner
                 .tasks
-                .spawn(async move { keeper.ask_for_slice(&gate).await });
+                .redeem(async move { keeper.ask_for_slice(&gate).await });
         }
     }
 

@@ -195,7 +195,7 @@ impl Keeper {
         let (tell, told) = oneshot::channel();
         self.inner.afloat.put(&answer, &holding.tenure);
         let keeper = self.clone();
-        self.inner.tasks.spawn({
+        self.inner.tasks.redeem({
             let (answer, tenure) = (answer.clone(), holding.tenure.clone());
             async move {
                 // Rule 5: renewed while it is afloat, so that nobody presents what was redeemed; it lands in any case.

@@ -85,26 +85,41 @@ impl Default for Surroundings {
 
 /// The work of one keeper that is not done yet.
 pub(crate) struct Tasks {
-    tracker: TaskTracker,
+    /// Redemptions, and what they brought: without their end a grant may be lost.
+    redeeming: TaskTracker,
+    /// Everything else.
+    beside: TaskTracker,
     runtime: Arc<dyn Runtime>,
 }
 
 impl Tasks {
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self {
-            tracker: TaskTracker::new(),
+            redeeming: TaskTracker::new(),
+            beside: TaskTracker::new(),
             runtime,
         }
     }
 
-    /// Runs `work` to its end, whatever becomes of who began it.
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(Box::pin(self.tracker.track_future(work)));
+    /// Runs what a redemption is made of to its end, whatever becomes of who began it and of the process's patience.
+    pub(crate) fn redeem(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(Box::pin(self.redeeming.track_future(work)));
     }
 
-    /// Waits until nothing runs any more.
+    /// Runs other work to its end, whatever becomes of who began it.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(Box::pin(self.beside.track_future(work)));
+    }
+
+    /// Waits until no redemption runs any more.
+    pub(crate) async fn redeemed(&self) {
+        self.redeeming.close();
+        self.redeeming.wait().await;
+    }
+
+    /// Waits until nothing else runs any more.
     pub(crate) async fn finished(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.beside.close();
+        self.beside.wait().await;
     }
 }

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::guest::{Stay, Strangers};
@@ -158,7 +158,8 @@ impl Server {
         self.tls.clone()
     }
 
-    /// Serves until told to stop; then finishes the calls in flight, within the drain timeout, and shuts the engine down.
+    /// Serves until told to stop; then finishes the calls in flight and the guarded writes whose callers hung up, within the drain
+    /// timeout, and shuts the engine down.
     /// Redemptions in flight are saved whatever the timeout.
     pub async fn run(self, stop: CancellationToken) {
         let permits = Permits::new();
@@ -205,6 +206,7 @@ impl Server {
                 }
             };
         }
+        let drained_at = Instant::now() + self.drain_timeout;
         self.service.begin_to_drain();
         drop(self.listeners);
         if timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
@@ -215,7 +217,8 @@ impl Server {
         }
         connections.shutdown().await;
         self.service.finish().await;
-        self.service.engine().shutdown().await;
+        let left = drained_at.saturating_duration_since(Instant::now());
+        self.service.engine().shutdown_within(left).await;
         // Last: what a call began may still have run there.
         threads.stop().await;
     }

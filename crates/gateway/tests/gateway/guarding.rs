@@ -10,6 +10,7 @@ use evergrant_gateway::{Answer, Refusal, RefusalKind};
 use evergrant_keeper::KeepError;
 use http::Request;
 use hubspot_sim::{Fault, FaultKind};
+use tokio::time::timeout;
 
 use crate::faulty::Moment;
 use crate::scripted::{Reply, Scripted, expired, ok, reply};
@@ -469,6 +470,61 @@ async fn an_end_that_the_store_does_not_take_keeps_the_answer_from_nobody() {
         );
         assert_eq!(provider.seen().len(), 2);
     }
+}
+
+#[tokio::test]
+async fn ends_that_the_store_does_not_take_are_bounded_and_hold_no_shutdown() {
+    let provider = Scripted::new(|_, _| created()).await;
+    let world = World::at(&provider.base).await;
+    world.faults.fail("reserve_write", Moment::Before);
+    let hung = world.faults.hold("end_write");
+    for _ in 0..1100 {
+        refused(create(&world, KEY).await);
+    }
+    // Each that waits has been asked for once it had its turn.
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.faults.asked("end_write"), 1024);
+    timeout(
+        Duration::from_secs(20),
+        world.keeper.shutdown_within(Some(Duration::ZERO)),
+    )
+    .await
+    .expect("a store that hangs holds nobody who stops");
+    drop(hung);
+}
+
+#[tokio::test]
+async fn an_end_is_tried_once_more_when_the_service_stops_and_no_longer() {
+    let provider = Scripted::new(|_, _| created()).await;
+    let world = World::at(&provider.base).await;
+    world.get("/warm").await.unwrap();
+    world.faults.fail("reserve_write", Moment::Before);
+    world.faults.fail("end_write", Moment::Before);
+    refused(create(&world, KEY).await);
+    timeout(Duration::from_secs(20), world.keeper.shutdown())
+        .await
+        .expect("it is not tried for minutes");
+    assert!(world.faults.asked("end_write") <= 3);
+}
+
+#[tokio::test]
+async fn a_guarded_write_that_hangs_holds_a_shutdown_for_no_longer_than_it_has_patience() {
+    let world = Arc::new(World::new().await);
+    world.hubspot.arm(Fault::api(FaultKind::HoldBeforeIssue));
+    let call = tokio::spawn({
+        let world = world.clone();
+        async move { create(&world, KEY).await }
+    });
+    world.hubspot.wait_for_held(1).await;
+    call.abort();
+    let stopping = world.keeper.shutdown_within(Some(Duration::from_millis(1)));
+    timeout(Duration::from_secs(20), stopping)
+        .await
+        .expect("it is cut off");
+    assert_eq!(world.hubspot.ledger().creates_executed, 0);
+    world.hubspot.release_held();
 }
 
 #[tokio::test]

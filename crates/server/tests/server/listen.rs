@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use evergrant_config::TlsFiles;
 use evergrant_server::{BindError, ListenSettings, Server};
 use http::{Request, Version, header};
@@ -104,6 +105,39 @@ async fn calls_in_flight_finish_when_it_is_told_to_stop_and_no_new_ones_begin() 
     tokio::time::timeout(Duration::from_secs(30), house.stop())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_guarded_write_that_hangs_holds_a_stop_no_longer_than_drain_timeout() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house
+        .sim
+        .arm(Fault::api(FaultKind::HoldBeforeIssue).method("POST"));
+    let settings = ListenSettings {
+        drain_timeout: Duration::from_millis(100),
+        ..loopback()
+    };
+    let server = Server::bind(house.service.clone(), settings).await.unwrap();
+    let address = server.address();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(server.run(stop.clone()));
+    let request = Request::post("/gateway/c1/crm/v3/objects/contacts")
+        .header(header::AUTHORIZATION, format!("Bearer {}", house.admin))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("idempotency-key", "k1")
+        .body(Full::new(Bytes::from_static(
+            b"{\"properties\":{\"firstname\":\"Ada\"}}",
+        )));
+    let call = tokio::spawn(send_to(address, request.unwrap()));
+    house.sim.wait_for_held(1).await;
+    call.abort();
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(20), running)
+        .await
+        .expect("it is cut off")
+        .unwrap();
+    house.sim.release_held();
 }
 
 #[tokio::test]
