@@ -51,8 +51,10 @@ pub enum Found {
     NotThere,
     /// There is more to look through.
     More(LookUp),
-    /// The provider does not look things up by that.
+    /// The provider says that it does not look these objects up by that property.
     CannotTell,
+    /// Not an answer to the question: an edge's page, or something that nobody expects. The same look may be answered later.
+    Unclear,
 }
 
 /// A status and a body.
@@ -176,16 +178,21 @@ impl Wanted {
 
     /// What an answer to the look-up says; `None` for one that says nothing about it: 401, 403, 423, 429, 477, 5xx. `at` is the
     /// time to be named in an answer that names one.
+    ///
+    /// Only what HubSpot itself says counts: its "not found" is JSON. Pages of whoever stands before it are not its word.
     pub fn found(&self, status: u16, body: &[u8], at: &str) -> Option<Found> {
+        if let 401 | 403 | 423 | 429 | 477 | 500.. = status {
+            return None;
+        }
+        let Some(body_read) = strict_json::parse(body).filter(Value::is_object) else {
+            return Some(Found::Unclear);
+        };
         match status {
             200 => {}
-            404 => return Some(Found::NotThere),
-            401 | 403 | 423 | 429 | 477 | 500.. => return None,
-            _ => return Some(Found::CannotTell),
+            404 if says_not_found(&body_read) => return Some(Found::NotThere),
+            400 if self.is_not_looked_up_by(&body_read) => return Some(Found::CannotTell),
+            _ => return Some(Found::Unclear),
         }
-        let Some(body_read) = strict_json::parse(body) else {
-            return Some(Found::CannotTell);
-        };
         Some(match &self.0 {
             Kind::Object {
                 properties,
@@ -193,6 +200,9 @@ impl Wanted {
                 ..
             } => {
                 let there = &body_read["properties"];
+                if !there.is_object() {
+                    return Some(Found::Unclear);
+                }
                 let all = properties
                     .iter()
                     .all(|(name, wanted)| is_equal(name, wanted, &there[name]));
@@ -214,6 +224,27 @@ impl Wanted {
             } => associated(&body_read, list_path, from, to, types.as_deref(), at),
         })
     }
+
+    /// Whether a 400 says that the property names none of these objects. How HubSpot words that for reads is not documented, so it
+    /// must speak of the property and of what is wrong with it; any other 400 may be about the value, or about something else.
+    fn is_not_looked_up_by(&self, said: &Value) -> bool {
+        let Kind::Object { property, .. } = &self.0 else {
+            return false;
+        };
+        let message = said["message"].as_str().unwrap_or_default().to_ascii_lowercase();
+        let wrong = [
+            "unique",
+            "does not exist",
+            "doesn't exist",
+            "not a valid property",
+        ];
+        message.contains(&property.to_ascii_lowercase()) && wrong.iter().any(|words| message.contains(words))
+    }
+}
+
+/// HubSpot's own 404. Observed with and without a category; always with a status word and a correlation id.
+fn says_not_found(said: &Value) -> bool {
+    said["category"] == "OBJECT_NOT_FOUND" || (said["status"] == "error" && said["correlationId"].is_string())
 }
 
 /// As HubSpot keeps it: everything is text, nothing is the same as no text, and e-mail addresses are in small letters.
@@ -247,7 +278,9 @@ fn associated(
     types: Option<&[(String, u64)]>,
     at: &str,
 ) -> Found {
-    let results = page["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let Some(results) = page["results"].as_array() else {
+        return Found::Unclear;
+    };
     let Some(result) = results
         .iter()
         .find(|result| scalar(&result["toObjectId"]).as_deref() == Some(to.1.as_str()))
@@ -369,6 +402,7 @@ mod tests {
                     Found::NotThere => "not there",
                     Found::More(_) => "more",
                     Found::CannotTell => "cannot tell",
+                    Found::Unclear => "unclear",
                 });
             assert_eq!(found, expected, "{status} {body}");
         };
@@ -382,13 +416,51 @@ mod tests {
             r#"{"id":"7","properties":{"email":"ada@example.com"}}"#,
             Some("not there"),
         );
-        check(200, "<html>", Some("cannot tell"));
-        check(404, "", Some("not there"));
-        for status in [400, 409, 302, 204] {
-            check(status, "", Some("cannot tell"));
+        for not_found in [
+            r#"{"status":"error","message":"resource not found","correlationId":"c"}"#,
+            r#"{"message":"Object not found.","category":"OBJECT_NOT_FOUND"}"#,
+        ] {
+            check(404, not_found, Some("not there"));
+        }
+        let says = |message: &str| {
+            format!(r#"{{"status":"error","message":"{message}","category":"VALIDATION_ERROR"}}"#)
+        };
+        check(400, &says("email is not a unique property"), Some("cannot tell"));
+        check(
+            400,
+            &says(r#"Property \"EMAIL\" does not exist"#),
+            Some("cannot tell"),
+        );
+        // About the value, or about something else: not about whether it can be looked up by that.
+        check(400, &says("Email address x is invalid"), Some("unclear"));
+        check(400, &says("limit must be unique"), Some("unclear"));
+    }
+
+    #[test]
+    fn what_hubspot_does_not_say_is_nobodys_word() {
+        let wanted = create(r#"{"properties":{"email":"a@b.c"}}"#).unwrap();
+        let association = put("/crm/v4/objects/contacts/7/associations/default/companies/9", "").unwrap();
+        for status in [200, 204, 302, 400, 404, 405, 409] {
+            for body in [
+                "",
+                "<html>not found</html>",
+                "[]",
+                "null",
+                "{}",
+                r#"{"results":7}"#,
+                r#"{"a":1,"a":1}"#,
+            ] {
+                for wanted in [&wanted, &association] {
+                    assert_eq!(
+                        wanted.found(status, body.as_bytes(), AT),
+                        Some(Found::Unclear),
+                        "{status} {body}"
+                    );
+                }
+            }
         }
         for status in [401, 403, 423, 429, 477, 500, 503] {
-            check(status, "", None);
+            assert_eq!(wanted.found(status, b"", AT), None, "{status}");
         }
     }
 

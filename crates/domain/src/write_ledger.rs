@@ -122,9 +122,13 @@ pub enum Outcome {
 }
 
 /// What an outcome leaves behind. A refused token, right, lock, budget or migration means that nothing was done.
+///
+/// A 408 says that a server has waited for the request in vain (RFC 9110 §15.5.9), and is no answer to the write. It need not be the
+/// server that carries it out: whoever stands between says so, too, when that one is slow. So nobody knows.
 pub fn outcome(came: Came) -> Outcome {
     match came {
         Came::NotSent | Came::Answer(401 | 403 | 423 | 429 | 477) => Outcome::NotApplied,
+        Came::Answer(408) => Outcome::Unknown,
         Came::Answer(200..=499) => Outcome::Done,
         Came::Answer(_) | Came::Nothing => Outcome::Unknown,
     }
@@ -218,7 +222,7 @@ mod tests {
         for status in [200, 201, 204, 207, 302, 400, 404, 409, 422] {
             assert_eq!(outcome(Came::Answer(status)), Outcome::Done, "{status}");
         }
-        for status in [500, 502, 503, 504, 524] {
+        for status in [408, 500, 502, 503, 504, 524] {
             assert_eq!(outcome(Came::Answer(status)), Outcome::Unknown, "{status}");
         }
         assert_eq!(outcome(Came::Nothing), Outcome::Unknown);

@@ -210,7 +210,8 @@ impl From<Refusal> for Error {
             },
             RefusalKind::HeadersTooLarge => refused("its headers are over the limit"),
             RefusalKind::BudgetExhausted { retry_after, .. }
-            | RefusalKind::ProviderSilent { retry_after } => Self::Unavailable {
+            | RefusalKind::ProviderSilent { retry_after }
+            | RefusalKind::LookUnclear { retry_after } => Self::Unavailable {
                 what: refusal.kind.to_string(),
                 retry_after,
             },

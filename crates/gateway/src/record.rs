@@ -81,6 +81,13 @@ pub enum RefusalKind {
         /// When it is worth another try.
         retry_after: Duration,
     },
+    /// Whether what a write would bring is there was asked, and answered with something that says nothing about it: a page of
+    /// whoever stands before the provider, mostly. The write was not sent.
+    #[error("whether it is there already was asked, and the answer said nothing about it")]
+    LookUnclear {
+        /// When it is worth another try.
+        retry_after: Duration,
+    },
     /// The provider was not reached: the call did not leave.
     #[error("the provider cannot be reached")]
     UpstreamUnreachable,
@@ -119,6 +126,7 @@ impl RefusalKind {
             )
             | Self::IdempotencyInProgress { .. }
             | Self::ProviderSilent { .. }
+            | Self::LookUnclear { .. }
             | Self::UpstreamUnreachable => Class::Unavailable,
             Self::BudgetExhausted { .. } => Class::RateLimited,
             Self::UpstreamTimeout | Self::OutcomeUnknown { .. } => Class::Timeout,

@@ -264,7 +264,7 @@ impl<T: Transport> Inner<T> {
                     return self.repeat_blindly(call).await;
                 }
             }
-            500.. if call.effect != Effect::Read => {
+            408 | 500.. if call.effect != Effect::Read => {
                 record.outcome_unknown = true;
                 let detail = format!(
                     "a write came back {}; it may have been carried out",

@@ -343,7 +343,7 @@ impl Problem {
                 problem.0.policy = Some(policy);
                 problem
             }
-            RefusalKind::ProviderSilent { retry_after } => {
+            RefusalKind::ProviderSilent { retry_after } | RefusalKind::LookUnclear { retry_after } => {
                 Self::because(Code::ProviderUnavailable, refusal.kind.to_string()).retry_after(*retry_after)
             }
             RefusalKind::UpstreamUnreachable => Self::new(Code::UpstreamUnreachable),

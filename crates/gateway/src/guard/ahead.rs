@@ -1,6 +1,7 @@
 //! Looking first whether what a write would bring is already there, and afterwards where its answer was lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant_domain::call_budget::counted;
@@ -36,6 +37,7 @@ enum Seen {
     /// The provider refuses the look itself; its answer, with what it was made of.
     Refused(Box<(Response<GatewayBody>, CallRecord)>),
     CannotTell,
+    Unclear,
 }
 
 impl Ahead {
@@ -63,6 +65,8 @@ impl<T: Transport> Inner<T> {
         call: &Call<'_>,
         record: &mut CallRecord,
     ) -> Result<Option<Response<GatewayBody>>, RefusalKind> {
+        /// What stands before the provider may be another one in a moment.
+        const COME_AGAIN: Duration = Duration::from_secs(2);
         match self.look(ahead, call.id, &call.token.app, call.patience).await? {
             Seen::There(answer) => Ok(Some(self.suppressed(answer, call.id, record))),
             Seen::NotThere => Ok(None),
@@ -80,6 +84,9 @@ impl<T: Transport> Inner<T> {
             Seen::CannotTell => Err(RefusalKind::GuardNotApplicable {
                 what: "the provider does not look objects up by this property: it must be a unique one of these objects",
             }),
+            Seen::Unclear => Err(RefusalKind::LookUnclear {
+                retry_after: COME_AGAIN,
+            }),
         }
     }
 
@@ -94,7 +101,7 @@ impl<T: Transport> Inner<T> {
     ) -> Option<AsAnswered> {
         match self.look(ahead, id, app, patience).await {
             Ok(Seen::There(answer)) => Some(answer),
-            Ok(Seen::NotThere | Seen::Refused(_) | Seen::CannotTell) | Err(_) => None,
+            Ok(Seen::NotThere | Seen::Refused(_) | Seen::CannotTell | Seen::Unclear) | Err(_) => None,
         }
     }
 
@@ -144,6 +151,7 @@ impl<T: Transport> Inner<T> {
                 Some(Found::There(answer)) => return Ok(Seen::There(answer)),
                 Some(Found::NotThere) => return Ok(Seen::NotThere),
                 Some(Found::CannotTell) => return Ok(Seen::CannotTell),
+                Some(Found::Unclear) => return Ok(Seen::Unclear),
                 Some(Found::More(more)) => next = more,
             }
         }

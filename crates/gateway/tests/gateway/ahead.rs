@@ -46,6 +46,12 @@ async fn provider(found: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Scr
 
 const JSON_HEADER: &str = "Content-Type: application/json\r\n";
 
+/// HubSpot's.
+fn not_found() -> Reply {
+    let said = "{\"status\":\"error\",\"message\":\"resource not found\",\"correlationId\":\"c\"}";
+    reply("404 Not Found", JSON_HEADER, said)
+}
+
 fn methods(provider: &Scripted) -> Vec<String> {
     let first = |seen: &Seen| seen.first_line().split(' ').next().unwrap().to_owned();
     provider.seen().iter().map(first).collect()
@@ -142,6 +148,35 @@ async fn a_look_that_the_provider_refuses_is_the_writes_answer() {
 }
 
 #[tokio::test]
+async fn a_look_that_is_not_answered_by_the_provider_itself_sends_nothing_and_may_be_tried_again() {
+    for (status, said) in [
+        ("404 Not Found", "<html>no such page</html>"),
+        ("404 Not Found", ""),
+        ("200 OK", "<html>welcome</html>"),
+        ("200 OK", ""),
+        ("400 Bad Request", "{\"message\":\"something else\"}"),
+        ("302 Found", ""),
+    ] {
+        let provider = Scripted::new(move |nth, seen| match (nth, seen.first_line()) {
+            (0, _) => reply(status, "", said),
+            (_, line) if line.starts_with("GET") => not_found(),
+            _ => reply("201 Created", JSON_HEADER, "{\"id\":\"8\"}"),
+        })
+        .await;
+        let world = World::at(&provider.base).await;
+        let (kind, attempts) = refused(create(&world, &[BY_EMAIL, KEY], ADA).await);
+        assert!(
+            matches!(kind, RefusalKind::LookUnclear { .. }),
+            "{status} {said} {kind:?}"
+        );
+        assert_eq!((attempts, methods(&provider).len()), (0, 1));
+        // Its place is free.
+        let again = create(&world, &[BY_EMAIL, KEY], ADA).await.unwrap();
+        assert_eq!((gist(&again), replayed(&again)), ((201, "ok", 1), ""));
+    }
+}
+
+#[tokio::test]
 async fn a_look_without_an_answer_sends_nothing() {
     let provider = provider(|_| Reply::Last(Vec::new())).await;
     let world = World::at(&provider.base).await;
@@ -187,7 +222,7 @@ async fn an_unknown_outcome_is_settled_by_a_look_and_by_nothing_else() {
             let found = "{\"id\":\"7\",\"properties\":{\"email\":\"ada@example.com\",\"firstname\":\"Ada\"}}";
             reply("200 OK", JSON_HEADER, found)
         } else {
-            reply("404 Not Found", "", "")
+            not_found()
         }
     })
     .await;
