@@ -2,9 +2,12 @@
 //!
 //! An account begins *unknown*: a few calls at a time, until its first answer comes. An answer that names no limit makes it *free*,
 //! and from then on nothing is counted, nobody waits and no store is asked. One that names a limit makes it *limited*: calls take
-//! from a slice at hand; when that is empty they wait in the queue while one task claims the next.
+//! from a slice at hand; when that is empty they wait in the queue while one task claims the next. A claim that the store does not
+//! answer soon holds nobody: calls go on with this process's own share, while it is waited for behind them.
 
 use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,8 +27,8 @@ use super::{Ask, Exhausted, Heard, Permit};
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// Clocks differ: what is said to be over by now is over a little later.
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(20);
-/// How long a store that did not answer last time is waited for.
-const WHILE_AWAY: Duration = Duration::from_millis(250);
+/// How long a claim holds the calls that it is for. A store that takes longer counts as away until it answers.
+const CLAIM_HOLDS: Duration = Duration::from_millis(250);
 /// After a first claim: whoever learnt of the limit at the same moment has reported by then what it had sent before.
 const OTHERS_LEARN: Duration = Duration::from_millis(100);
 /// While no answer has come, a few more calls leave this often.
@@ -93,6 +96,8 @@ struct State {
     shares: VecDeque<(Instant, u32)>,
     /// The store is away: so many calls a second meanwhile.
     away: Option<u32>,
+    /// Since when it is being asked.
+    asking: Option<Instant>,
     flying: bool,
 }
 
@@ -125,7 +130,7 @@ struct Dry {
 enum Step {
     Done,
     Wait(Instant),
-    Claim(Claim, Duration),
+    Claim(Claim),
 }
 
 impl Account {
@@ -160,6 +165,7 @@ impl Account {
                 dry: None,
                 shares: VecDeque::new(),
                 away: None,
+                asking: None,
                 flying: false,
             }),
             changed: Notify::new(),
@@ -241,7 +247,8 @@ impl Account {
     }
 
     fn next(&self, state: &mut State, world: &World, now: Instant) -> Step {
-        if std::mem::take(&mut state.untold) {
+        if state.untold && state.may_ask(now) {
+            state.untold = false;
             return state.claim(0, Lane::Interactive, world, now);
         }
         let step = match self.stance.load(Ordering::Acquire) {
@@ -268,19 +275,38 @@ impl Account {
             }
             _ => state.serve(world, now),
         };
-        if state.queue.is_empty() && !matches!(step, Step::Claim(..)) {
-            state.flying = false;
-            return Step::Done;
+        let tell_again = match &state.dry {
+            Some(dry) if state.untold && state.asking.is_none() => Some(dry.ask_again),
+            _ => None,
+        };
+        match step {
+            Step::Claim(_) => step,
+            Step::Wait(until) if !state.queue.is_empty() => {
+                Step::Wait(tell_again.map_or(until, |at| at.min(until)))
+            }
+            // What it brings is for whoever comes next.
+            _ if state.asking.is_some() => Step::Wait(now + ASK_AGAIN_EVERY),
+            _ => {
+                if let Some(at) = tell_again {
+                    return Step::Wait(at);
+                }
+                state.flying = false;
+                Step::Done
+            }
         }
-        step
     }
 
     fn granted(&self, state: &mut State, claim: Claim, grant: Grant, asked: Instant, world: &World) {
         let now = Instant::now();
+        state.asking = None;
         state.away = None;
         state.limit = lower(state.limit, grant.limit);
         if claim.wanted == 0 {
             return;
+        }
+        if state.slice.granted_at.is_none() {
+            // What this process allowed itself counts no more.
+            state.slice.left = 0;
         }
         let hold = state.limit.map_or(ASK_AGAIN_EVERY, Limit::hold);
         if grant.granted == 0 {
@@ -491,7 +517,16 @@ impl State {
         let Some(lane) = self.queue.most_urgent() else {
             return Step::Done;
         };
-        if let Some(dry) = &self.dry
+        let holds_until = self.asking.map(|asked| asked + CLAIM_HOLDS);
+        if self.away.is_some() || holds_until.is_some_and(|until| until <= now) {
+            let own_share_ends = self.go_on_alone(now);
+            // Somebody must find out whether it is back, though nobody waits for that.
+            if !self.may_ask(now) {
+                return Step::Wait(own_share_ends);
+            }
+        } else if let Some(until) = holds_until {
+            return Step::Wait(until);
+        } else if let Some(dry) = &self.dry
             && now < dry.ask_again
             && dry.lane <= lane
         {
@@ -505,7 +540,7 @@ impl State {
         let wanted = if self.new {
             1
         } else {
-            waiting.max(self.appetite(now)).min(rate)
+            waiting.max(self.appetite(now)).clamp(1, rate)
         };
         self.claim(wanted, lane, world, now)
     }
@@ -522,10 +557,19 @@ impl State {
         }
     }
 
+    /// Whether the store may be asked: not twice at a time, nor all the time where it does not answer.
+    fn may_ask(&self, now: Instant) -> bool {
+        let rests = self.away.is_some() && self.dry.as_ref().is_some_and(|dry| now < dry.ask_again);
+        self.asking.is_none() && !rests
+    }
+
     fn claim(&mut self, wanted: u32, lane: Lane, world: &World, now: Instant) -> Step {
+        self.asking = Some(now);
+        let granted_at = self.slice.granted_at;
         let returned = Unused {
-            calls: std::mem::take(&mut self.slice.left),
-            granted_at: self.slice.granted_at,
+            // What nobody granted is given back to nobody, and serves on.
+            calls: granted_at.map_or(0, |_| std::mem::take(&mut self.slice.left)),
+            granted_at,
         };
         let remaining = self.remaining.take().filter(|(_, at)| is_recent(*at, now));
         let claim = Claim {
@@ -541,40 +585,63 @@ impl State {
                     .map(|rest| world.clock.now().after(rest.until - now)),
             },
         };
-        Step::Claim(
-            claim,
-            if self.away.is_some() {
-                WHILE_AWAY
-            } else {
-                STORE_ANSWERS_WITHIN
-            },
-        )
+        Step::Claim(claim)
     }
 
-    /// The store did not answer: this process goes on with half of what it was granted lately, as if the others had done as much.
-    fn go_on_alone(&mut self, claim: Claim) {
-        let now = Instant::now();
+    /// The store did not take the claim.
+    fn unanswered(&mut self, claim: Claim, now: Instant) {
+        self.asking = None;
         self.unasked = self.unasked.saturating_add(claim.unasked);
-        let share = self.away.unwrap_or_else(|| self.half_the_share(now));
-        self.away = Some(share);
-        let until = now + ASK_AGAIN_EVERY;
-        self.dry = Some(Dry {
-            lane: Lane::Interactive,
-            until,
-            ask_again: until,
-        });
-        if self.resting(now).is_some() {
-            return;
+        // The fleet knows of the rest when the store has been told.
+        self.untold |= claim.learnt.rest_until.is_some() && self.resting(now).is_some();
+        if self.resting(now).is_none() {
+            self.go_on_alone(now);
         }
-        self.slice = Slice {
-            number: self.slice.number + 1,
-            size: share,
-            left: share,
-            lane: Lane::Backfill,
-            until,
-            granted_at: None,
-        };
+        if self.away.is_none() {
+            self.away = Some(self.half_the_share(now));
+        }
+        let ask_again = now + ASK_AGAIN_EVERY;
+        match &mut self.dry {
+            Some(dry) => dry.ask_again = ask_again,
+            None => {
+                self.dry = Some(Dry {
+                    lane: Lane::Interactive,
+                    until: now,
+                    ask_again,
+                });
+            }
+        }
+    }
+
+    /// The store does not answer: this process goes on with half of what it was granted lately, as if the others had done as much.
+    /// So much at a time, until the returned instant.
+    fn go_on_alone(&mut self, now: Instant) -> Instant {
+        let slice = self.slice;
+        let serves = slice.granted_at.is_none() && slice.number > 0 && now < slice.until;
+        if !serves {
+            let share = match self.away {
+                Some(share) => share,
+                None => self.half_the_share(now),
+            };
+            self.away = Some(share);
+            let until = now + ASK_AGAIN_EVERY;
+            self.slice = Slice {
+                number: slice.number + 1,
+                size: share,
+                left: share,
+                lane: Lane::Backfill,
+                until,
+                granted_at: None,
+            };
+            let ask_again = self.dry.as_ref().map_or(now, |dry| dry.ask_again);
+            self.dry = Some(Dry {
+                lane: Lane::Interactive,
+                until,
+                ask_again,
+            });
+        }
         self.hand_out();
+        self.slice.until
     }
 
     fn half_the_share(&mut self, now: Instant) -> u32 {
@@ -672,6 +739,7 @@ struct Flight {
 impl Flight {
     async fn fly(mut self, world: Arc<World>) {
         let account = self.account.clone();
+        let mut asking = None;
         loop {
             let step = account.next(&mut account.state.lock(), &world, Instant::now());
             match step {
@@ -681,22 +749,39 @@ impl Flight {
                 }
                 Step::Wait(until) => {
                     tokio::select! {
-                        () = sleep_until(until) => {}
+                        biased;
+                        answered = answer_to(&mut asking) => {
+                            asking = None;
+                            let (claim, asked, grant) = answered;
+                            let state = &mut *account.state.lock();
+                            match grant {
+                                Some(grant) => account.granted(state, claim, grant, asked, &world),
+                                None => state.unanswered(claim, Instant::now()),
+                            }
+                        }
                         () = account.changed.notified() => {}
+                        () = sleep_until(until) => {}
                     }
                 }
-                Step::Claim(claim, patience) => {
-                    let asked = Instant::now();
-                    let claimed = world.store.claim_calls(&account.name, claim, world.clock.now());
-                    let answer = timeout(patience, claimed).await;
-                    let state = &mut *account.state.lock();
-                    match answer {
-                        Ok(Ok(grant)) => account.granted(state, claim, grant, asked, &world),
-                        Ok(Err(_)) | Err(_) => state.go_on_alone(claim),
-                    }
+                Step::Claim(claim) => {
+                    let (world, account) = (world.clone(), account.clone());
+                    asking = Some(Box::pin(async move {
+                        let asked = Instant::now();
+                        let claimed = world.store.claim_calls(&account.name, claim, world.clock.now());
+                        let answer = timeout(STORE_ANSWERS_WITHIN, claimed).await;
+                        (claim, asked, answer.ok().and_then(Result::ok))
+                    }));
                 }
             }
         }
+    }
+}
+
+/// What comes of the claim that is under way, where one is.
+async fn answer_to<F: Future>(asking: &mut Option<Pin<Box<F>>>) -> F::Output {
+    match asking {
+        Some(asking) => asking.await,
+        None => pending().await,
     }
 }
 
@@ -704,7 +789,9 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
-            self.account.state.lock().flying = false;
+            let state = &mut *self.account.state.lock();
+            state.flying = false;
+            state.asking = None;
         }
     }
 }

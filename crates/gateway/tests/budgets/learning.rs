@@ -1,6 +1,7 @@
 //! What answers teach, and what follows from a 429 and its like.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::app::Dialect;
@@ -222,6 +223,35 @@ async fn after_a_429_the_whole_fleet_rests() {
     assert_eq!(fleet.provider.arrived().len(), 3);
     assert_eq!(status(&fleet.processes[1].call(patient()).await), 200);
     assert!(fleet.elapsed() >= Duration::from_secs(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_the_store_was_not_told_of_is_told_when_it_is_back() {
+    let provider = Provider::new(|call, _| {
+        if call.method == "POST" {
+            let (_, _, body) = too_many("DAILY").unwrap();
+            return Ok((429, vec![("retry-after", "60".to_owned())], body));
+        }
+        Ok((200, says(110, 100, TEN_SECONDS), "{}".to_owned()))
+    });
+    let fleet = Fleet::of(2, provider).await;
+    for process in &fleet.processes {
+        status(&process.call(patient()).await);
+    }
+    fleet.claims.fail.store(true, Ordering::Relaxed);
+    let write = Ask {
+        method: "POST",
+        ..patient()
+    };
+    fleet.call(write).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    let tried = fleet.claims_made();
+    assert!((2..20).contains(&tried), "{tried} claims");
+    fleet.claims.fail.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(2)).await;
+    let refused = fleet.processes[1].call(Ask::default()).await;
+    let (retry_after, _) = exhausted(&refused);
+    assert!((40..50).contains(&retry_after.as_secs()), "{retry_after:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,12 +15,15 @@ use evergrant_domain::{
 };
 use evergrant_store::SqliteStore;
 use evergrant_store::contract::*;
+use tokio::time::sleep;
 
 /// What happens to the claims of a fleet.
 #[derive(Default)]
 pub(crate) struct Claims {
     pub(crate) made: AtomicUsize,
     pub(crate) fail: AtomicBool,
+    /// Nothing is answered while it is so.
+    pub(crate) hang: AtomicBool,
 }
 
 pub(crate) struct Counted {
@@ -35,6 +38,9 @@ macro_rules! steps {
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
                 if stringify!($name) == "claim_calls" {
                     self.claims.made.fetch_add(1, Ordering::Relaxed);
+                    while self.claims.hang.load(Ordering::Relaxed) {
+                        sleep(Duration::from_millis(10)).await;
+                    }
                     if self.claims.fail.load(Ordering::Relaxed) {
                         return Err(StoreError::Unavailable {
                             what: "a test says so".into(),

@@ -407,6 +407,46 @@ async fn away_from_the_store_a_process_goes_on_with_half_of_its_share() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_holds_calls_for_a_moment_and_then_no_more() {
+    const MOMENT: Duration = Duration::from_millis(300);
+    let fleet = Fleet::of(1, Provider::counting(100, TEN_SECONDS)).await;
+    // Slower than the half of its share that it goes on with.
+    let call = async || {
+        let began = Instant::now();
+        assert_eq!(status(&fleet.call(Ask::default()).await), 200);
+        let took = began.elapsed();
+        sleep(Duration::from_millis(150)).await;
+        took
+    };
+    while fleet.elapsed() < Duration::from_secs(20) {
+        call().await;
+    }
+    fleet.claims.hang.store(true, Ordering::Relaxed);
+    let (hangs_since, mut held) = (Instant::now(), Vec::new());
+    while hangs_since.elapsed() < Duration::from_secs(20) {
+        let took = call().await;
+        if took > Duration::from_millis(50) {
+            held.push(took);
+        }
+        sleep(MOMENT).await;
+    }
+    assert!(
+        held.len() <= 1 && held.iter().all(|took| *took < MOMENT),
+        "{held:?}"
+    );
+    fleet.claims.hang.store(false, Ordering::Relaxed);
+    let claims = fleet.claims_made();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(20) {
+        call().await;
+    }
+    // It is found to be back, and is asked for no more than it must be.
+    let claims = fleet.claims_made() - claims;
+    assert!((5..60).contains(&claims), "{claims} claims in 20 s");
+    assert_eq!(fleet.provider.refusals(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_sent_once_more_counts_twice() {
     // Each call fails at first.
     let provider = Provider::new(|_, before| {
