@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
 use crate::clients;
-use crate::shell::{self, cargo, program};
+use crate::shell::{self, WHOLE, cargo, program};
 
 const UNIT: &str = "deploy/systemd/evergrant.service";
 /// Out of 100 tenths of "exposed", as systemd counts. What is left is the network, which is the service's trade.
@@ -82,6 +82,13 @@ fn unit() -> Result<()> {
 
 /// What the service makes of each configuration, with the secrets that its deployment hands over and no others.
 fn configurations(shipped: &Value) -> Result<Value> {
+    shell::run(
+        cargo()
+            .args(["build", "--quiet"])
+            .args(WHOLE)
+            .args(["--example", "accepts"]),
+    )?;
+    let accepts = shell::target().join("debug/examples/accepts");
     let mut loaded = Map::new();
     for deployment in rules::deployments(shipped) {
         let name = deployment.name;
@@ -109,14 +116,8 @@ fn configurations(shipped: &Value) -> Result<Value> {
             0o644,
         )?;
 
-        let example = "run --quiet --locked --package evergrant-config --example accepts --";
-        let said = shell::output(
-            cargo()
-                .args(example.split_whitespace())
-                .arg(&file)
-                .envs(deployment.environment),
-        )
-        .with_context(|| format!("the service would refuse {source}"))?;
+        let said = shell::output(program(&accepts).arg(&file).envs(deployment.environment))
+            .with_context(|| format!("the service would refuse {source}"))?;
         let settings: Map<String, Value> = said
             .lines()
             .filter_map(|line| line.split_once(' '))

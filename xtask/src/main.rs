@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell::cargo;
+use crate::shell::{WHOLE, cargo};
 
 /// A step: its name on the command line, what it proves, and how.
 struct Step {
@@ -230,18 +230,15 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    shell::run(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    shell::run(
+        cargo()
+            .arg("clippy")
+            .args(WHOLE)
+            .args(["--all-targets", "--", "-D", "warnings"]),
+    )
 }
 
-/// The library's features, one by one; the workspace's own builds know them only together, and two of them not at all.
+/// The library's features, one by one; everything else knows them only together.
 fn features() -> Result<()> {
     for features in [
         "sqlite",
@@ -250,15 +247,14 @@ fn features() -> Result<()> {
         "sqlite,tower",
         "sqlite,reqwest",
     ] {
-        let check = ["check", "-p", "evergrant", "--locked", "--no-default-features"];
-        shell::run(cargo().args(check).args(["--features", features]))?;
+        let clippy = ["clippy", "-p", "evergrant", "--locked", "--no-default-features"];
+        shell::run(
+            cargo()
+                .args(clippy)
+                .args(["--features", features, "--", "-D", "warnings"]),
+        )?;
     }
-    let clippy = ["clippy", "-p", "evergrant", "--locked", "--all-features"];
-    shell::run(
-        cargo()
-            .args(clippy)
-            .args(["--all-targets", "--", "-D", "warnings"]),
-    )
+    Ok(())
 }
 
 fn prepare_clients() -> Result<()> {
@@ -270,11 +266,11 @@ fn tests() -> Result<()> {
     // One that fails hides no other.
     shell::run(
         cargo()
-            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .arg("test")
+            .args(WHOLE)
+            .arg("--no-fail-fast")
             .envs(clients),
-    )?;
-    // The doors of the library, which nothing else in the workspace opens.
-    shell::run(cargo().args(["test", "-p", "evergrant", "--locked", "--all-features"]))
+    )
 }
 
 fn simulation() -> Result<()> {
@@ -286,11 +282,8 @@ fn planted_bugs() -> Result<()> {
 }
 
 fn docs() -> Result<()> {
-    for docs in [["--workspace"].as_slice(), &["-p", "evergrant", "--all-features"]] {
-        let doc = ["doc", "--no-deps", "--locked"];
-        shell::run(cargo().args(doc).args(docs).env("RUSTDOCFLAGS", "-D warnings"))?;
-    }
-    Ok(())
+    let doc = ["doc", "--no-deps"];
+    shell::run(cargo().args(doc).args(WHOLE).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 #[cfg(test)]

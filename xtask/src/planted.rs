@@ -14,7 +14,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::bugs::{BUGS, Bug, EDITS, Edit};
-use crate::shell::{self, cargo, program};
+use crate::shell::{self, program};
+use crate::trials;
 
 /// Which bug is on.
 const VARIABLE: &str = "EVERGRANT_PLANTED";
@@ -83,20 +84,18 @@ fn build() -> Result<PathBuf> {
     let tree = planted.join("tree");
     copy(&tree)?;
     plant(&tree)?;
+    // Among our own builds, where what others wrote is compiled already; the copy's own crates have names of their own there.
     shell::run(
-        cargo()
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "evergrant-simulation",
-                "--manifest-path",
-            ])
+        trials::build_simulation()
+            .arg("--manifest-path")
             .arg(tree.join("Cargo.toml"))
             .arg("--target-dir")
-            .arg(planted.join("build")),
+            .arg(shell::target()),
     )?;
-    Ok(planted.join("build/debug/evergrant-simulate"))
+    // Taken away from where the product's own simulation is looked for.
+    let simulate = planted.join("evergrant-simulate");
+    fs::rename(trials::simulation_built(), &simulate)?;
+    Ok(simulate)
 }
 
 /// Copies what git knows, as it is now. What has not changed is not touched, so that little is compiled again.

@@ -19,6 +19,11 @@ pub(crate) fn target() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
+/// Everything that is ours, with every feature. Steps that compile name this, whatever they want of it: then what others wrote
+/// has the same features for all of them, and is compiled once. `cargo build` must want a test or an example among it, or it
+/// leaves out what only tests ask of others.
+pub(crate) const WHOLE: [&str; 3] = ["--workspace", "--all-features", "--locked"];
+
 /// A program.
 pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
@@ -66,7 +71,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Whether a program can be run at all.
-pub(crate) fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: impl AsRef<OsStr>) -> bool {
     let quiet = Command::new(program)
         .arg("--version")
         .stdout(Stdio::null())

@@ -1,9 +1,12 @@
 //! What takes longer than CI has time, or says more on a quiet machine. Each hands its arguments on.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::clients;
-use crate::shell::{self, cargo};
+use crate::shell::{self, WHOLE, cargo, program};
 
 /// The checks of RELIABILITY.md against a server that others wrote, those that CI leaves out, too, with `--long`.
 pub(crate) fn independent(arguments: &[String]) -> Result<()> {
@@ -29,15 +32,24 @@ pub(crate) fn independent(arguments: &[String]) -> Result<()> {
 
 /// Seeds of the simulation, as many as are asked for.
 pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
-    let run = [
-        "run",
-        "--quiet",
-        "--locked",
-        "--package",
-        "evergrant-simulation",
-        "--",
-    ];
-    shell::run(cargo().args(run).args(arguments))
+    shell::run(&mut build_simulation())?;
+    shell::run(program(simulation_built()).args(arguments))
+}
+
+/// The build of the simulation. Optimized a little: a run is nothing but computing, and a thousand of them take a third of the time.
+pub(crate) fn build_simulation() -> Command {
+    let mut build = cargo();
+    build
+        .args(["build", "--quiet"])
+        .args(WHOLE)
+        .args(["--bin", "evergrant-simulate", "--test", "simulation"])
+        .args(["--config", "profile.dev.opt-level=1"]);
+    build
+}
+
+/// Where that leaves it.
+pub(crate) fn simulation_built() -> PathBuf {
+    shell::target().join("debug/evergrant-simulate")
 }
 
 /// Many connections on one PostgreSQL, by the binary as it is built for users.
