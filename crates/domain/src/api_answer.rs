@@ -74,6 +74,11 @@ impl Class {
             Self::ClientError => "client_error",
         }
     }
+
+    /// Whether a refresh of the access token may mend it. Where it does not, it costs a redemption and hides the reason.
+    pub fn refresh_helps(self) -> bool {
+        matches!(self, Self::Expired | Self::Rejected)
+    }
 }
 
 /// What is looked at in an API answer.
