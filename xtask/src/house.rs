@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 7] = [
         "evergrant-store",
         "evergrant-metrics",
         "evergrant-config",
+        "evergrant-dashboard",
     ],
     &["evergrant-keeper"],
     &["evergrant-gateway"],
@@ -278,6 +279,8 @@ mod tests {
         check_arrow("evergrant-domain", "tokio", false, false);
         check_arrow("evergrant", "evergrant-config", false, false);
         check_arrow("evergrant-cli", "evergrant-config", false, true);
+        check_arrow("evergrant-dashboard", "evergrant-keeper", false, false);
+        check_arrow("evergrant-server", "evergrant-dashboard", false, true);
         check_arrow("evergrant-newcomer", "evergrant-domain", false, false);
     }
 

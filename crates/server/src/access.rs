@@ -105,6 +105,16 @@ impl Caller {
         )
     }
 
+    /// The key's id; the operator has none.
+    pub(crate) fn key_id(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| key.record.id.as_str())
+    }
+
+    /// What the key is called by those who made it.
+    pub(crate) fn key_name(&self) -> &str {
+        self.key.as_ref().map_or("the operator", |key| &key.record.name)
+    }
+
     fn role(&self) -> Role {
         self.key.as_ref().map_or(Role::Admin, |key| key.record.role)
     }
@@ -232,7 +242,13 @@ impl Keys {
     pub(crate) async fn caller(&self, keeper: &Keeper, headers: &HeaderMap) -> Result<Caller, Problem> {
         let refused = || Problem::new(Code::InvalidApiKey);
         let key = bearer(headers).ok_or_else(refused)?;
-        let hash = sha256(key.as_bytes());
+        self.by_hash(keeper, sha256(key.as_bytes()))
+            .await?
+            .ok_or_else(refused)
+    }
+
+    /// The key of this hash, where there is one that lives.
+    pub(crate) async fn by_hash(&self, keeper: &Keeper, hash: [u8; 32]) -> Result<Option<Caller>, Problem> {
         let generation = keeper.keys_generation();
         let known = self
             .at_hand
@@ -242,24 +258,22 @@ impl Keys {
             .cloned();
         let key = match known.map(|known| (known.key, keeper.trust())) {
             // What is known without the store counts for as long as cached tokens do.
-            Some((key, Trust::Full)) => key,
+            Some((key, Trust::Full)) => Some(key),
             Some((key, Trust::AskFirst)) => {
                 let asked = Box::pin(self.look_up(keeper, hash, generation));
                 match timeout(STORE_ANSWERS_WITHIN, asked).await {
-                    Ok(Ok(found)) => found.ok_or_else(refused)?,
-                    Ok(Err(_)) | Err(_) => key,
+                    Ok(Ok(found)) => found,
+                    Ok(Err(_)) | Err(_) => Some(key),
                 }
             }
-            Some((_, Trust::Lapsed)) | None => Box::pin(self.look_up(keeper, hash, generation))
-                .await?
-                .ok_or_else(refused)?,
+            Some((_, Trust::Lapsed)) | None => Box::pin(self.look_up(keeper, hash, generation)).await?,
         };
         let now = keeper.clock().now();
-        let record = &key.record;
-        if record.revoked_at.is_some() || record.expires_at.is_some_and(|end| end <= now) {
-            return Err(refused());
-        }
-        Ok(Caller { key: Some(key) })
+        let lives =
+            |record: &ApiKey| record.revoked_at.is_none() && record.expires_at.is_none_or(|end| end > now);
+        Ok(key
+            .filter(|key| lives(&key.record))
+            .map(|key| Caller { key: Some(key) }))
     }
 
     async fn look_up(
@@ -303,14 +317,22 @@ impl Keys {
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = single(headers, &header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
-    let valid = scheme.eq_ignore_ascii_case("bearer")
-        && key.strip_prefix(PREFIX).is_some_and(|random| {
-            random.len() == KEY_TEXT
-                && random
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        });
-    valid.then_some(key)
+    (scheme.eq_ignore_ascii_case("bearer") && is_key(key)).then_some(key)
+}
+
+/// Whether a text has the form of a key.
+fn is_key(text: &str) -> bool {
+    text.strip_prefix(PREFIX).is_some_and(|random| {
+        random.len() == KEY_TEXT
+            && random
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    })
+}
+
+/// What a key is looked up by. `None` for what cannot be one.
+pub(crate) fn key_hash(text: &str) -> Option<[u8; 32]> {
+    is_key(text).then(|| sha256(text.as_bytes()))
 }
 
 #[cfg(test)]

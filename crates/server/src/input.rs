@@ -54,11 +54,39 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     }
 }
 
+/// The largest form of a page: a few short fields.
+const FORM_MAX: usize = 16 * 1024;
+
+/// A form that a page sent.
+pub(crate) async fn read_form(headers: &HeaderMap, body: Body) -> Result<Query, Problem> {
+    let declared = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default();
+    if !declared
+        .trim()
+        .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    {
+        return Err(Problem::because(
+            Code::UnsupportedMediaType,
+            "a form is sent as application/x-www-form-urlencoded",
+        ));
+    }
+    let body = read_within(body, FORM_MAX).await?;
+    let text = std::str::from_utf8(&body).map_err(|_| Problem::bad_request("the form is not UTF-8"))?;
+    Ok(Query::parse(Some(text)))
+}
+
 async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
-    let whole = timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await;
+    read_within(body, BODY_MAX).await
+}
+
+async fn read_within(body: Body, limit: usize) -> Result<bytes::Bytes, Problem> {
+    let whole = timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
     match whole.map_err(|_| Problem::bad_request("the body did not come in time"))? {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::body_too_large(BODY_MAX as u64)),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::body_too_large(limit as u64)),
         Err(_) => Err(Problem::bad_request("the body broke off before its end")),
     }
 }

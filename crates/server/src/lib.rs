@@ -10,6 +10,7 @@
 mod access;
 mod api;
 mod connect;
+mod dashboard;
 mod guest;
 mod health;
 mod help;

@@ -147,7 +147,7 @@ fn is_trouble(record: &CallRecord) -> bool {
 }
 
 /// Who asked: the last address in `X-Forwarded-For` that no trusted proxy wrote about itself.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer;
     if !is_trusted(peer) {

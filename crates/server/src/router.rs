@@ -9,10 +9,10 @@ use axum::routing::{delete, get, post};
 use crate::api::{apps, connections, explain, import, keys, sessions, tokens};
 use crate::problem::{Code, Problem};
 use crate::service::Shared;
-use crate::{connect, health, help, metrics, openapi, pages};
+use crate::{connect, dashboard, health, help, metrics, openapi, pages};
 
 pub(crate) fn router(shared: Shared) -> Router {
-    Router::new()
+    let api = Router::new()
         .route("/v1/connect-sessions", post(sessions::create))
         .route("/v1/connect-sessions/{id}", get(sessions::read))
         .route("/v1/connections", get(connections::list).post(import::create))
@@ -56,7 +56,8 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/assets/style.css", get(pages::style))
         .layer(from_fn(observe))
         .fallback(not_here)
-        .with_state(shared)
+        .with_state(shared.clone());
+    dashboard::beside(shared, api)
 }
 
 async fn not_here() -> Problem {
@@ -81,7 +82,7 @@ impl Endpoint {
     }
 }
 
-async fn observe(request: Request, next: Next) -> Response {
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
     if let Some(endpoint) = endpoint {

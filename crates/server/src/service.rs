@@ -27,6 +27,7 @@ use tower::ServiceExt as _;
 
 use crate::access::{Caller, Keys};
 use crate::connect::link::{self, ReconnectLink};
+use crate::dashboard::{Attempts, Sessions};
 use crate::health::Health;
 use crate::in_flight::InFlight;
 use crate::log;
@@ -71,6 +72,13 @@ pub enum Reach {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyWasValid;
 
+/// Lies beside a request to the dashboard: whose it is, and how it is named in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Visit {
+    pub(crate) peer: Option<Peer>,
+    pub(crate) request_id: String,
+}
+
 /// The service: cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Service {
@@ -85,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) flow: crate::connect::Flow,
     pub(crate) process: OfProcess,
     pub(crate) in_flight: InFlight,
+    pub(crate) sessions: Sessions,
+    pub(crate) login_attempts: Attempts,
     settings: ArcSwap<ServiceSettings>,
     draining: AtomicBool,
     /// What goes on although its caller hung up.
@@ -98,6 +108,7 @@ impl Service {
     /// Puts a service around an engine.
     pub fn new(engine: Evergrant, settings: ServiceSettings) -> Self {
         let flow = crate::connect::Flow::new(engine.public_url());
+        let sessions = Sessions::new(engine.public_url());
         let process = OfProcess::since(engine.keeper().clock().now());
         let inner = Arc::new(Inner {
             engine,
@@ -106,6 +117,8 @@ impl Service {
             flow,
             process,
             in_flight: InFlight::default(),
+            sessions,
+            login_attempts: Attempts::default(),
             settings: ArcSwap::from_pointee(settings),
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -147,7 +160,7 @@ impl Service {
         self.respond(request, Some(peer)).await
     }
 
-    async fn respond<B>(&self, request: Request<B>, peer: Option<Peer>) -> Response
+    async fn respond<B>(&self, mut request: Request<B>, peer: Option<Peer>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -159,6 +172,10 @@ impl Service {
             Door::Api
         };
         let trace = Trace::of(request.headers());
+        if request.uri().path().starts_with("/dashboard") {
+            let request_id = trace.request_id().to_owned();
+            request.extensions_mut().insert(Visit { peer, request_id });
+        }
         let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
         // A fault in one answer is one answer's fault: its locks are released, the process goes on. In a place of its own, or all
         // that an answer may need would be carried from hand to hand before it begins.

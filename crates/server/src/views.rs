@@ -68,10 +68,17 @@ pub(crate) struct Record {
     missing_scopes: Vec<String>,
     token_type: String,
     version: i64,
+    /// When the token set was issued.
+    issued_at: Option<String>,
     expires_at: Option<String>,
     seconds_remaining: Option<i64>,
+    /// From here on a refresh runs behind the calls.
     soft_expires_at: Option<String>,
+    /// From here on calls wait for the refresh.
+    hard_expires_at: Option<String>,
     refresh_in_progress_until: Option<String>,
+    /// An attempt to redeem the refresh token whose outcome is not on record yet.
+    redemption: Option<RedemptionView>,
     created_at: String,
     connected_at: String,
     updated_at: String,
@@ -79,6 +86,9 @@ pub(crate) struct Record {
     last_success_at: Option<String>,
     last_refresh_at: Option<String>,
     last_refresh_error: Option<RefreshErrorView>,
+    /// Refreshes that failed since the last one that worked.
+    failures_since_success: u32,
+    next_refresh_attempt_at: Option<String>,
     last_401_at: Option<String>,
     last_403_at: Option<String>,
     last_429_at: Option<String>,
@@ -96,6 +106,17 @@ struct AccountView {
     id: String,
     domain: Option<String>,
     user: Option<String>,
+}
+
+/// An open attempt to redeem a refresh token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Redemption)]
+struct RedemptionView {
+    /// Whose refresh token was presented.
+    version: i64,
+    attempts: u32,
+    first_at: String,
+    last_at: String,
 }
 
 /// Why refreshing fails, or why it failed for the last time.
@@ -145,13 +166,25 @@ impl Record {
             scopes: connection.scopes.clone(),
             token_type: connection.token_type.clone(),
             version: connection.version.number(),
+            issued_at: ends.map(|_| time(connection.issued_at)),
             expires_at: ends.map(|ends| time(ends.expires)),
             seconds_remaining: ends.map(|ends| ends.expires.seconds_from(now)),
             soft_expires_at: ends.map(|ends| time(ends.soft)),
+            hard_expires_at: ends.map(|ends| time(ends.hard)),
             refresh_in_progress_until: connection
                 .refresh_in_progress_until
                 .filter(|until| *until > now)
                 .map(time),
+            redemption: connection
+                .intent
+                .as_ref()
+                .filter(|intent| intent.attempts > 0)
+                .map(|intent| RedemptionView {
+                    version: intent.version.number(),
+                    attempts: intent.attempts,
+                    first_at: time(intent.first_at),
+                    last_at: time(intent.last_at),
+                }),
             created_at: time(connection.created_at),
             connected_at: time(connection.connected_at),
             updated_at: time(connection.updated_at),
@@ -159,6 +192,11 @@ impl Record {
             last_success_at: last.success_at.map(time),
             last_refresh_at: last.refresh_at.map(time),
             last_refresh_error: last_refresh_error(connection),
+            failures_since_success: connection.trouble.as_ref().map_or(0, |trouble| trouble.failures),
+            next_refresh_attempt_at: connection
+                .trouble
+                .as_ref()
+                .map(|trouble| time(trouble.next_attempt_at)),
             last_401_at: last.unauthorized_at.map(time),
             last_403_at: last.forbidden_at.map(time),
             last_429_at: last.rate_limited_at.map(time),

@@ -125,7 +125,6 @@ async fn a_malformed_id_is_refused_wherever_it_stands() {
 async fn an_unknown_route_is_404_and_a_wrong_method_405_with_those_that_fit() {
     let house = House::build().await;
     for path in [
-        "/",
         "/nothing",
         "/v1/nothing",
         "/v1/connections/c1/nothing",

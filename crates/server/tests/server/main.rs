@@ -8,6 +8,7 @@
 mod access;
 mod connect;
 mod connections;
+mod dashboard;
 mod gateway;
 mod harness;
 mod input;

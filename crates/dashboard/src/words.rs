@@ -1,0 +1,234 @@
+//! Words and marks: what stands for a health, a time, a span, a kind of event.
+
+use jiff::Timestamp;
+
+/// How something is to be taken. Each has a colour and a mark of its own, and always stands beside a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Warn,
+    Bad,
+    Unsure,
+    Quiet,
+}
+
+impl Tone {
+    /// The name of its class and of its mark.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+            Self::Unsure => "unsure",
+            Self::Quiet => "quiet",
+        }
+    }
+}
+
+/// A health in words, in the order in which lists of them are shown: what needs somebody first.
+pub(crate) const HEALTHS: [(&str, &str, Tone); 5] = [
+    ("reconnect_required", "Reconnect needed", Tone::Bad),
+    ("ambiguous", "Outcome unknown", Tone::Unsure),
+    ("degraded", "Degraded", Tone::Warn),
+    ("unverified", "Not yet verified", Tone::Quiet),
+    ("healthy", "Healthy", Tone::Good),
+];
+
+/// What a health, or what stands where there is none, is called and how it looks.
+pub(crate) fn health(word: Option<&str>) -> (&'static str, Tone) {
+    match word {
+        None => ("Disconnected", Tone::Quiet),
+        Some(word) => HEALTHS
+            .iter()
+            .find(|(known, ..)| *known == word)
+            .map_or(("Unknown", Tone::Unsure), |(_, name, tone)| (name, *tone)),
+    }
+}
+
+/// A kind of event in words, and how it is to be taken.
+pub(crate) fn event(kind: &str) -> (String, Tone) {
+    let (name, tone) = match kind {
+        "connected" => ("Connected", Tone::Good),
+        "refreshed" => ("Refreshed", Tone::Good),
+        "refresh_failed" => ("Refresh failed", Tone::Warn),
+        "call_unauthorized" => ("Call answered 401", Tone::Warn),
+        "permission_denied" => ("Call answered 403", Tone::Warn),
+        "rate_limited" => ("Call answered 429", Tone::Warn),
+        "outcome_unknown" => ("Write of unknown outcome", Tone::Unsure),
+        "write_suppressed" => ("Second write held back", Tone::Quiet),
+        "reconnect_required" => ("Reconnect needed", Tone::Bad),
+        "reconnected" => ("Reconnected", Tone::Good),
+        "disconnected" => ("Disconnected", Tone::Quiet),
+        "account_mismatch" => ("Wrong account", Tone::Bad),
+        "lease_taken_over" => ("Lease taken over", Tone::Unsure),
+        "store_regressed" => ("Store fell back", Tone::Unsure),
+        "token_handed_out" => ("Token handed out", Tone::Quiet),
+        "revoked" => ("Grant revoked", Tone::Quiet),
+        "credentials_rejected" => ("App credentials refused", Tone::Bad),
+        "credentials_accepted" => ("App credentials accepted", Tone::Good),
+        "uninstalled" => ("App uninstalled", Tone::Bad),
+        "double_redemption" => ("Redeemed twice", Tone::Bad),
+        "stale_token_used" => ("Old token used", Tone::Warn),
+        _ => return (name_of(kind), Tone::Quiet),
+    };
+    (name.to_owned(), tone)
+}
+
+/// `stale_token` as it reads at the head of a line.
+pub(crate) fn name_of(word: &str) -> String {
+    let mut name = word.replace('_', " ");
+    if let Some(first) = name.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    name
+}
+
+/// A text as a sentence: a capital first, a full stop last.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut characters = text.trim().chars();
+    let mut sentence: String = match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => return String::new(),
+    };
+    if !sentence.ends_with(['.', '!', '?', '…']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+/// A span in its two largest units: `4 min 20 s`, `3 h`, `2 d 4 h`.
+pub(crate) fn span(seconds: i64) -> String {
+    let seconds = seconds.unsigned_abs();
+    let two = |large: u64, unit: &str, small: u64, small_unit: &str| {
+        if small == 0 {
+            format!("{large} {unit}")
+        } else {
+            format!("{large} {unit} {small} {small_unit}")
+        }
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..600 => two(seconds / 60, "min", seconds % 60, "s"),
+        600..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => two(seconds / 3600, "h", seconds % 3600 / 60, "min"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
+    }
+}
+
+/// A time, as far away as it is and as it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct When {
+    /// `4 min ago`, `in 20 s`.
+    pub(crate) relative: String,
+    /// `2026-11-24 16:40:05 UTC`
+    pub(crate) absolute: String,
+    /// As machines read it.
+    pub(crate) machine: String,
+}
+
+impl When {
+    pub(crate) fn new(at: Timestamp, now: Timestamp) -> Self {
+        let seconds = at.as_second() - now.as_second();
+        let relative = match seconds {
+            -4..=4 => "now".to_owned(),
+            5.. => format!("in {}", span(seconds)),
+            _ => format!("{} ago", rough(-seconds)),
+        };
+        Self {
+            relative,
+            absolute: at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            machine: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }
+    }
+
+    pub(crate) fn maybe(at: Option<Timestamp>, now: Timestamp) -> Option<Self> {
+        at.map(|at| Self::new(at, now))
+    }
+}
+
+/// What has passed, in its largest unit: nobody asks more of the past.
+fn rough(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Whole numbers as people read them: `12 480`.
+pub(crate) fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 connection`, `2 connections`.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    format!("{} {one}{}", number(count), if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_in_two_units_at_most() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (260, "4 min 20 s"),
+            (1799, "29 min"),
+            (3600, "1 h"),
+            (5400, "1 h 30 min"),
+            (187_200, "2 d 4 h"),
+            (-20, "20 s"),
+        ] {
+            assert_eq!(span(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn times_read_as_far_away_as_they_are() {
+        let now = Timestamp::from_second(1_764_000_000).expect("a literal time");
+        let check = |seconds: i64, expected: &str| {
+            let at = Timestamp::from_second(1_764_000_000 + seconds).expect("a literal time");
+            assert_eq!(When::new(at, now).relative, expected);
+        };
+        check(0, "now");
+        check(-30, "30 s ago");
+        check(-3599, "59 min ago");
+        check(-90_000, "25 h ago");
+        check(-259_200, "3 d ago");
+        check(95, "in 1 min 35 s");
+        assert_eq!(When::new(now, now).machine, "2025-11-24T16:00:00Z");
+    }
+
+    #[test]
+    fn every_health_has_a_word_of_its_own_beside_its_mark() {
+        let names: Vec<_> = HEALTHS.iter().map(|(_, name, _)| name).collect();
+        let mut distinct = names.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), names.len());
+        assert_eq!(health(None).0, "Disconnected");
+        assert_eq!(health(Some("of tomorrow")).0, "Unknown");
+    }
+
+    #[test]
+    fn texts_become_sentences() {
+        assert_eq!(sentence("the grant is gone"), "The grant is gone.");
+        assert_eq!(sentence("Ask again."), "Ask again.");
+        assert_eq!(sentence(" "), "");
+        assert_eq!(name_of("clock_skew"), "Clock skew");
+        assert_eq!(name_of("äh"), "äh");
+        assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
+    }
+}
