@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evergrant_domain::App;
+use evergrant_domain::webhook::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[apps.NAME]`, by name.
     pub apps: Vec<App>,
+    /// `[[webhooks]]`, in their order.
+    pub webhooks: Vec<Endpoint>,
 }
 
 /// Where the service is reached.

@@ -5,7 +5,8 @@
 //! cannot be read should be found out at the start and not at the first refresh.
 //!
 //! Start reading at [`load`]; `document` turns file and environment into one tree that remembers where each value was
-//! written, `section` reads that tree and collects what is wrong with it, `settings` and `apps` say what is allowed.
+//! written, `section` reads that tree and collects what is wrong with it, `settings`, `apps` and `webhooks` say what is
+//! allowed.
 
 mod apps;
 mod config;
@@ -16,6 +17,7 @@ pub mod network;
 mod secret_file;
 mod section;
 mod settings;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::io;

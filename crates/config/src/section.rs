@@ -187,6 +187,29 @@ impl<'a> Section<'a> {
         entries.into_iter().map(one).collect()
     }
 
+    /// Reads every section of a list of them, each begun with `[[key]]`.
+    pub(crate) fn each<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Section<'_>) -> T,
+    ) -> Vec<T> {
+        let Some(written) = self.take(key) else {
+            return Vec::new();
+        };
+        let place = self.place_of(key, &written);
+        match written.value {
+            Value::List(items) => items
+                .into_iter()
+                .map(|item| self.below(key, Some(item)).read_with(&mut read))
+                .collect(),
+            _ => {
+                self.reading
+                    .refuse(&place, format!("must be a list of sections: begin each with [[{key}]]"));
+                Vec::new()
+            }
+        }
+    }
+
     /// Whether anyone wrote it, and as a section.
     pub(crate) fn is_given(&self) -> bool {
         self.given

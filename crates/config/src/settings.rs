@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use evergrant_domain::App;
 use url::{Host, Url};
 
 use crate::config::{
@@ -12,12 +13,10 @@ use crate::config::{
 };
 use crate::network::Network;
 use crate::section::{At, Section};
-use crate::{Config, apps, secret_file};
+use crate::{Config, apps, secret_file, webhooks};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-
-const NOT_YET: &str = "not in this version yet: remove it";
 
 /// Reads everything. What is returned is only sound where no problem was noted.
 pub(crate) fn read(root: &mut Section<'_>) -> Config {
@@ -29,13 +28,13 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let log = root.section("log", log);
     let metrics = root.section("metrics", |section| metrics(section, server.listen));
     let limits = root.section("limits", limits);
-    let apps = root.section("apps", |apps| {
+    let apps: Vec<App> = root.section("apps", |apps| {
         apps.sections(|name, app| apps::read(name, app, &server.public_url))
             .into_iter()
             .flatten()
             .collect()
     });
-    root.refuse_given("webhooks", NOT_YET);
+    let webhooks = webhooks::read(root, &apps);
     Config {
         path: None,
         server,
@@ -47,6 +46,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         metrics,
         limits,
         apps,
+        webhooks,
     }
 }
 

@@ -27,6 +27,10 @@ fn folder() -> TempDir {
         ("empty", " \n", 0o600),
         ("two.lines", "canary\ncanary\n", 0o600),
         ("cert.pem", "certificate", 0o644),
+        ("hook.secret", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz\n", 0o600),
+        ("open.hook", "canary-canary-canary-canary", 0o644),
+        ("short.hook", "canary", 0o600),
+        ("strange.hook", "whsec_canary%", 0o600),
     ] {
         write(&folder.path().join(name), text, mode);
     }
@@ -335,11 +339,93 @@ fn a_password_file_is_refused_where_it_is_open_or_not_needed() {
     );
 }
 
+/// Refuses one receiver, whose section begins on line 1.
+fn check_webhook(lines: &str, expected: &str) {
+    check(&format!("[[webhooks]]\n{lines}"), expected);
+}
+
 #[test]
-fn what_comes_in_a_later_version_is_refused_as_that() {
+fn a_webhook_needs_an_address_that_may_be_sent_to() {
+    const SECRET: &str = "secret_file = \"hook.secret\"\n";
+    check_webhook(SECRET, "evergrant.toml:1: webhooks.url: is missing: where are the notices sent?");
+    for (url, why) in [
+        ("here", "\"here\" is not a URL: relative URL without a base"),
+        (
+            "http://hooks.example.com/",
+            "\"http://hooks.example.com/\" would send secrets in clear: plain http is for loopback only, use https",
+        ),
+        ("https://u:canary@hooks.example.com/", "must not hold a user name or password"),
+        (
+            "https://169.254.169.254/latest/meta-data",
+            "names an address that is link-local, where clouds keep credentials: nothing is sent there",
+        ),
+        (
+            "https://[::ffff:169.254.169.254]/",
+            "names an address that is link-local, where clouds keep credentials: nothing is sent there",
+        ),
+        ("https://0.0.0.0/", "names an address that is no address of a host: nothing is sent there"),
+    ] {
+        check_webhook(
+            &format!("{SECRET}url = \"{url}\"\n"),
+            &format!("evergrant.toml:3: webhooks.url: {why}"),
+        );
+    }
+    let twice = format!("{SECRET}url = \"https://hooks.example.com/\"\n");
     check(
-        "[[webhooks]]\nurl = \"x\"\n",
-        "evergrant.toml:1: webhooks: not in this version yet: remove it",
+        &format!("[[webhooks]]\n{twice}[[webhooks]]\n{twice}"),
+        "evergrant.toml:6: webhooks.url: is there already: give each receiver one section",
+    );
+}
+
+#[test]
+fn a_webhooks_secret_lies_in_a_closed_file_and_is_long_enough() {
+    const URL: &str = "url = \"https://hooks.example.com/\"\n";
+    check_webhook(
+        URL,
+        "evergrant.toml:1: webhooks.secret_file: is missing: name a file with the secret that the receiver checks signatures with",
+    );
+    check_webhook(
+        &format!("{URL}secret_file = \"hook.secret\"\nsecret = \"canary\"\n"),
+        "evergrant.toml:4: webhooks.secret: a secret does not belong in a configuration: give secret_file",
+    );
+    for (file, why) in [
+        ("none", "cannot read DIR/none: No such file or directory (os error 2)"),
+        ("open.hook", "DIR/open.hook is open to everyone (mode 0644): chmod 600 DIR/open.hook"),
+        (
+            "short.hook",
+            "DIR/short.hook holds a secret of less than 24 bytes: `openssl rand -base64 32` makes one, to be written behind \"whsec_\"",
+        ),
+        ("strange.hook", "DIR/strange.hook holds \"whsec_\" and something that is no base64 behind it"),
+    ] {
+        check_webhook(
+            &format!("{URL}secret_file = \"{file}\"\n"),
+            &format!("evergrant.toml:3: webhooks.secret_file: {why}"),
+        );
+    }
+}
+
+#[test]
+fn a_webhook_names_events_and_apps_that_there_are() {
+    const GOOD: &str = "url = \"https://hooks.example.com/\"\nsecret_file = \"hook.secret\"\n";
+    check_webhook(
+        &format!("{GOOD}events = [\"connection.lost\"]\n"),
+        "evergrant.toml:4: webhooks.events: \"connection.lost\" is no event: there are connection.connected, connection.reconnect_required, connection.reconnected, connection.degraded, connection.recovered, connection.account_mismatch, connection.disconnected, app.credentials_rejected, app.credentials_accepted; or write \"*\", \"connection.*\", \"app.*\"",
+    );
+    check_webhook(
+        &format!("{GOOD}events = []\n"),
+        "evergrant.toml:4: webhooks.events: names no event: leave it out for all of them",
+    );
+    check_webhook(
+        &format!("{GOOD}apps = [\"crm\"]\n"),
+        "evergrant.toml:4: webhooks.apps: \"crm\" is no app of this configuration",
+    );
+    check_webhook(
+        &format!("{GOOD}event = [\"*\"]\n"),
+        "evergrant.toml:4: webhooks.event: unknown key: did you mean \"events\"?",
+    );
+    check(
+        "[webhooks]\nurl = \"https://hooks.example.com/\"\n",
+        "evergrant.toml:1: webhooks: must be a list of sections: begin each with [[webhooks]]",
     );
 }
 

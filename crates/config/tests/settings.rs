@@ -7,6 +7,7 @@ use std::time::Duration;
 use evergrant_config::{Config, CoordinationMode, Limits, LogCalls, Store, TlsFiles, load, template};
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::call_budget::{Limit, Setting};
+use evergrant_domain::webhook::Notice;
 use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
 
@@ -22,6 +23,8 @@ fn folder(file: &str) -> TempDir {
         ("crm.secret", "new\n"),
         ("old.secret", "old"),
         ("my.key", " a2V5 \n"),
+        ("hook.secret", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz\n"),
+        ("raw.secret", "raw-raw-raw-raw-raw-raw-\n"),
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, text).expect("a writable folder");
@@ -73,6 +76,31 @@ fn an_empty_file_means_the_defaults_beside_it() {
     assert_eq!(config.log.calls, LogCalls::Failures);
     assert_eq!(config.limits, Limits::default());
     assert!(config.apps.is_empty());
+}
+
+#[test]
+fn webhooks_are_told_of_everything_unless_they_say_less() {
+    let file = format!(
+        "{HUBSPOT}[[webhooks]]\nurl = \"https://hooks.example.com/in\"\nsecret_file = \"hook.secret\"\n\
+         [[webhooks]]\nurl = \"http://localhost:9000/\"\nsecret_file = [\"hook.secret\", \"raw.secret\"]\n\
+         events = [\"app.*\", \"connection.reconnect_required\"]\napps = [\"crm\"]\n"
+    );
+    let webhooks = loaded(&file, &[]).webhooks;
+    assert_eq!(webhooks.len(), 2);
+    assert_eq!(webhooks[0].notices, Notice::ALL);
+    assert!(webhooks[0].apps.is_empty());
+    assert_eq!(webhooks[0].secrets[0].expose(), b"012345678901234567890123");
+    assert_eq!(
+        webhooks[1].notices,
+        [
+            Notice::CredentialsRejected,
+            Notice::CredentialsAccepted,
+            Notice::ReconnectRequired
+        ]
+    );
+    assert_eq!(webhooks[1].apps[0].as_str(), "crm");
+    assert_eq!(webhooks[1].secrets[1].expose(), b"raw-raw-raw-raw-raw-raw-");
+    assert!(!format!("{webhooks:?}").contains("raw-raw"));
 }
 
 #[test]
@@ -481,12 +509,17 @@ fn the_template_is_sound_with_every_setting_switched_on_and_shows_the_defaults()
     let switched_on = |line| if is_setting(&line) { &line[1..] } else { line };
     let all: Vec<&str> = template().lines().map(switched_on).collect();
     let folder = folder(&all.join("\n"));
-    for (from, to) in [("my.key", "evergrant.key"), ("old.secret", "other.secret")] {
+    for (from, to) in [
+        ("my.key", "evergrant.key"),
+        ("old.secret", "other.secret"),
+        ("hook.secret", "webhook.secret"),
+    ] {
         std::fs::rename(folder.path().join(from), folder.path().join(to)).expect("own file");
     }
     let config = load_in(folder.path(), &[]);
     let names: Vec<&str> = config.apps.iter().map(|app| app.name.as_str()).collect();
     assert_eq!(names, ["crm", "other"]);
+    assert_eq!(config.webhooks[0].notices, Notice::ALL);
 
     std::fs::write(folder.path().join("evergrant.toml"), "").expect("own file");
     let default = load_in(folder.path(), &[]);

@@ -29,6 +29,7 @@ pub mod token_answer;
 pub mod token_set;
 pub mod trust;
 pub mod upstream_breaker;
+pub mod webhook;
 pub mod write_ledger;
 pub mod write_lookup;
 
