@@ -68,6 +68,41 @@ impl App {
     }
 }
 
+impl App {
+    /// What is to be done about rights that a call was refused for want of, one lower-case sentence.
+    ///
+    /// A scope that the app asks for was not granted: the reconnect link asks the customer for it. One that it does not ask for
+    /// must first be added to the configuration, and to the app's registration at the provider.
+    pub fn about_missing_scopes(&self, missing: &[String]) -> String {
+        let (asked, not_asked): (Vec<&str>, Vec<&str>) =
+            missing.iter().map(String::as_str).partition(|scope| {
+                self.scopes
+                    .iter()
+                    .chain(&self.optional_scopes)
+                    .any(|own| own == scope)
+            });
+        if missing.is_empty() {
+            return "the provider does not say which right is missing".to_owned();
+        }
+        let mut told = format!("missing scopes: {}", missing.join(" "));
+        if !asked.is_empty() {
+            told.push_str("; the customer has not granted ");
+            told.push_str(&asked.join(" "));
+            told.push_str(" yet: the reconnect link asks for it");
+        }
+        if !not_asked.is_empty() {
+            told.push_str("; app ");
+            told.push_str(self.name.as_str());
+            told.push_str(" does not ask for ");
+            told.push_str(&not_asked.join(" "));
+            told.push_str(": add it to scopes of [apps.");
+            told.push_str(self.name.as_str());
+            told.push_str("] and to the app at the provider, then send the customer to the reconnect link");
+        }
+        told
+    }
+}
+
 /// A provider: data, and a dialect for what data cannot say.
 #[derive(Debug, Clone)]
 pub struct Provider {
@@ -117,6 +152,21 @@ impl Provider {
             self.revoke_url.as_ref(),
         ];
         endpoints.into_iter().flatten().any(own) || (self.dialect == Dialect::HubSpot && is_below_oauth())
+    }
+}
+
+impl Provider {
+    /// Whether a call that succeeds takes the app out of its account.
+    ///
+    /// Source: HubSpot, "Uninstall an app" (`DELETE /appinstalls/{version}/external-install`).
+    pub fn is_uninstall(&self, method: &str, path: &str) -> bool {
+        let mut segments = path.trim_matches('/').split('/');
+        self.dialect == Dialect::HubSpot
+            && method == "DELETE"
+            && segments.next() == Some("appinstalls")
+            && segments.next().is_some_and(|version| !version.is_empty())
+            && segments.next() == Some("external-install")
+            && segments.next().is_none()
     }
 }
 
@@ -231,6 +281,56 @@ pub(crate) mod tests {
         check("http://app.example.com/", false);
         check("https://app.example.com:8443/", false);
         check("javascript:alert(1)", false);
+    }
+
+    #[test]
+    fn a_right_that_is_missing_is_asked_for_or_added_to_the_configuration_first() {
+        let told = |missing: &[&str]| {
+            let missing: Vec<String> = missing.iter().map(|&scope| scope.to_owned()).collect();
+            App {
+                optional_scopes: vec!["tickets".into()],
+                ..app()
+            }
+            .about_missing_scopes(&missing)
+        };
+        assert_eq!(told(&[]), "the provider does not say which right is missing");
+        assert_eq!(
+            told(&["tickets"]),
+            "missing scopes: tickets; the customer has not granted tickets yet: the reconnect link asks for it"
+        );
+        assert_eq!(
+            told(&["files"]),
+            "missing scopes: files; app crm does not ask for files: add it to scopes of [apps.crm] and to the app at the provider, then send the customer to the reconnect link"
+        );
+        let both = told(&["oauth", "files"]);
+        assert!(
+            both.contains("granted oauth yet") && both.contains("ask for files:"),
+            "{both}"
+        );
+    }
+
+    #[test]
+    fn an_uninstall_is_known_by_its_path_in_any_version() {
+        let provider = app().provider;
+        for path in [
+            "/appinstalls/v3/external-install",
+            "/appinstalls/2026-03/external-install/",
+        ] {
+            assert!(provider.is_uninstall("DELETE", path), "{path}");
+            assert!(!provider.is_uninstall("GET", path), "{path}");
+        }
+        for path in [
+            "/appinstalls/external-install",
+            "/appinstalls/v3/external-install/x",
+            "/crm/v3/objects",
+        ] {
+            assert!(!provider.is_uninstall("DELETE", path), "{path}");
+        }
+        let generic = Provider {
+            dialect: Dialect::Generic,
+            ..provider
+        };
+        assert!(!generic.is_uninstall("DELETE", "/appinstalls/v3/external-install"));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl From<KeepError> for Error {
         match error {
             KeepError::Unknown => Self::UnknownConnection,
             KeepError::ReconnectRequired { reason, since } => Self::ReconnectRequired { reason, since },
-            KeepError::Disconnected => Self::Disconnected,
+            KeepError::Disconnected | KeepError::Superseded { .. } => Self::Disconnected,
             KeepError::AppCredentialsRejected { app, code } => Self::AppCredentialsRejected { app, code },
             KeepError::AppNotConfigured { app } => Self::AppNotConfigured { app },
             KeepError::Unreadable { .. } => Self::Unreadable { what },

@@ -109,6 +109,7 @@ impl RefusalKind {
                 KeepError::Unknown
                 | KeepError::ReconnectRequired { .. }
                 | KeepError::Disconnected
+                | KeepError::Superseded { .. }
                 | KeepError::AppCredentialsRejected { .. }
                 | KeepError::AppNotConfigured { .. }
                 | KeepError::Unreadable { .. },

@@ -12,7 +12,7 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::repeat::Effect;
 use evergrant_domain::upstream_breaker::Reached;
 use evergrant_keeper::{AfterRejection, Current};
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer_body::{GatewayBody, Rest};
@@ -70,6 +70,9 @@ impl<T: Transport> Inner<T> {
         *response.version_mut() = Version::HTTP_11;
         record.status_code = Some(response.status().as_u16());
         self.note(&call, response.status());
+        if call.method == Method::DELETE && response.status().is_success() {
+            Box::pin(self.look_for_uninstall(&call)).await;
+        }
         let headers = response.headers_mut();
         clean_answer(headers);
         Said {
@@ -224,10 +227,7 @@ impl<T: Transport> Inner<T> {
                 });
             }
             401 | 403 => {
-                let missing = match judged.missing_scopes.as_slice() {
-                    [] => "the provider does not say which right is missing".to_owned(),
-                    scopes => format!("missing scopes: {}", scopes.join(" ")),
-                };
+                let missing = call.token.app.about_missing_scopes(&judged.missing_scopes);
                 let detail = format!("a call came back {}: {missing}", response.status().as_u16());
                 self.event(call, EventKind::PermissionDenied, detail, &judged);
             }
@@ -340,6 +340,39 @@ impl<T: Transport> Inner<T> {
             );
         }
         Ok(newer)
+    }
+
+    /// A call that takes the app out of its account ends the grant that it was sent with: nothing is redeemed for it any more.
+    /// Said before the call is answered, so that its caller finds it so; a store that is away is told a little later.
+    async fn look_for_uninstall(&self, call: &Call<'_>) {
+        let path = call.target.split(['?', '#']).next().unwrap_or_default();
+        if !call.token.app.provider.is_uninstall(call.method.as_str(), path) {
+            return;
+        }
+        let why = match call.patience.caller {
+            Some(caller) => format!("a call through the gateway did it, with the API key {caller}"),
+            None => "a call through the gateway did it".to_owned(),
+        };
+        let (id, sent_at) = (call.id.clone(), call.sent_at);
+        if self.keeper.uninstalled(&id, sent_at, &why).await.is_ok() {
+            return;
+        }
+        let keeper = self.keeper.clone();
+        self.keeper.spawn(async move {
+            /// Until then a redemption will have been refused, or nothing uses the connection.
+            const TRIES: u32 = 6;
+            for tries in 0..TRIES {
+                sleep(Duration::from_secs(1 << tries)).await;
+                if keeper.uninstalled(&id, sent_at, &why).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!(
+                event = "store_error",
+                connection_id = %id,
+                "that the app was uninstalled could not be noted; the next redemption will find it out"
+            );
+        });
     }
 
     /// No answer came.

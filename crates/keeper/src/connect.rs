@@ -12,6 +12,7 @@ use evergrant_domain::{
     ConnectionStatus, Customer, Kind, RefreshToken, Timestamp, TokenSet,
 };
 use evergrant_oauth::Introspect;
+use evergrant_store::StoreError;
 use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revoke};
 use tokio::time::Instant;
 
@@ -281,7 +282,8 @@ impl Keeper {
         })
     }
 
-    /// Restores the connection that is meant, or makes a new one.
+    /// Restores the connection that is meant, or makes a new one. Where another live connection of the customer has the account
+    /// that was chosen, that one is restored if none was named, and ends in favour of the one that was.
     async fn connect(
         &self,
         app: &App,
@@ -290,26 +292,94 @@ impl Keeper {
         account: Account,
         tokens: TokenSet,
     ) -> Result<Connection, ConnectError> {
-        let store = &self.inner.store;
+        /// Each time somebody else must have connected the same account in between.
+        const TRIES: u32 = 4;
         let now = self.inner.clock.now();
-        let existing = match &named {
-            Some(id) => store.connection(id).await?,
-            None => store.find(&app.name, &customer, account.id.as_str()).await?,
-        };
-        let Some(existing) = existing else {
-            let new = NewConnection {
-                id: named.unwrap_or_else(new_id),
-                app: app.name.clone(),
-                customer,
-                kind: Kind::OAuth,
-                account: Some(account),
-                tokens,
-                labels: Vec::new(),
-                event: Event::new(EventKind::Connected, "a customer gave consent"),
+        let mut tries = 1;
+        loop {
+            let existing = self.meant(app, &customer, named.as_ref(), &account, now).await?;
+            let id = existing
+                .as_ref()
+                .or(named.as_ref())
+                .cloned()
+                .unwrap_or_else(new_id);
+            let sight = self.inner.cache.sight(&id);
+            let event = match existing {
+                Some(_) => Event::new(EventKind::Reconnected, "the customer gave consent again"),
+                None => Event::new(EventKind::Connected, "a customer gave consent"),
             };
-            return announce(store.create(new, now).await?);
+            let new = NewConnection {
+                id: id.clone(),
+                app: app.name.clone(),
+                customer: customer.clone(),
+                kind: Kind::OAuth,
+                account: Some(account.clone()),
+                tokens: tokens.clone(),
+                labels: Vec::new(),
+                event,
+            };
+            let mut connected = self.store_consent(existing.is_some(), new.clone(), now).await?;
+            if let (Connected::AccountTaken { by }, Some(_)) = (&connected, &named) {
+                let by = by.clone();
+                connected = self.inner.store.supersede(new, retired_for(&id), now).await?;
+                self.inner.cache.forget(&by);
+                if matches!(connected, Connected::Stored(_)) {
+                    tracing::info!(
+                        event = "superseded",
+                        connection_id = %by,
+                        app = %app.name,
+                        superseded_by = %id,
+                        "another connection took its account over"
+                    );
+                }
+            }
+            if matches!(connected, Connected::AccountTaken { .. }) && tries < TRIES {
+                tries += 1;
+                continue;
+            }
+            // Rule 18: held from now on, used or not. Should the store lose it, nobody but the customer could give it again.
+            match &connected {
+                Connected::Stored(held) if let Ok(token) = self.usable(held) => {
+                    self.inner.cache.keep(&token, sight);
+                }
+                _ => self.inner.cache.forget(&id),
+            }
+            return announce(connected);
+        }
+    }
+
+    async fn store_consent(
+        &self,
+        exists: bool,
+        new: NewConnection,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        let store = &self.inner.store;
+        if exists {
+            store
+                .reconnect(&new.id, new.account, new.tokens, new.event, now)
+                .await
+        } else {
+            store.create(new, now).await
+        }
+    }
+
+    /// The connection that a consent restores, where there is one and the consent fits it.
+    async fn meant(
+        &self,
+        app: &App,
+        customer: &Customer,
+        named: Option<&ConnectionId>,
+        account: &Account,
+        now: Timestamp,
+    ) -> Result<Option<ConnectionId>, ConnectError> {
+        let store = &self.inner.store;
+        let existing = match named {
+            Some(id) => store.connection(id).await?,
+            None => store.find(&app.name, customer, account.id.as_str()).await?,
         };
-        if existing.app != app.name || existing.customer != customer {
+        let Some(existing) = existing else { return Ok(None) };
+        if existing.app != app.name || existing.customer != *customer {
             return Err(ConnectError::IdTaken);
         }
         // A disconnected connection holds nothing any more: its customer may choose anew.
@@ -319,7 +389,7 @@ impl Keeper {
             && !ended
         {
             let shown = |account: &Account| account.domain.clone().unwrap_or_else(|| account.id.to_string());
-            let (expected, got) = (shown(pinned), shown(&account));
+            let (expected, got) = (shown(pinned), shown(account));
             let detail = format!(
                 "consent was given for {got}, but the connection belongs to {expected}; nothing was changed"
             );
@@ -327,19 +397,7 @@ impl Keeper {
             store.note_event(&existing.id, event, now).await?;
             return Err(ConnectError::AccountMismatch { expected, got });
         }
-        let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
-        let sight = self.inner.cache.sight(&existing.id);
-        let restored = store
-            .reconnect(&existing.id, Some(account), tokens, event, now)
-            .await?;
-        // Rule 18: held from now on, used or not. Should the store lose it, nobody but the customer could give it again.
-        match &restored {
-            Connected::Stored(held) if let Ok(token) = self.usable(held) => {
-                self.inner.cache.keep(&token, sight);
-            }
-            _ => self.inner.cache.forget(&existing.id),
-        }
-        announce(restored)
+        Ok(Some(existing.id))
     }
 
     async fn facts_of(&self, app: &App, refresh_token: &RefreshToken) -> Result<TokenFacts, ConnectError> {
@@ -354,6 +412,13 @@ impl Keeper {
             Introspected::Unknown(_) => Ok(TokenFacts::default()),
         }
     }
+}
+
+fn retired_for(successor: &ConnectionId) -> Event {
+    Event::new(
+        EventKind::Disconnected,
+        format!("connection {successor} took its account over: the customer installed the app again"),
+    )
 }
 
 fn announce(connected: Connected) -> Result<Connection, ConnectError> {

@@ -218,6 +218,30 @@ impl Keeper {
         })))
     }
 
+    /// The app was uninstalled in the connection's account at this time, as the provider has told or confirmed: nothing is redeemed
+    /// for it any more, and its customer must install the app again. A consent that was given at that time or later stands.
+    /// `why` is for the history. `false`: nothing was changed.
+    pub async fn uninstalled(&self, id: &ConnectionId, at: Timestamp, why: &str) -> Result<bool, KeepError> {
+        let reason = ReconnectReason::Uninstalled;
+        let event = Event::new(
+            EventKind::ReconnectRequired,
+            format!("{}: {why}", reason.meaning()),
+        );
+        let now = self.inner.clock.now();
+        let marked = self.inner.store.mark_uninstalled(id, at, event, now).await?;
+        if marked {
+            self.inner.cache.forget(id);
+            tracing::error!(
+                event = "reconnect_required",
+                connection_id = %id,
+                reason = reason.as_str(),
+                "the connection needs reconnecting: {}",
+                reason.meaning()
+            );
+        }
+        Ok(marked)
+    }
+
     /// Rule 12: nobody is condemned for what is the endpoint's fault.
     pub(crate) async fn endpoint_fault(
         &self,

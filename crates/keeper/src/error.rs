@@ -22,6 +22,12 @@ pub enum KeepError {
     /// Its owner disconnected it.
     #[error("the connection was disconnected")]
     Disconnected,
+    /// Another connection took its account over.
+    #[error("the connection was replaced by {by}, which has its account now")]
+    Superseded {
+        /// Which.
+        by: ConnectionId,
+    },
     /// The provider refuses the app's own credentials.
     #[error("the provider refuses the credentials of app {app}: {code}")]
     AppCredentialsRejected {

@@ -450,9 +450,12 @@ impl Keeper {
                     since: *since,
                 });
             }
-            ConnectionStatus::Disconnected { .. } => {
+            ConnectionStatus::Disconnected { superseded_by, .. } => {
                 self.inner.cache.forget(&held.connection.id);
-                return Err(KeepError::Disconnected);
+                return Err(match superseded_by {
+                    Some(by) => KeepError::Superseded { by: by.clone() },
+                    None => KeepError::Disconnected,
+                });
             }
         }
         let name = &held.connection.app;

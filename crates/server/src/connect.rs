@@ -147,7 +147,10 @@ struct Wanted {
     account: Option<String>,
     /// Whether its grant is gone.
     has_lost_access: bool,
+    /// A narrower wish than the app's scopes; empty for all of them.
     scopes: Vec<String>,
+    /// What the connection to be restored was granted before.
+    granted: Vec<String>,
     return_url: Option<String>,
 }
 
@@ -281,6 +284,7 @@ async fn of_session(shared: &Inner, id: &str) -> Result<Wanted, Message> {
         account: connection.as_ref().and_then(account_of),
         has_lost_access: connection.as_ref().is_some_and(has_lost_access),
         scopes: session.scopes,
+        granted: connection.as_ref().map(granted).unwrap_or_default(),
         return_url: session.return_url,
     })
 }
@@ -307,6 +311,7 @@ async fn restoration(shared: &Inner, text: &str) -> Result<Wanted, Message> {
         shown_customer: Some(connection.customer.to_string()),
         account: account_of(&connection),
         has_lost_access: has_lost_access(&connection),
+        granted: granted(&connection),
         customer: connection.customer,
         session: None,
         connection: Some(connection.id),
@@ -322,6 +327,14 @@ fn can_be_restored(connection: &Connection) -> bool {
 
 fn has_lost_access(connection: &Connection) -> bool {
     !matches!(connection.status, ConnectionStatus::Active)
+}
+
+/// What a connection that lives may do already. One that has ended begins anew.
+fn granted(connection: &Connection) -> Vec<String> {
+    match connection.status {
+        ConnectionStatus::Disconnected { .. } => Vec::new(),
+        ConnectionStatus::Active | ConnectionStatus::ReconnectRequired { .. } => connection.scopes.clone(),
+    }
 }
 
 fn account_of(connection: &Connection) -> Option<String> {
@@ -354,6 +367,7 @@ fn installation(shared: &Inner, name: &AppName, mut query: Query) -> Result<Want
         account: None,
         has_lost_access: false,
         scopes: Vec::new(),
+        granted: Vec::new(),
         return_url,
     })
 }
@@ -381,7 +395,10 @@ fn is_hubspots_return_url(app: &App, url: &str) -> bool {
 }
 
 fn offer(shared: &Inner, headers: &HeaderMap, wanted: &Wanted, action: String) -> Response {
+    let (new_scopes, new_optional_scopes) = new_scopes(wanted);
     let page = ConnectPage {
+        new_scopes,
+        new_optional_scopes,
         app: wanted.app.shown_name().to_owned(),
         customer: wanted.shown_customer.clone(),
         account: wanted.account.clone(),
@@ -426,7 +443,7 @@ async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -
         shared.flow.begun_from_links.one_more()?;
     }
     let app = &wanted.app;
-    let (scopes, optional) = scopes(app, &wanted.scopes);
+    let (scopes, optional) = scopes(app, &wanted.scopes, &wanted.granted);
     let verifier = app.provider.pkce.then(new_code_verifier);
     let state = random_token(STATE_BYTES);
     let provider = authorize_url(app, &state, &scopes, &optional, verifier.as_ref());
@@ -450,16 +467,28 @@ async fn send_to_provider(shared: &Inner, headers: &HeaderMap, wanted: Wanted) -
     Ok(see_other(provider.as_str()))
 }
 
-/// What is asked for as required and as optional. A narrower wish keeps each scope where the app has it.
-fn scopes(app: &App, wish: &[String]) -> (Vec<String>, Vec<String>) {
+/// What is asked for as required and as optional. A narrower wish keeps each scope where the app has it, and adds what was granted
+/// before: a consent replaces the one before it as a whole, so who asks for the difference alone would lose the rest.
+fn scopes(app: &App, wish: &[String], granted: &[String]) -> (Vec<String>, Vec<String>) {
     let asked = |scopes: &[String]| -> Vec<String> {
         scopes
             .iter()
-            .filter(|scope| wish.is_empty() || wish.contains(scope))
+            .filter(|scope| wish.is_empty() || wish.contains(scope) || granted.contains(scope))
             .cloned()
             .collect()
     };
     (asked(&app.scopes), asked(&app.optional_scopes))
+}
+
+/// What a customer who has connected before is asked for beyond what was granted then.
+fn new_scopes(wanted: &Wanted) -> (Vec<String>, Vec<String>) {
+    if wanted.granted.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    let (mut scopes, mut optional) = scopes(&wanted.app, &wanted.scopes, &wanted.granted);
+    scopes.retain(|scope| !wanted.granted.contains(scope));
+    optional.retain(|scope| !wanted.granted.contains(scope));
+    (scopes, optional)
 }
 
 /// A redirect that turns a POST into a GET and keeps nothing of it.

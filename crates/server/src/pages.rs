@@ -20,6 +20,10 @@ pub(crate) struct ConnectPage {
     pub(crate) account: Option<String>,
     /// Whether the account's grant is gone, rather than to be widened or renewed.
     pub(crate) has_lost_access: bool,
+    /// What is asked for that was not granted before.
+    pub(crate) new_scopes: Vec<String>,
+    /// The same of what the customer's account may lack.
+    pub(crate) new_optional_scopes: Vec<String>,
     pub(crate) support_url: Option<String>,
     /// Where its one form goes.
     pub(crate) action: String,

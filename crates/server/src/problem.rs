@@ -206,6 +206,7 @@ struct Details {
     detail: String,
     connection: Option<ConnectionId>,
     reconnect_url: Option<String>,
+    superseded_by: Option<ConnectionId>,
     provider_correlation_id: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
@@ -235,6 +236,9 @@ pub(crate) struct ProblemView<'a> {
     connection: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reconnect_url: Option<&'a str>,
+    /// The connection that took the account over, where that is why this one is disconnected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -276,6 +280,7 @@ impl Problem {
             detail: detail.into(),
             connection: None,
             reconnect_url: None,
+            superseded_by: None,
             provider_correlation_id: None,
             retry_after: None,
             allow: None,
@@ -429,6 +434,7 @@ impl Problem {
             retryable: self.0.code.is_retryable(),
             connection: self.0.connection.as_ref().map(ConnectionId::as_str),
             reconnect_url: self.0.reconnect_url.as_deref(),
+            superseded_by: self.0.superseded_by.as_ref().map(ConnectionId::as_str),
             request_id,
             provider_correlation_id: self.0.provider_correlation_id.as_deref(),
             lookup: self.0.lookup.as_ref().map(|look_up| LookUpView {
@@ -562,6 +568,14 @@ impl From<KeepError> for Problem {
             KeepError::Unknown => Self::because(Code::UnknownConnection, detail),
             KeepError::ReconnectRequired { .. } => Self::because(Code::ReconnectRequired, detail),
             KeepError::Disconnected => Self::because(Code::Disconnected, detail),
+            KeepError::Superseded { by } => {
+                let mut problem = Self::because(Code::Disconnected, detail);
+                problem.0.action = Some(format!(
+                    "Use connection {by} from now on: the customer installed the app again, and it holds the new grant."
+                ));
+                problem.0.superseded_by = Some(by);
+                problem
+            }
             KeepError::AppCredentialsRejected { .. } => Self::because(Code::AppCredentialsRejected, detail),
             KeepError::AppNotConfigured { .. } => Self::because(Code::AppNotConfigured, detail),
             KeepError::Unreadable { .. } => Self::because(Code::ConnectionUnreadable, detail),

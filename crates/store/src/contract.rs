@@ -77,7 +77,7 @@ pub struct Held {
 }
 
 /// A connection to be made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewConnection {
     /// Its id.
     pub id: ConnectionId,
@@ -276,6 +276,15 @@ pub enum RevocationState {
 }
 
 impl RevocationState {
+    /// Of a connection whose account another one took over: its grant, where it has one, stays alive with that.
+    pub(crate) fn of_retired(had_grant: bool) -> Self {
+        if had_grant {
+            Self::Shared
+        } else {
+            Self::Unsupported
+        }
+    }
+
     /// The word in the store and the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -598,6 +607,18 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Connected, StoreError>;
 
+    /// Makes a connection, or restores the one of this id as [`Store::reconnect`] does, in the place of whichever other live
+    /// connection has its app, customer and account. That one ends in the same transaction, with the event `retired`, and names
+    /// its successor; its grant is not revoked, for the successor has that account, too.
+    ///
+    /// [`Connected::IdTaken`] where the id is of another app or customer, or pinned to another account.
+    async fn supersede(
+        &self,
+        new: NewConnection,
+        retired: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError>;
+
     /// The record with its token set.
     async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError>;
 
@@ -681,6 +702,18 @@ pub trait Store: Send + Sync + 'static {
         &self,
         lease: &Lease,
         reason: ReconnectReason,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// The app was uninstalled in the account `at` this time, by the provider's word: the connection needs reconnecting, unless its
+    /// customer gave consent at that time or later. One statement: `WHERE connected_at < at` on a connection that is `active`, or
+    /// whose outcome was lost. Whoever redeems meanwhile finds it so; its answer is stored and revives nothing
+    /// ([`evergrant_domain::ConnectionStatus::after_token_set_landed`]). `false`: it did not hold, and nothing was changed.
+    async fn mark_uninstalled(
+        &self,
+        id: &ConnectionId,
+        at: Timestamp,
         event: Event,
         now: Timestamp,
     ) -> Result<bool, StoreError>;

@@ -13,6 +13,7 @@ macro_rules! for_plain_methods {
         $wrap! {
             fn create(new: NewConnection, now: Timestamp) -> Connected;
             fn reconnect(id: &ConnectionId, account: Option<Account>, tokens: TokenSet, event: Event, now: Timestamp) -> Connected;
+            fn supersede(new: NewConnection, retired: Event, now: Timestamp) -> Connected;
             fn held(id: &ConnectionId) -> Option<Held>;
             fn connection(id: &ConnectionId) -> Option<Connection>;
             fn find(app: &AppName, customer: &Customer, account: &str) -> Option<Connection>;
@@ -29,6 +30,7 @@ macro_rules! for_plain_methods {
             fn claim_calls(budget: &BudgetName, claim: Claim, now: Timestamp) -> Grant;
             fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
             fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
+            fn mark_uninstalled(id: &ConnectionId, at: Timestamp, event: Event, now: Timestamp) -> bool;
             fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
             fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;
             fn disconnect(id: &ConnectionId, revoke: Revoke, superseded_by: Option<ConnectionId>, event: Event, now: Timestamp) -> Option<(Connection, RevocationState)>;

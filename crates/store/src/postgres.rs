@@ -144,6 +144,15 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Transaction, db => db.reconnect(id, account.as_ref(), &tokens, &event, now))
     }
 
+    async fn supersede(
+        &self,
+        new: NewConnection,
+        retired: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.supersede(&new, &retired, now))
+    }
+
     async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError> {
         in_session!(self, Purpose::Read, db => db.held(id))
     }
@@ -237,6 +246,16 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         in_session!(self, Purpose::Statement, db => db.condemn(lease, reason, &event, now))
+    }
+
+    async fn mark_uninstalled(
+        &self,
+        id: &ConnectionId,
+        at: Timestamp,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.mark_uninstalled(id, at, &event, now))
     }
 
     async fn begin_cooldown(

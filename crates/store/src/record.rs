@@ -34,7 +34,7 @@ pub(crate) use self::upkeep::{
     seal_for_revocation,
 };
 pub(crate) use self::write_ledger::{Follows, FoundWrite, SealedAnswer, read_found, ticket};
-use crate::contract::{Held, Lease, LeaseAnswer, Schema, StoreError};
+use crate::contract::{Held, Lease, LeaseAnswer, NewConnection, Schema, StoreError};
 use crate::vault::{Place, Vault};
 
 pub(crate) type Stored<T> = Result<T, StoreError>;
@@ -78,6 +78,16 @@ pub(crate) fn is_left_alone(schema: Schema) -> bool {
         );
     }
     schema.is_newer()
+}
+
+/// Whether a consent that made `new` may restore this connection, which has its id. One that has ended takes any account.
+pub(crate) fn may_be_restored_as(old: &Connection, new: &NewConnection) -> bool {
+    let has_ended = matches!(old.status, ConnectionStatus::Disconnected { .. });
+    let fits = match (&old.account, &new.account) {
+        (Some(pinned), Some(chosen)) => pinned.id == chosen.id,
+        _ => true,
+    };
+    old.app == new.app && old.customer == new.customer && (has_ended || fits)
 }
 
 /// A token set as its columns hold it.

@@ -182,6 +182,15 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn supersede(
+        &self,
+        new: NewConnection,
+        retired: Event,
+        now: Timestamp,
+    ) -> Result<Connected, StoreError> {
+        self.write(move |db| db.supersede(&new, &retired, now)).await
+    }
+
     async fn held(&self, id: &ConnectionId) -> Result<Option<Held>, StoreError> {
         let id = id.clone();
         self.read(move |db| db.held(&id)).await
@@ -282,6 +291,18 @@ impl Store for SqliteStore {
     ) -> Result<bool, StoreError> {
         let lease = lease.clone();
         self.write(move |db| db.condemn(&lease, reason, &event, now))
+            .await
+    }
+
+    async fn mark_uninstalled(
+        &self,
+        id: &ConnectionId,
+        at: Timestamp,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.write(move |db| db.mark_uninstalled(&id, at, &event, now))
             .await
     }
 

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use evergrant_domain::ReconnectReason;
 use evergrant_domain::event::EventKind;
 use evergrant_gateway::RefusalKind;
+use evergrant_keeper::KeepError;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hubspot_sim::{Fault, FaultKind};
 use tokio::net::TcpListener;
 
+use crate::faulty::Moment;
 use crate::scripted::{Reply, Scripted, ok, reply};
 use crate::streaming::fed;
 use crate::world::{CONTACTS, Settings, World, body, gist, refused, text};
@@ -263,4 +266,65 @@ async fn a_caller_that_leaves_ends_the_exchange_with_the_provider() {
     call.abort();
     provider.wait_for_ends(1).await;
     assert!(call.await.unwrap_err().is_cancelled());
+}
+
+const UNINSTALL: &str = "/appinstalls/2026-03/external-install";
+
+#[tokio::test]
+async fn an_uninstall_through_the_gateway_ends_the_grant_at_once() {
+    let world = World::new().await;
+    let answer = world.send("DELETE", UNINSTALL, "").await.unwrap();
+    assert_eq!(gist(&answer), (204, "ok", 1));
+    let before = world.hubspot.ledger().token_requests;
+    let (kind, attempts) = refused(world.get(CONTACTS).await);
+    assert!(
+        matches!(
+            &kind,
+            RefusalKind::Keep(KeepError::ReconnectRequired {
+                reason: ReconnectReason::Uninstalled,
+                ..
+            })
+        ),
+        "{kind:?}"
+    );
+    assert_eq!(attempts, 0);
+    assert_eq!(
+        world.hubspot.ledger().token_requests,
+        before,
+        "no refresh token was presented"
+    );
+    let told = world.events(EventKind::ReconnectRequired).await;
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("a call through the gateway"), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_uninstall_that_was_refused_or_is_none_ends_nothing() {
+    let provider = Scripted::new(|_, request| {
+        if request.head.starts_with("DELETE /crm") {
+            reply("204 No Content", "", "")
+        } else {
+            reply("403 Forbidden", "", "{}")
+        }
+    })
+    .await;
+    let world = World::at(&provider.base).await;
+    world.send("DELETE", UNINSTALL, "").await.unwrap();
+    world
+        .send("DELETE", "/crm/v3/objects/contacts/1", "")
+        .await
+        .unwrap();
+    world.keeper.current(&world.id, None).await.expect("it serves on");
+    assert!(world.events(EventKind::ReconnectRequired).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_uninstall_that_the_store_did_not_take_is_told_again() {
+    let world = World::new().await;
+    world.faults.fail("mark_uninstalled", Moment::Before);
+    world.send("DELETE", UNINSTALL, "").await.unwrap();
+    assert_eq!(world.faults.asked("mark_uninstalled"), 1);
+    world.faults.heal();
+    let told = world.events(EventKind::ReconnectRequired).await;
+    assert_eq!(told.len(), 1, "{told:?}");
 }

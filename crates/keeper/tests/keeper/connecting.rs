@@ -7,8 +7,8 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::trust::Trust;
 use evergrant_domain::{
-    AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, RefreshPolicy, RefreshToken, TokenSet,
-    Version,
+    AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, ReconnectReason, RefreshPolicy,
+    RefreshToken, TokenSet, Version,
 };
 use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper, Renewal};
 use evergrant_store::Store;
@@ -123,6 +123,89 @@ async fn a_second_consent_for_the_same_account_restores_the_connection_in_place(
     assert!(keeper.current(&first.id, None).await.is_ok());
     let elsewhere = consented(&world, &keeper, 2002, None).await.unwrap();
     assert_ne!(elsewhere.id, first.id);
+}
+
+#[tokio::test]
+async fn an_install_under_a_new_id_takes_the_place_of_the_old_one_in_one_step() {
+    let world = World::new().await;
+    let (keeper, elsewhere) = (world.keeper().await, world.keeper().await);
+    let old = consented(&world, &keeper, HUB, None).await.unwrap();
+    elsewhere.current(&old.id, None).await.unwrap();
+    let new_id = ConnectionId::parse("new").unwrap();
+    let new = consented(&world, &elsewhere, HUB, Some(&new_id)).await.unwrap();
+    assert_eq!(new.id, new_id);
+    for keeper in [&elsewhere, &keeper] {
+        assert!(
+            world
+                .accepts(&keeper.current(&new_id, None).await.unwrap().access_token)
+                .await
+        );
+    }
+    let error = elsewhere.current(&old.id, None).await.unwrap_err();
+    assert!(
+        matches!(&error, KeepError::Superseded { by } if *by == new_id),
+        "{error:?}"
+    );
+    assert_eq!(
+        world.hubspot.ledger().revocations,
+        0,
+        "the account is connected still"
+    );
+}
+
+#[tokio::test]
+async fn of_two_first_consents_for_one_account_at_once_both_lead_to_one_connection() {
+    let world = World::new().await;
+    let (a, b) = (world.keeper().await, world.keeper().await);
+    let (first, second) = tokio::join!(consented(&world, &a, HUB, None), consented(&world, &b, HUB, None));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.id, second.id);
+    a.current(&first.id, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_uninstall_stops_redeeming_until_the_customer_is_back() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = consented(&world, &keeper, HUB, None).await.unwrap();
+    let past = connection.connected_at.before(Duration::from_secs(60));
+    assert!(
+        !keeper
+            .uninstalled(&connection.id, past, "long ago")
+            .await
+            .unwrap()
+    );
+    keeper.current(&connection.id, None).await.unwrap();
+    world.hubspot.uninstall(CLIENT, HUB);
+    world.pass(Duration::from_secs(1));
+    assert!(
+        keeper
+            .uninstalled(&connection.id, world.clock.now(), "a test")
+            .await
+            .unwrap()
+    );
+    let requests = world.hubspot.ledger().token_requests;
+    world.pass(PAST_EXPIRY);
+    let error = keeper.current(&connection.id, None).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            KeepError::ReconnectRequired {
+                reason: ReconnectReason::Uninstalled,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(
+        world.hubspot.ledger().token_requests,
+        requests,
+        "nothing was presented"
+    );
+    consented(&world, &keeper, HUB, Some(&connection.id))
+        .await
+        .unwrap();
+    keeper.current(&connection.id, None).await.unwrap();
 }
 
 #[tokio::test]

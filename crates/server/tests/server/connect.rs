@@ -703,3 +703,126 @@ async fn a_code_that_is_being_redeemed_makes_its_connection_though_the_browser_h
         .await
         .expect(200);
 }
+
+const CONTACTS_READ: &str = "crm.objects.contacts.read";
+
+/// Imports a connection that was granted these scopes alone.
+async fn import_with(house: &House, scopes: &[&str]) {
+    let grant = house.sim.grant_scopes("sim-client", 1001, scopes).unwrap();
+    let record = json!({
+        "app": "crm", "id": "c1", "customer": "acme", "refresh_token": grant.refresh_token,
+        "access_token": grant.access_token, "account": 1001, "scopes": grant.scopes,
+        "expires_at": crate::harness::in_seconds(1800),
+    });
+    house
+        .post(&house.admin, "/v1/connections", record)
+        .await
+        .expect(201);
+}
+
+async fn record(house: &House, id: &str) -> Value {
+    let path = format!("/v1/connections/{id}");
+    house.get(&house.admin, &path).await.expect(200).json()
+}
+
+#[tokio::test]
+async fn a_link_asks_for_what_is_missing_and_shows_exactly_that() {
+    let house = House::with(|app| app.optional_scopes = vec!["tickets".to_owned()]).await;
+    import_with(&house, &["oauth"]).await;
+    let before = record(&house, "c1").await;
+    assert_eq!(before["missing_scopes"], json!([CONTACTS_READ]));
+    let link = before["reconnect_url"].as_str().expect("it has a link");
+    let mut browser = Browser::default();
+    let page = browser.send(&house, "GET", link).await.expect(200).text();
+    let new = &page[page.find("New this time").expect("something is new")..];
+    assert!(new.contains(&format!("<code>{CONTACTS_READ}</code>")), "{new}");
+    assert!(
+        new.contains("<code>tickets</code>, where your account has it"),
+        "{new}"
+    );
+    assert!(!new.contains("<code>oauth</code>"), "{new}");
+    assert!(page.contains("Renew what"), "it has not lost its access: {page}");
+
+    let provider = browser.go_to_provider(&house, link).await;
+    assert_eq!(
+        parameter(&provider, "scope").as_deref(),
+        Some("oauth crm.objects.contacts.read"),
+        "HubSpot takes the app's required scopes as a whole, or none"
+    );
+    assert_eq!(parameter(&provider, "optional_scope").as_deref(), Some("tickets"));
+    let callback = location_of(&format!("{provider}&{PORTAL}")).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    let after = record(&house, "c1").await;
+    assert_eq!(after["missing_scopes"], json!([]));
+    assert_eq!(after["reconnect_url"], Value::Null);
+    let page = browser.send(&house, "GET", link).await.expect(200).text();
+    assert!(!page.contains("New this time"), "nothing is new any more: {page}");
+}
+
+#[tokio::test]
+async fn a_session_that_asks_for_one_scope_more_does_not_lose_the_others() {
+    let house = House::with(|app| app.scopes.push("tickets".to_owned())).await;
+    import_with(&house, &["oauth", "tickets"]).await;
+    let wish = json!({"connection_id": "c1", "scopes": [CONTACTS_READ]});
+    let session = session(&house, wish).await;
+    let mut browser = Browser::default();
+    let page = browser
+        .send(&house, "GET", link(&session))
+        .await
+        .expect(200)
+        .text();
+    let new = &page[page.find("New this time").expect("something is new")..];
+    assert!(new.contains(CONTACTS_READ) && !new.contains("tickets"), "{new}");
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    let scopes = record(&house, "c1").await["scopes"].clone();
+    for scope in ["oauth", "tickets", CONTACTS_READ] {
+        assert!(
+            scopes.as_array().unwrap().contains(&json!(scope)),
+            "{scope} of {scopes}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_install_under_a_new_id_names_its_successor_to_whoever_uses_the_old_one() {
+    let house = House::build().await;
+    house.import("old", "acme", 1001).await;
+    house
+        .get(&house.admin, "/gateway/old/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    let session = session(&house, json!({"connection_id": "new"})).await;
+    let mut browser = Browser::default();
+    let callback = browser.go_to_callback(&house, link(&session), PORTAL).await;
+    browser.send(&house, "GET", &callback).await.expect(200);
+    assert_eq!(outcome(&house, &session).await["connection"], "new");
+    let refused = house
+        .get(&house.admin, "/gateway/old/crm/v3/objects/contacts")
+        .await
+        .refused(424, "disconnected");
+    let problem = refused.json();
+    assert_eq!(problem["superseded_by"], "new");
+    assert!(problem["detail"].as_str().unwrap().contains("new"), "{problem}");
+    house
+        .get(&house.admin, "/v1/connections/old/token")
+        .await
+        .refused(424, "disconnected");
+    let retired = record(&house, "old").await;
+    assert_eq!(
+        (retired["status"].as_str(), retired["status_reason"].as_str()),
+        (Some("disconnected"), Some("superseded_by new"))
+    );
+    house
+        .get(&house.admin, "/gateway/new/crm/v3/objects/contacts")
+        .await
+        .expect(200);
+    // A link of the old one restores nothing: it would take the account back.
+    let link = house
+        .post(&house.admin, "/v1/connections/old/reconnect-link", json!({}))
+        .await;
+    if link.status == 200 {
+        let url = link.json()["url"].as_str().unwrap().to_owned();
+        browser.send(&house, "GET", &url).await.expect(404);
+    }
+}

@@ -3,7 +3,7 @@
 use evergrant_domain::connection::Account;
 use evergrant_domain::event::Event;
 use evergrant_domain::{
-    AppName, Connection, ConnectionId, ConnectionStatus, Customer, Timestamp, TokenSet, Version,
+    AppName, Connection, ConnectionId, ConnectionStatus, Customer, RefreshToken, Timestamp, TokenSet, Version,
 };
 
 use super::db::{Db, Failure, Told, Tried, recorded, storable};
@@ -11,7 +11,8 @@ use crate::contract::{
     Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
 };
 use crate::record::{
-    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, read_connection, read_held,
+    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, may_be_restored_as,
+    read_connection, read_held,
 };
 
 impl Db {
@@ -130,6 +131,67 @@ impl Db {
         Ok(Connected::Stored(self.written(id).await?))
     }
 
+    /// The old one ends before the new one begins: of both, only one may have the account and the grant. Those that take over the
+    /// same account go one after another, each finding what the one before it left; both rows are locked before the account is, as
+    /// everywhere.
+    pub(super) async fn supersede(
+        &self,
+        new: &NewConnection,
+        retired: &Event,
+        now: Timestamp,
+    ) -> Tried<Connected> {
+        if let Some(account) = &new.account {
+            let place = format!("{}\n{}\n{}", new.app, new.customer, account.id);
+            self.row("SELECT pg_advisory_xact_lock(17752, hashtext($1))", &[&place])
+                .await?;
+        }
+        self.lock(&new.id).await?;
+        let old = self.connection(&new.id).await?;
+        if old.as_ref().is_some_and(|old| !may_be_restored_as(old, new)) {
+            return Ok(Connected::IdTaken);
+        }
+        let rival = match &new.account {
+            Some(account) => {
+                self.live(&new.app, &new.customer, account.id.as_str(), &new.id)
+                    .await?
+            }
+            None => None,
+        };
+        // Looked at first: what is refused must not have ended anything.
+        if let Some(by) = self.grant_holder(&new.id, &new.app, &new.tokens).await?
+            && rival.as_ref() != Some(&by)
+        {
+            return Ok(Connected::GrantTaken { by });
+        }
+        if let Some(rival) = rival {
+            self.lock(&rival).await?;
+            // It may have ended while its row was waited for.
+            let lives = self
+                .connection(&rival)
+                .await?
+                .is_some_and(|rival| !matches!(rival.status, ConnectionStatus::Disconnected { .. }));
+            if lives {
+                let state = RevocationState::of_retired(self.grant_of(&rival).await?.is_some());
+                self.end(&rival, state, Some(&new.id), retired, now).await?;
+            }
+        }
+        let made = match old {
+            Some(_) => {
+                self.reconnect(&new.id, new.account.as_ref(), &new.tokens, &new.event, now)
+                    .await?
+            }
+            None => self.create(new, now).await?,
+        };
+        match made {
+            Connected::Stored(held) => Ok(Connected::Stored(held)),
+            // Somebody else came between: nothing may have ended for what was not made.
+            _ => Err(Failure::Again(StoreError::Unavailable {
+                what: "another connection took the account at the same moment".into(),
+                outcome_unknown: false,
+            })),
+        }
+    }
+
     /// Rule 18: only over the version that was looked at, so of two processes that hold newer sets one restores. The fence
     /// grows as for a new grant: whoever redeemed under what was lost does so no more.
     pub(super) async fn restore(
@@ -245,18 +307,7 @@ impl Db {
             return Ok(Some((connection, state)));
         }
         let shared = revoke == Revoke::Auto && self.shares_its_account(&connection).await?;
-        let refresh_token = match self.held(id).await {
-            Ok(held) => held
-                .and_then(|held| held.tokens)
-                .and_then(|tokens| tokens.refresh_token),
-            // What does not open cannot be revoked, and must not keep its owner from leaving.
-            Err(Failure::Final(error @ StoreError::Unreadable { .. })) => {
-                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
-                None
-            }
-            Err(failure) => return Err(failure),
-        };
-        let state = match refresh_token {
+        let state = match self.grant_of(id).await? {
             Some(_) if shared => RevocationState::Shared,
             Some(token) if revoke != Revoke::Never => {
                 self.queue_revocation(id, &connection.app, &token, now).await?;
@@ -264,6 +315,32 @@ impl Db {
             }
             _ => RevocationState::Unsupported,
         };
+        self.end(id, state, superseded_by, event, now).await?;
+        Ok(self.connection(id).await?.map(|connection| (connection, state)))
+    }
+
+    /// The refresh token that is to be revoked. What does not open cannot be, and must not keep its owner from leaving.
+    async fn grant_of(&self, id: &ConnectionId) -> Tried<Option<RefreshToken>> {
+        match self.held(id).await {
+            Ok(held) => Ok(held
+                .and_then(|held| held.tokens)
+                .and_then(|tokens| tokens.refresh_token)),
+            Err(Failure::Final(error @ StoreError::Unreadable { .. })) => {
+                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn end(
+        &self,
+        id: &ConnectionId,
+        state: RevocationState,
+        superseded_by: Option<&ConnectionId>,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<()> {
         self.execute(
             "UPDATE connections
                 SET status = 'disconnected', status_reason = NULL, status_since = $2, superseded_by = $3,
@@ -281,8 +358,7 @@ impl Db {
             ],
         )
         .await?;
-        self.record_change(id, event, now).await?;
-        Ok(self.connection(id).await?.map(|connection| (connection, state)))
+        self.record_change(id, event, now).await
     }
 
     pub(super) async fn purge(&self, id: &ConnectionId) -> Tried<()> {

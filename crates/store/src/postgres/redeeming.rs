@@ -351,6 +351,44 @@ impl Db {
         Ok(!condemned.is_empty())
     }
 
+    /// The lease stays with its holder: what it may do still, it finds out by the status.
+    pub(super) async fn mark_uninstalled(
+        &self,
+        id: &ConnectionId,
+        at: Timestamp,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<bool> {
+        let told = Told::new(event);
+        let marked = self
+            .feed(
+                concat!(
+                    "WITH changed AS (
+                         UPDATE connections
+                            SET status = 'reconnect_required', status_reason = $7,
+                                status_since = coalesce(status_since, $2), updated_at = $2,
+                                trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                                trouble_next_attempt_at = NULL, claimed_until = 0
+                          WHERE id = $1 AND connected_at < $6 AND kind = 'oauth'
+                            AND (status = 'active' OR status_reason = 'redemption_outcome_lost')
+                          RETURNING id, version), ",
+                    recorded!(),
+                    " SELECT 1 FROM changed"
+                ),
+                &[
+                    &id.as_str(),
+                    &now.millis(),
+                    &told.kind,
+                    &told.detail,
+                    &told.correlation_id,
+                    &at.millis(),
+                    &ReconnectReason::Uninstalled.as_str(),
+                ],
+            )
+            .await?;
+        Ok(!marked.is_empty())
+    }
+
     /// A 401 redeems at most once per connection and cooldown, over all processes.
     pub(super) async fn begin_cooldown(
         &self,

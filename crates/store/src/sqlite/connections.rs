@@ -3,7 +3,7 @@
 use evergrant_domain::connection::Account;
 use evergrant_domain::event::Event;
 use evergrant_domain::{
-    AppName, Connection, ConnectionId, ConnectionStatus, Customer, Timestamp, TokenSet, Version,
+    AppName, Connection, ConnectionId, ConnectionStatus, Customer, RefreshToken, Timestamp, TokenSet, Version,
 };
 use rusqlite::{named_params, params};
 
@@ -12,7 +12,8 @@ use crate::contract::{
     Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
 };
 use crate::record::{
-    Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, read_connection,
+    Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, may_be_restored_as,
+    read_connection,
 };
 
 impl Db {
@@ -126,6 +127,37 @@ impl Db {
         Ok(Connected::Stored(self.written(id)?))
     }
 
+    /// The old one ends before the new one begins: of both, only one may have the account and the grant.
+    pub(super) fn supersede(
+        &self,
+        new: &NewConnection,
+        retired: &Event,
+        now: Timestamp,
+    ) -> Stored<Connected> {
+        let old = self.connection(&new.id)?;
+        if old.as_ref().is_some_and(|old| !may_be_restored_as(old, new)) {
+            return Ok(Connected::IdTaken);
+        }
+        let rival = match &new.account {
+            Some(account) => self.live(&new.app, &new.customer, account.id.as_str(), &new.id)?,
+            None => None,
+        };
+        // Looked at first: what is refused must not have ended anything.
+        if let Some(by) = self.grant_holder(&new.id, &new.app, &new.tokens)?
+            && rival.as_ref() != Some(&by)
+        {
+            return Ok(Connected::GrantTaken { by });
+        }
+        if let Some(rival) = rival {
+            let state = RevocationState::of_retired(self.grant_of(&rival)?.is_some());
+            self.end(&rival, state, Some(&new.id), retired, now)?;
+        }
+        match old {
+            Some(_) => self.reconnect(&new.id, new.account.as_ref(), &new.tokens, &new.event, now),
+            None => self.create(new, now),
+        }
+    }
+
     /// Rule 18: only over the version that was looked at, so of two processes that hold newer sets one restores. The fence
     /// grows as for a new grant: whoever redeemed under what was lost does so no more.
     pub(super) fn restore(
@@ -229,18 +261,7 @@ impl Db {
             return Ok(Some((connection, state)));
         }
         let shared = revoke == Revoke::Auto && self.shares_its_account(&connection)?;
-        let refresh_token = match self.held(id) {
-            Ok(held) => held
-                .and_then(|held| held.tokens)
-                .and_then(|tokens| tokens.refresh_token),
-            // What does not open cannot be revoked, and must not keep its owner from leaving.
-            Err(error @ StoreError::Unreadable { .. }) => {
-                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        let state = match refresh_token {
+        let state = match self.grant_of(id)? {
             Some(_) if shared => RevocationState::Shared,
             Some(token) if revoke != Revoke::Never => {
                 self.queue_revocation(id, &connection.app, &token, now)?;
@@ -248,6 +269,32 @@ impl Db {
             }
             _ => RevocationState::Unsupported,
         };
+        self.end(id, state, superseded_by, event, now)?;
+        Ok(self.connection(id)?.map(|connection| (connection, state)))
+    }
+
+    /// The refresh token that is to be revoked. What does not open cannot be, and must not keep its owner from leaving.
+    fn grant_of(&self, id: &ConnectionId) -> Stored<Option<RefreshToken>> {
+        match self.held(id) {
+            Ok(held) => Ok(held
+                .and_then(|held| held.tokens)
+                .and_then(|tokens| tokens.refresh_token)),
+            Err(error @ StoreError::Unreadable { .. }) => {
+                tracing::warn!(connection.id = %id, %error, "a refresh token was erased without being revoked");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn end(
+        &self,
+        id: &ConnectionId,
+        state: RevocationState,
+        superseded_by: Option<&ConnectionId>,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<()> {
         self.sql
             .prepare_cached(
                 "UPDATE connections
@@ -265,8 +312,7 @@ impl Db {
                 superseded_by.map(ConnectionId::as_str),
                 state.as_str(),
             ])?;
-        self.record_change(id, event, now)?;
-        Ok(self.connection(id)?.map(|connection| (connection, state)))
+        self.record_change(id, event, now)
     }
 
     pub(super) fn purge(&self, id: &ConnectionId) -> Stored<()> {

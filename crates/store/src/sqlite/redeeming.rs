@@ -290,6 +290,37 @@ impl Db {
         Ok(true)
     }
 
+    /// The lease stays with its holder: what it may do still, it finds out by the status.
+    pub(super) fn mark_uninstalled(
+        &self,
+        id: &ConnectionId,
+        at: Timestamp,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<bool> {
+        let marked = self
+            .sql
+            .prepare_cached(
+                "UPDATE connections
+                    SET status = 'reconnect_required', status_reason = ?4,
+                        status_since = coalesce(status_since, ?3), updated_at = ?3,
+                        trouble_failed_at = NULL, trouble_code = NULL, trouble_failures = NULL,
+                        trouble_next_attempt_at = NULL, claimed_until = 0
+                  WHERE id = ?1 AND connected_at < ?2 AND kind = 'oauth'
+                    AND (status = 'active' OR status_reason = 'redemption_outcome_lost')",
+            )?
+            .execute(params![
+                id.as_str(),
+                at.millis(),
+                now.millis(),
+                ReconnectReason::Uninstalled.as_str(),
+            ])?;
+        if marked > 0 {
+            self.record_change(id, event, now)?;
+        }
+        Ok(marked > 0)
+    }
+
     /// A 401 redeems at most once per connection and cooldown, over all processes.
     pub(super) fn begin_cooldown(
         &self,

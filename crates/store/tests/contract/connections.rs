@@ -1,12 +1,13 @@
 //! A connection's life beside redeeming: made, restored, changed, disconnected, listed.
 
 use evergrant_domain::access::Limits;
-use evergrant_domain::event::EventKind;
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{Connection, ConnectionStatus, Kind, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Connected, ConnectionFilter, Landed, NewConnection, Presented, RevocationState, Revoke,
+    Change, Connected, ConnectionFilter, Landed, NewConnection, Presented, RevocationState, Revoke,
 };
+use futures_util::future::join_all;
 
 use crate::fixture::*;
 
@@ -207,6 +208,165 @@ pub(crate) async fn a_reconnect_keeps_the_rules_of_one_account_and_one_grant(fix
     );
     assert!(matches!(again("nobody", None, "fresh").await, Connected::Missing));
     stored(again("c1", Some("portal"), "c1").await);
+}
+
+/// A consent of the customer `acme` for the account `portal`.
+fn of_acme(name: &str, grant: &str) -> NewConnection {
+    NewConnection {
+        customer: customer("acme"),
+        tokens: tokens(grant),
+        ..in_account(name, "portal")
+    }
+}
+
+fn retired() -> Event {
+    Event::new(EventKind::Disconnected, "another one took its account over")
+}
+
+pub(crate) async fn what_takes_anothers_account_over_ends_it_and_is_named_by_it(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, of_acme("old", "g1")).await;
+    let head = store.change_head().await.unwrap();
+    let made = stored(
+        store
+            .supersede(of_acme("new", "g2"), retired(), at(5))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(made.connection.status, ConnectionStatus::Active);
+    assert_eq!(token_name(&store, "new").await, "g2");
+    let old = held(&store, "old").await;
+    assert_eq!(
+        old.connection.status,
+        ConnectionStatus::Disconnected {
+            since: at(5),
+            superseded_by: Some(id("new"))
+        }
+    );
+    assert!(old.tokens.is_none(), "its tokens are erased");
+    assert_eq!(
+        old.connection.version,
+        Version::new(2),
+        "no late answer revives it"
+    );
+    // The account is connected still, so the old grant is not revoked.
+    assert_eq!(
+        disconnect(&store, "old", Revoke::Auto).await,
+        RevocationState::Shared
+    );
+    assert!(queued(&store).await.is_empty());
+    let (changes, _) = store.changes(head).await.unwrap();
+    for name in ["old", "new"] {
+        assert!(
+            changes
+                .iter()
+                .any(|change| matches!(change, Change::Connection { id: told, .. } if *told == id(name))),
+            "{name}: {changes:?}"
+        );
+    }
+    // The very same grant is no hindrance: who installs again may get it back.
+    stored(
+        store
+            .supersede(of_acme("newer", "g2"), retired(), at(6))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(token_name(&store, "newer").await, "g2");
+    assert!(queued(&store).await.is_empty());
+    // Where nobody has the account it is a create.
+    stored(
+        store
+            .supersede(in_account("alone", "elsewhere"), retired(), at(6))
+            .await
+            .unwrap(),
+    );
+}
+
+pub(crate) async fn a_restored_connection_takes_its_account_over_too(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, of_acme("first", "g1")).await;
+    stored(
+        store
+            .supersede(of_acme("second", "g2"), retired(), at(5))
+            .await
+            .unwrap(),
+    );
+    let restored = stored(
+        store
+            .supersede(of_acme("first", "g3"), retired(), at(6))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(restored.connection.status, ConnectionStatus::Active);
+    assert_eq!(restored.connection.version, Version::new(3));
+    let second = held(&store, "second").await.connection;
+    assert!(
+        matches!(&second.status, ConnectionStatus::Disconnected { superseded_by: Some(by), .. } if *by == id("first")),
+        "{second:?}"
+    );
+}
+
+pub(crate) async fn what_may_not_take_an_account_over_ends_nothing(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, of_acme("old", "g1")).await;
+    // Of another customer, with a grant of its own and its own account.
+    create(&store, in_account("other", "elsewhere")).await;
+    let take = async |new: NewConnection| store.supersede(new, retired(), at(5)).await.unwrap();
+    // Its grant is held by another one than the one it would replace.
+    let answer = take(of_acme("new", "other")).await;
+    assert!(
+        matches!(&answer, Connected::GrantTaken { by } if *by == id("other")),
+        "{answer:?}"
+    );
+    // Its id is of another customer, or pinned to another account.
+    let answer = take(of_acme("other", "g2")).await;
+    assert!(matches!(answer, Connected::IdTaken), "{answer:?}");
+    create(
+        &store,
+        NewConnection {
+            customer: customer("acme"),
+            ..in_account("pinned", "third")
+        },
+    )
+    .await;
+    let answer = take(of_acme("pinned", "g2")).await;
+    assert!(matches!(answer, Connected::IdTaken), "{answer:?}");
+    assert_eq!(
+        held(&store, "old").await.connection.status,
+        ConnectionStatus::Active
+    );
+    assert_eq!(token_name(&store, "old").await, "g1");
+    assert!(store.connection(&id("new")).await.unwrap().is_none());
+}
+
+pub(crate) async fn of_many_that_take_an_account_over_at_once_one_lives(fixture: &impl Fixture) {
+    const MANY: usize = 8;
+    let stores = [fixture.open().await, fixture.open().await];
+    warm(&stores).await;
+    create(&stores[0], of_acme("old", "old")).await;
+    let names: Vec<String> = (0..MANY).map(|number| format!("n{number}")).collect();
+    let taken = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| stores[number % 2].supersede(of_acme(name, name), retired(), at(5)));
+    for answer in join_all(taken).await {
+        stored(answer.unwrap());
+    }
+    let mut living = 0;
+    for name in names.iter().map(String::as_str).chain(["old"]) {
+        let connection = held(&stores[0], name).await.connection;
+        match connection.status {
+            ConnectionStatus::Disconnected { superseded_by, .. } => {
+                let by = superseded_by.expect("its successor is named");
+                assert!(
+                    stores[0].connection(&by).await.unwrap().is_some(),
+                    "{name} by {by}"
+                );
+            }
+            _ => living += 1,
+        }
+    }
+    assert_eq!(living, 1);
 }
 
 pub(crate) async fn a_patch_changes_what_it_names_and_keeps_the_account_rule(fixture: &impl Fixture) {

@@ -1,6 +1,7 @@
 //! What becomes of an answer, and of a verdict: PROTOCOL.md, rules 11 and 14 to 16.
 
 use evergrant_domain::connection::Landing;
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{ConnectionStatus, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{Landed, LeaseAnswer, Presented, Refreshed, RevocationState, Revoke};
@@ -294,4 +295,142 @@ pub(crate) async fn a_verdict_holds_only_for_an_active_connection(fixture: &impl
         .unwrap();
     assert_eq!(gone.map(|(_, state)| state), Some(RevocationState::Unsupported));
     assert!(!judge(ReconnectReason::GrantRefused).await);
+}
+
+fn uninstalled() -> Event {
+    Event::new(EventKind::ReconnectRequired, "the app was uninstalled")
+}
+
+fn gone_since(second: i64) -> ConnectionStatus {
+    ConnectionStatus::ReconnectRequired {
+        reason: ReconnectReason::Uninstalled,
+        since: at(second),
+    }
+}
+
+/// Every connection here was connected at second 0, or again at second 20.
+async fn reconnect(store: &impl Store, name: &str) {
+    let again = store
+        .reconnect(&id(name), None, tokens("again"), event(), at(20))
+        .await;
+    stored(again.unwrap());
+}
+
+pub(crate) async fn an_uninstall_counts_against_the_consent_before_it_alone(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    reconnect(&store, "c1").await;
+    let mark = async |second| {
+        store
+            .mark_uninstalled(&id("c1"), at(second), uninstalled(), at(30))
+            .await
+            .unwrap()
+    };
+    for earlier in [10, 20] {
+        assert!(
+            !mark(earlier).await,
+            "the consent at second 20 came after it, or at the same moment"
+        );
+    }
+    assert_eq!(
+        held(&store, "c1").await.connection.status,
+        ConnectionStatus::Active
+    );
+    let head = store.change_head().await.unwrap();
+    assert!(mark(21).await);
+    assert_eq!(held(&store, "c1").await.connection.status, gone_since(30));
+    assert!(
+        !store.changes(head).await.unwrap().0.is_empty(),
+        "every process is told"
+    );
+    assert!(!mark(21).await, "once");
+    // Nobody redeems for it any more.
+    assert!(matches!(
+        take(&store, "c1", 2, LEASE).await,
+        LeaseAnswer::Moved(_)
+    ));
+    reconnect(&store, "c1").await;
+    assert_eq!(
+        held(&store, "c1").await.connection.status,
+        ConnectionStatus::Active
+    );
+}
+
+pub(crate) async fn an_answer_on_its_way_is_stored_and_does_not_undo_an_uninstall(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let pending = lease(&store, "c1", 1, LEASE).await;
+    assert!(store.lease_lasts(&pending, NO_TIME).await.unwrap());
+    assert!(
+        store
+            .mark_uninstalled(&id("c1"), at(10), uninstalled(), at(11))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store.lease_lasts(&pending, NO_TIME).await.unwrap(),
+        "who has not sent its request yet steps back"
+    );
+    let verdict = store
+        .condemn(&pending, ReconnectReason::GrantRefused, event(), at(12))
+        .await;
+    assert!(!verdict.unwrap(), "its refusal says nothing new");
+    // It was issued before the uninstall, and may be all that is left of the grant.
+    assert!(matches!(land(&store, &pending, "late").await, Landed::Stored(_)));
+    assert_eq!(held(&store, "c1").await.connection.status, gone_since(11));
+    assert_eq!(token_name(&store, "c1").await, "late");
+}
+
+pub(crate) async fn an_uninstall_changes_nothing_for_who_has_left_or_must_reconnect_already(
+    fixture: &impl Fixture,
+) {
+    let store = fixture.open().await;
+    let mark = async |name: &str| {
+        let marked = store
+            .mark_uninstalled(&id(name), at(10), uninstalled(), at(30))
+            .await;
+        marked.unwrap()
+    };
+    create(&store, new("left")).await;
+    store
+        .disconnect(&id("left"), Revoke::Never, None, event(), at(5))
+        .await
+        .unwrap();
+    assert!(!mark("left").await);
+    create(&store, new("refused")).await;
+    let refused = lease(&store, "refused", 1, LEASE).await;
+    store
+        .condemn(&refused, ReconnectReason::GrantRefused, event(), at(6))
+        .await
+        .unwrap();
+    assert!(!mark("refused").await);
+    // What was lost is known to be gone now, since when it was.
+    create(&store, new("lost")).await;
+    let lost = lease(&store, "lost", 1, LEASE).await;
+    store
+        .condemn(&lost, ReconnectReason::RedemptionOutcomeLost, event(), at(7))
+        .await
+        .unwrap();
+    assert!(mark("lost").await);
+    assert_eq!(held(&store, "lost").await.connection.status, gone_since(7));
+    assert!(!mark("nobody").await);
+}
+
+pub(crate) async fn of_an_uninstall_and_a_consent_at_once_the_consent_stands(fixture: &impl Fixture) {
+    let stores = [fixture.open().await, fixture.open().await];
+    warm(&stores).await;
+    for round in 0..20 {
+        let name = format!("c{round}");
+        create(&stores[0], new(&name)).await;
+        let told = id(&name);
+        let (marked, again) = futures_util::future::join(
+            stores[round % 2].mark_uninstalled(&told, at(10), uninstalled(), at(20)),
+            stores[1 - round % 2].reconnect(&told, None, tokens(&format!("again{round}")), event(), at(20)),
+        )
+        .await;
+        marked.unwrap();
+        stored(again.unwrap());
+        let connection = held(&stores[0], &name).await.connection;
+        assert_eq!(connection.status, ConnectionStatus::Active, "round {round}");
+    }
 }

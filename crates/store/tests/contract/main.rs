@@ -74,6 +74,10 @@ macro_rules! every_claim {
                 a_verdict_holds_only_for_the_version_it_was_made_on
                 a_verdict_holds_only_under_its_own_lease
                 a_verdict_holds_only_for_an_active_connection
+                an_uninstall_counts_against_the_consent_before_it_alone
+                an_answer_on_its_way_is_stored_and_does_not_undo_an_uninstall
+                an_uninstall_changes_nothing_for_who_has_left_or_must_reconnect_already
+                of_an_uninstall_and_a_consent_at_once_the_consent_stands
             }
             connections {
                 what_is_created_is_read_back_whole
@@ -83,6 +87,10 @@ macro_rules! every_claim {
                 a_static_connection_has_an_access_token_and_nothing_else
                 a_reconnect_voids_what_belonged_to_the_old_grant
                 a_reconnect_keeps_the_rules_of_one_account_and_one_grant
+                what_takes_anothers_account_over_ends_it_and_is_named_by_it
+                a_restored_connection_takes_its_account_over_too
+                what_may_not_take_an_account_over_ends_nothing
+                of_many_that_take_an_account_over_at_once_one_lives
                 a_patch_changes_what_it_names_and_keeps_the_account_rule
                 disconnecting_erases_the_tokens_and_queues_the_refresh_token
                 disconnecting_twice_is_disconnecting_once
