@@ -203,8 +203,10 @@ impl<'a> Section<'a> {
                 .map(|item| self.below(key, Some(item)).read_with(&mut read))
                 .collect(),
             _ => {
-                self.reading
-                    .refuse(&place, format!("must be a list of sections: begin each with [[{key}]]"));
+                self.reading.refuse(
+                    &place,
+                    format!("must be a list of sections: begin each with [[{key}]]"),
+                );
                 Vec::new()
             }
         }

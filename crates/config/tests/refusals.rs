@@ -347,14 +347,20 @@ fn check_webhook(lines: &str, expected: &str) {
 #[test]
 fn a_webhook_needs_an_address_that_may_be_sent_to() {
     const SECRET: &str = "secret_file = \"hook.secret\"\n";
-    check_webhook(SECRET, "evergrant.toml:1: webhooks.url: is missing: where are the notices sent?");
+    check_webhook(
+        SECRET,
+        "evergrant.toml:1: webhooks.url: is missing: where are the notices sent?",
+    );
     for (url, why) in [
         ("here", "\"here\" is not a URL: relative URL without a base"),
         (
             "http://hooks.example.com/",
             "\"http://hooks.example.com/\" would send secrets in clear: plain http is for loopback only, use https",
         ),
-        ("https://u:canary@hooks.example.com/", "must not hold a user name or password"),
+        (
+            "https://u:canary@hooks.example.com/",
+            "must not hold a user name or password",
+        ),
         (
             "https://169.254.169.254/latest/meta-data",
             "names an address that is link-local, where clouds keep credentials: nothing is sent there",
@@ -363,7 +369,10 @@ fn a_webhook_needs_an_address_that_may_be_sent_to() {
             "https://[::ffff:169.254.169.254]/",
             "names an address that is link-local, where clouds keep credentials: nothing is sent there",
         ),
-        ("https://0.0.0.0/", "names an address that is no address of a host: nothing is sent there"),
+        (
+            "https://0.0.0.0/",
+            "names an address that is no address of a host: nothing is sent there",
+        ),
     ] {
         check_webhook(
             &format!("{SECRET}url = \"{url}\"\n"),
@@ -389,13 +398,22 @@ fn a_webhooks_secret_lies_in_a_closed_file_and_is_long_enough() {
         "evergrant.toml:4: webhooks.secret: a secret does not belong in a configuration: give secret_file",
     );
     for (file, why) in [
-        ("none", "cannot read DIR/none: No such file or directory (os error 2)"),
-        ("open.hook", "DIR/open.hook is open to everyone (mode 0644): chmod 600 DIR/open.hook"),
+        (
+            "none",
+            "cannot read DIR/none: No such file or directory (os error 2)",
+        ),
+        (
+            "open.hook",
+            "DIR/open.hook is open to everyone (mode 0644): chmod 600 DIR/open.hook",
+        ),
         (
             "short.hook",
             "DIR/short.hook holds a secret of less than 24 bytes: `openssl rand -base64 32` makes one, to be written behind \"whsec_\"",
         ),
-        ("strange.hook", "DIR/strange.hook holds \"whsec_\" and something that is no base64 behind it"),
+        (
+            "strange.hook",
+            "DIR/strange.hook holds \"whsec_\" and something that is no base64 behind it",
+        ),
     ] {
         check_webhook(
             &format!("{URL}secret_file = \"{file}\"\n"),

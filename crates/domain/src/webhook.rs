@@ -152,9 +152,9 @@ impl WebhookSecret {
         };
         match bytes.len() {
             SECRET_MIN..=SECRET_MAX => Ok(Self(bytes.into())),
-            0..SECRET_MIN => {
-                Err("holds a secret of less than 24 bytes: `openssl rand -base64 32` makes one, to be written behind \"whsec_\"")
-            }
+            0..SECRET_MIN => Err(
+                "holds a secret of less than 24 bytes: `openssl rand -base64 32` makes one, to be written behind \"whsec_\"",
+            ),
             _ => Err("holds a secret of more than 64 bytes, which receivers need not take"),
         }
     }
@@ -306,7 +306,13 @@ mod tests {
     #[test]
     fn a_receiver_may_ask_for_a_longer_pause_but_not_for_longer_than_a_day() {
         let asked = |tries, now, seconds| {
-            next_try(tries, at(0), at(now), Some(Duration::from_secs(seconds)), Jitter::NONE)
+            next_try(
+                tries,
+                at(0),
+                at(now),
+                Some(Duration::from_secs(seconds)),
+                Jitter::NONE,
+            )
         };
         assert_eq!(asked(1, 0, 3), Some(at(5)), "a shorter one changes nothing");
         assert_eq!(asked(1, 0, 600), Some(at(600)));
@@ -332,13 +338,20 @@ mod tests {
         let of = |kind: EventKind, before| Notice::of(kind.as_str(), before);
         assert_eq!(of(EventKind::RefreshFailed, Some(0)), Some(Notice::Degraded));
         assert_eq!(of(EventKind::RefreshFailed, Some(1)), None);
-        assert_eq!(of(EventKind::RefreshFailed, None), None, "no trouble of the connection's");
+        assert_eq!(
+            of(EventKind::RefreshFailed, None),
+            None,
+            "no trouble of the connection's"
+        );
         assert_eq!(of(EventKind::Refreshed, Some(3)), Some(Notice::Recovered));
         assert_eq!(of(EventKind::Refreshed, Some(0)), None);
         assert_eq!(of(EventKind::Refreshed, None), None);
         assert_eq!(of(EventKind::Connected, None), Some(Notice::Connected));
         assert_eq!(of(EventKind::TokenHandedOut, None), None);
-        assert_eq!(Notice::of("credentials_rejected", None), Some(Notice::CredentialsRejected));
+        assert_eq!(
+            Notice::of("credentials_rejected", None),
+            Some(Notice::CredentialsRejected)
+        );
     }
 
     #[test]
@@ -350,7 +363,15 @@ mod tests {
             [Notice::CredentialsRejected, Notice::CredentialsAccepted]
         );
         assert_eq!(Notice::matching("connection.connected"), [Notice::Connected]);
-        for nothing in ["", "connection", "connection.", "conn*", "connection.re*", "**", "app.*.*"] {
+        for nothing in [
+            "",
+            "connection",
+            "connection.",
+            "conn*",
+            "connection.re*",
+            "**",
+            "app.*.*",
+        ] {
             assert!(Notice::matching(nothing).is_empty(), "{nothing}");
         }
         for notice in Notice::ALL {
@@ -369,7 +390,14 @@ mod tests {
             bytes("012345678901234567890123"),
             Ok(b"012345678901234567890123".to_vec())
         );
-        for short in ["", "whsec_", "canary", "whsec_Y2FuYXJ5", &"a".repeat(65), "whsec_%%%%"] {
+        for short in [
+            "",
+            "whsec_",
+            "canary",
+            "whsec_Y2FuYXJ5",
+            &"a".repeat(65),
+            "whsec_%%%%",
+        ] {
             assert!(bytes(short).is_err(), "{short}");
         }
         let shown = format!("{:?}", WebhookSecret::parse("canary-canary-canary-canary"));
@@ -393,7 +421,15 @@ mod tests {
         ] {
             assert!(refused(address), "{address}");
         }
-        for address in ["127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "203.0.113.9", "2001:db8::1", "fd12::1"] {
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "10.0.0.7",
+            "192.168.1.1",
+            "203.0.113.9",
+            "2001:db8::1",
+            "fd12::1",
+        ] {
             assert!(!refused(address), "{address}");
         }
         let url = |text: &str| Url::parse(text).expect("a literal URL");
