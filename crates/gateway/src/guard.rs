@@ -15,7 +15,7 @@ use std::time::Duration;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::write_ledger::{Came, Meeting, Outcome, outcome};
 use evergrant_keeper::KeepError;
-use evergrant_store::contract::{Reserved, StoredAnswer, WriteEnd};
+use evergrant_store::contract::{Reserved, StoredAnswer, WriteEnd, WriteTicket};
 use http::Response;
 
 pub(crate) use self::asked::{Guards, GuardsAsked, may_be_guarded};
@@ -68,7 +68,8 @@ impl<T: Transport> Inner<T> {
                 let place = Place::new(ticket);
                 self.in_its_place(call, &place, ahead.as_ref(), record).await
             }
-            Reserved::Met(meeting, answer) => self.met(meeting, answer, ahead.as_ref(), &call, record).await,
+            Reserved::Unknown(ticket) => self.settle(ticket, ahead.as_ref(), &call, record).await,
+            Reserved::Met(meeting, answer) => self.met(meeting, answer, &call, record),
         }
     }
 
@@ -152,11 +153,38 @@ impl<T: Transport> Inner<T> {
     }
 
     /// What a write is answered with that was here before.
-    async fn met(
+    fn met(
+    /// What a write is answered with that was here before, and of which nobody knows what became of it. Found out, it is on
+    /// record for whoever comes after.
+    async fn settle(
+        &self,
+        ticket: WriteTicket,
+        ahead: Option<&Ahead>,
+        call: &Call<'_>,
+        record: &mut CallRecord,
+    ) -> Result<Response<GatewayBody>, RefusalKind> {
+        let found = match ahead {
+            Some(ahead) => {
+                self.look_after(ahead, call.id, &call.token.app, call.patience)
+                    .await
+            }
+            None => None,
+        };
+        if let Some(found) = found {
+            let mut answer = self.suppressed(found, call.id, record);
+            let stored = kept::keep(&mut answer).await;
+            self.end(&Place::new(ticket), WriteEnd::Done(stored)).await;
+            return Ok(answer);
+        }
+        record.outcome_unknown = true;
+        Err(RefusalKind::OutcomeUnknown {
+            look_up: call.look_up(),
+        })
+    }
+
         &self,
         meeting: Meeting,
         answer: Option<StoredAnswer>,
-        ahead: Option<&Ahead>,
         call: &Call<'_>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
@@ -171,25 +199,14 @@ impl<T: Transport> Inner<T> {
                 Ok(kept::replay(answer, record))
             }
             (Meeting::Done, None) => Err(KeepError::StoreUnavailable { retry_after: AT_ONCE }.into()),
-            (Meeting::Unknown, _) => {
-                if let Some(ahead) = ahead
-                    && let Some(found) = self
-                        .look_after(ahead, call.id, &call.token.app, call.patience)
-                        .await
-                {
-                    return Ok(self.suppressed(found, call.id, record));
-                }
-                record.outcome_unknown = true;
-                Err(RefusalKind::OutcomeUnknown {
-                    look_up: call.look_up(),
-                })
-            }
             (Meeting::InProgress { retry_after }, _) => {
                 Err(RefusalKind::IdempotencyInProgress { retry_after })
             }
             (Meeting::Mismatch, _) => Err(RefusalKind::IdempotencyMismatch),
-            // The store lets such a one run.
-            (Meeting::Free, _) => Err(RefusalKind::IdempotencyInProgress { retry_after: AT_ONCE }),
+            // The store lets the one run, and tells of the other by itself.
+            (Meeting::Free | Meeting::Unknown, _) => {
+                Err(RefusalKind::IdempotencyInProgress { retry_after: AT_ONCE })
+            }
         }
     }
 }

@@ -460,7 +460,9 @@ pub struct WriteTicket {
 pub enum Reserved {
     /// It may run.
     Yours(WriteTicket),
-    /// There is something under its key, which says what to do; never [`Meeting::Free`]. With [`Meeting::Done`] the answer.
+    /// It left, and nobody knows what became of it. Whoever finds out settles it with this ticket.
+    Unknown(WriteTicket),
+    /// There is something else under its key, which says what to do; never [`Meeting::Free`]. With [`Meeting::Done`] the answer.
     Met(Meeting, Option<StoredAnswer>),
 }
 
@@ -854,7 +856,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// Puts a write's end on record. It counts where the place is still the ticket's, also when it was judged unknown meanwhile;
-    /// `false` where it is not.
+    /// `false` where it is not. What is done stays done: of those who hold the ticket of an unknown write the first one counts.
     async fn end_write(
         &self,
         ticket: &WriteTicket,

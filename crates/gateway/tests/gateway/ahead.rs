@@ -234,6 +234,10 @@ async fn an_unknown_outcome_is_settled_by_a_look_and_by_nothing_else() {
     *is_there.lock() = true;
     let again = create(&world, &[BY_EMAIL, KEY], ADA).await.unwrap();
     assert_eq!((gist(&again), replayed(&again)), ((201, "ok", 0), "true"));
+    // It is settled for whoever does not look, too.
+    *is_there.lock() = false;
+    let settled = create(&world, &[KEY], ADA).await.unwrap();
+    assert_eq!((gist(&settled), replayed(&settled)), ((201, "ok", 0), "true"));
     let posts = methods(&provider)
         .iter()
         .filter(|method| *method == "POST")

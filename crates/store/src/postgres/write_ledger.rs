@@ -2,11 +2,10 @@
 //! try, so a row that is still this owner's in this state is the row that was looked at.
 
 use evergrant_domain::Timestamp;
-use evergrant_domain::write_ledger::Meeting;
 
 use super::db::{Db, Failure, Tried};
 use crate::contract::{Reserved, StoreError, WriteReservation, WriteTicket};
-use crate::record::{Columns as _, Follows, FoundWrite, SealedAnswer, read_found, ticket};
+use crate::record::{Columns as _, Follows, FoundWrite, SealedAnswer, read_found, ticket, ticket_of};
 
 /// How often a place is looked at that changes each time under the look.
 const LOOKS: u32 = 8;
@@ -44,9 +43,10 @@ impl Db {
                 }
                 Follows::Overdue => {
                     if self.judge_unknown(&found, reservation, now).await? {
-                        return Ok(Reserved::Met(Meeting::Unknown, None));
+                        return Ok(Reserved::Unknown(ticket_of(reservation, found.owner)));
                     }
                 }
+                Follows::Unknown => return Ok(Reserved::Unknown(ticket_of(reservation, found.owner))),
                 Follows::Met(meeting, answer) => return Ok(Reserved::Met(meeting, answer)),
             }
         }

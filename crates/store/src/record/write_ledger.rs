@@ -10,10 +10,6 @@ use crate::vault::{Place, Vault};
 /// What a reservation finds under its key.
 pub(crate) struct FoundWrite {
     /// Whose place it is.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(dead_code, reason = "SQLite looks and writes under one lock")
-    )]
     pub(crate) owner: String,
     /// How far that one is.
     #[cfg_attr(
@@ -32,6 +28,8 @@ pub(crate) enum Follows {
     Free,
     /// It was sent, and its time is over: to be put on record as unknown.
     Overdue,
+    /// That is on record.
+    Unknown,
     /// It says what to do.
     Met(Meeting, Option<StoredAnswer>),
 }
@@ -59,14 +57,12 @@ pub(crate) fn read_found(
         _ if state == WriteState::Reserved && owner == reservation.owner => Follows::Own,
         Meeting::Free => Follows::Free,
         Meeting::Unknown if state == WriteState::Sent => Follows::Overdue,
+        Meeting::Unknown => Follows::Unknown,
         Meeting::Done => {
-            let ticket = WriteTicket {
-                owner: owner.clone(),
-                ..ticket(reservation)
-            };
+            let ticket = ticket_of(reservation, owner.clone());
             Follows::Met(Meeting::Done, Some(open_answer(vault, &ticket, row)?))
         }
-        met @ (Meeting::InProgress { .. } | Meeting::Unknown | Meeting::Mismatch) => Follows::Met(met, None),
+        met @ (Meeting::InProgress { .. } | Meeting::Mismatch) => Follows::Met(met, None),
     };
     Ok(FoundWrite {
         owner,
@@ -77,10 +73,15 @@ pub(crate) fn read_found(
 
 /// The place that a reservation gets.
 pub(crate) fn ticket(reservation: &WriteReservation) -> WriteTicket {
+    ticket_of(reservation, reservation.owner.clone())
+}
+
+/// The place that is this owner's.
+pub(crate) fn ticket_of(reservation: &WriteReservation, owner: String) -> WriteTicket {
     WriteTicket {
         connection: reservation.connection.clone(),
         key: reservation.key.clone(),
-        owner: reservation.owner.clone(),
+        owner,
     }
 }
 

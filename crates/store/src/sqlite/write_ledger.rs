@@ -1,12 +1,11 @@
 //! Guarded writes: reserved, sent, ended.
 
 use evergrant_domain::Timestamp;
-use evergrant_domain::write_ledger::Meeting;
 use rusqlite::params;
 
 use super::record::Db;
 use crate::contract::{Reserved, WriteEnd, WriteReservation, WriteTicket};
-use crate::record::{Follows, FoundWrite, SealedAnswer, Stored, read_found, ticket};
+use crate::record::{Follows, FoundWrite, SealedAnswer, Stored, read_found, ticket, ticket_of};
 
 /// How many rows one transaction erases at most, so that nobody waits long for it.
 const SWEPT_AT_ONCE: isize = 5_000;
@@ -14,8 +13,12 @@ const SWEPT_AT_ONCE: isize = 5_000;
 impl Db {
     /// Nobody else writes between the look and what follows from it.
     pub(super) fn reserve_write(&self, reservation: &WriteReservation, now: Timestamp) -> Stored<Reserved> {
-        match self.write_found(reservation, now)?.map(|found| found.follows) {
-            None | Some(Follows::Own | Follows::Free) => {
+        let (owner, follows) = match self.write_found(reservation, now)? {
+            Some(found) => (found.owner, found.follows),
+            None => (String::new(), Follows::Free),
+        };
+        match follows {
+            Follows::Own | Follows::Free => {
                 self.sql
                     .prepare_cached(
                         "REPLACE INTO writes (connection, key, request, owner, state, deadline, keep_until, changed_at)
@@ -32,7 +35,7 @@ impl Db {
                     ])?;
                 Ok(Reserved::Yours(ticket(reservation)))
             }
-            Some(Follows::Overdue) => {
+            Follows::Overdue => {
                 self.sql
                     .prepare_cached(
                         "UPDATE writes SET state = 'unknown', deadline = NULL, changed_at = ?3
@@ -43,9 +46,10 @@ impl Db {
                         reservation.key,
                         now.millis()
                     ])?;
-                Ok(Reserved::Met(Meeting::Unknown, None))
+                Ok(Reserved::Unknown(ticket_of(reservation, owner)))
             }
-            Some(Follows::Met(meeting, answer)) => Ok(Reserved::Met(meeting, answer)),
+            Follows::Unknown => Ok(Reserved::Unknown(ticket_of(reservation, owner))),
+            Follows::Met(meeting, answer) => Ok(Reserved::Met(meeting, answer)),
         }
     }
 

@@ -133,6 +133,7 @@ macro_rules! every_claim {
                 what_was_taken_over_cannot_leave_and_its_owner_cannot_end_it
                 what_leaves_leaves_once
                 what_was_sent_and_is_late_is_unknown_until_its_owner_settles_it
+                whoever_meets_an_unknown_write_may_settle_it
                 what_is_done_stays_done
                 what_was_not_applied_may_run_again
                 what_is_over_its_time_may_run_again

@@ -42,13 +42,14 @@ async fn reserve(store: &impl Store, reservation: WriteReservation, now: i64) ->
 async fn take(store: &impl Store, reservation: WriteReservation, now: i64) -> WriteTicket {
     match reserve(store, reservation, now).await {
         Reserved::Yours(ticket) => ticket,
-        Reserved::Met(meeting, _) => panic!("it is free: {meeting:?}"),
+        other => panic!("it is free: {other:?}"),
     }
 }
 
 async fn meets(store: &impl Store, reservation: WriteReservation, now: i64) -> Meeting {
     match reserve(store, reservation, now).await {
         Reserved::Yours(ticket) => panic!("it is taken: {ticket:?}"),
+        Reserved::Unknown(_) => Meeting::Unknown,
         Reserved::Met(meeting, answer) => {
             assert_eq!(
                 answer.is_some(),
@@ -86,6 +87,7 @@ async fn at_once(stores: &[impl Store], owner: &str, now: i64) -> (Vec<WriteTick
     for answer in join_all(asked).await {
         match answer {
             Reserved::Yours(ticket) => got.push(ticket),
+            Reserved::Unknown(_) => met.push(Meeting::Unknown),
             Reserved::Met(meeting, _) => met.push(meeting),
         }
     }
@@ -233,6 +235,34 @@ pub(crate) async fn what_was_sent_and_is_late_is_unknown_until_its_owner_settles
     assert_eq!(meets(&b, by("c", 2), 2).await, Meeting::Unknown);
     assert!(end(&a, &ticket, WriteEnd::Done(answer(b"it was done")), 90).await);
     assert!(replayed(&b, by("d", 91), 91).await == answer(b"it was done"));
+}
+
+pub(crate) async fn whoever_meets_an_unknown_write_may_settle_it(fixture: &impl Fixture) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    let unknown = async |owner: &str, now| match reserve(&b, by(owner, now), now).await {
+        Reserved::Unknown(ticket) => ticket,
+        other => panic!("nobody knows: {other:?}"),
+    };
+    let ticket = take(&a, by("a", 0), 0).await;
+    assert!(leaves(&a, &ticket, 1).await);
+    // The one who judges it, and whoever comes after.
+    let first = unknown("b", 61).await;
+    assert_eq!(first, ticket);
+    let later = unknown("c", 62).await;
+    assert!(end(&b, &later, WriteEnd::Done(answer(b"found")), 63).await);
+    assert!(replayed(&a, by("d", 64), 64).await == answer(b"found"));
+    // Its owner and the others come too late.
+    for ticket in [&ticket, &first] {
+        assert!(!end(&a, ticket, WriteEnd::Done(answer(b"late")), 65).await);
+        assert!(!end(&a, ticket, WriteEnd::NotApplied, 65).await);
+    }
+    assert!(replayed(&a, by("e", 66), 66).await == answer(b"found"));
+    // Not what is another's by now.
+    assert!(matches!(
+        reserve(&b, by("f", KEEP), KEEP).await,
+        Reserved::Yours(_)
+    ));
+    assert!(!end(&a, &later, WriteEnd::Done(answer(b"late")), KEEP + 1).await);
 }
 
 pub(crate) async fn what_is_done_stays_done(fixture: &impl Fixture) {
