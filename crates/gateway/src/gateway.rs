@@ -161,7 +161,12 @@ impl<T: Transport> Gateway<T> {
 
     /// Sends a call with the connection's access token and returns the provider's answer, whatever its status.
     ///
+        let patience = limits.upstream_timeout;
+        // Shortened before a call may count on it, and made longer only afterwards.
+        let before = self.inner.limits().upstream_timeout;
+        self.inner.transport.wait_for(patience.min(before));
     /// `target` is path and query as the caller wrote them, beginning with `/`, still percent-encoded; of `request` only method,
+        self.inner.transport.wait_for(patience);
     /// headers and body count. A 401 is judged by the keeper and the call repeated at most once because of it, if a newer token
     /// came of that and the body is still at hand. What only reads is repeated once more after a cut or a 5xx. A write
     /// is never sent again unless it is known not to have been carried out.

@@ -1,5 +1,7 @@
 //! How a call leaves for its provider: the port behind which connections are made and kept.
 
+use std::time::Duration;
+
 use http::{Request, Response};
 
 use crate::answer_body::Rest;
@@ -27,4 +29,8 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         request: Request<Outgoing>,
     ) -> impl Future<Output = Result<Response<Rest>, NoAnswer>> + Send;
+
+    /// Hears how long calls wait for the head of an answer from now on. What makes connections should give up well before that: a
+    /// call that runs out of time while connecting is known not to have left only as long as that is said in time.
+    fn wait_for(&self, _patience: Duration) {}
 }

@@ -9,6 +9,7 @@ mod exchange;
 mod shelf;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use evergrant_oauth::TlsRoots;
@@ -28,29 +29,39 @@ pub use exchange::Remaining;
 /// Sends calls. One pool of connections for all providers.
 pub struct Upstream {
     connector: Connector,
-    connect_max: Duration,
+    /// In milliseconds.
+    connect_max: AtomicU64,
     shelves: Arc<Shelves>,
 }
 
 impl Upstream {
     /// `patience` is how long a provider may take until the head of its answer.
     pub fn new(roots: TlsRoots, patience: Duration) -> Self {
-        const CONNECT_MAX: Duration = Duration::from_secs(10);
-        Self {
+        let upstream = Self {
             connector: Connector::new(roots),
-            // Well before patience ends: what ran out of time while connecting is known not to have left.
-            connect_max: CONNECT_MAX.min(patience / 2),
+            connect_max: AtomicU64::default(),
             shelves: Arc::default(),
-        }
+        };
+        upstream.wait_for(patience);
+        upstream
     }
 
     async fn connect(&self, to: Uri) -> Result<Box<Line>, BoxError> {
-        let stream = timeout(self.connect_max, self.connector.connect(to)).await??;
+        let connect_max = Duration::from_millis(self.connect_max.load(Ordering::Relaxed));
+        let stream = timeout(connect_max, self.connector.connect(to)).await??;
         Ok(Line::begin(stream).await?)
     }
 }
 
 impl Transport for Upstream {
+    /// Connecting ends well before patience does: what ran out of time while connecting is known not to have left.
+    fn wait_for(&self, patience: Duration) {
+        const CONNECT_MAX: Duration = Duration::from_secs(10);
+        let connect_max = CONNECT_MAX.min(patience / 2).as_millis();
+        self.connect_max
+            .store(u64::try_from(connect_max).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
         let (mut parts, body) = request.into_parts();
         let to = std::mem::take(&mut parts.uri);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant_domain::event::EventKind;
-use evergrant_gateway::{Answer, Refusal, RefusalKind};
-use evergrant_keeper::KeepError;
+use evergrant_gateway::{Answer, GatewayLimits, Refusal, RefusalKind};
+use evergrant_keeper::{KeepError, Renewal};
 use http::Request;
 use hubspot_sim::{Fault, FaultKind};
 use tokio::time::timeout;
@@ -271,6 +271,21 @@ async fn a_write_that_never_left_may_run() {
         let (kind, attempts) = refused(create(&world, KEY).await);
         assert!(matches!(kind, RefusalKind::UpstreamUnreachable), "{kind:?}");
         assert_eq!(attempts, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_shortened_timeout_does_not_make_an_unsent_write_an_unknown_one() {
+    // Takes connections, and never speaks TLS.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::at(&format!("https://{}/", silent.local_addr().unwrap())).await;
+    world.gateway.limit(GatewayLimits {
+        upstream_timeout: Duration::from_millis(400),
+        ..GatewayLimits::default()
+    });
+    for _ in 0..2 {
+        let (kind, _) = refused(create(&world, KEY).await);
+        assert!(matches!(kind, RefusalKind::UpstreamUnreachable), "{kind:?}");
     }
 }
 
