@@ -32,6 +32,8 @@ const AT_FIRST: u32 = 32;
 const AT_FIRST_HUBSPOT: u32 = 4;
 /// Longer than anybody waits.
 const IDLE: Duration = Duration::from_secs(120);
+/// Shorter than any turn lasts.
+const HELD_UP: Duration = Duration::from_millis(50);
 
 /// The budgets in use.
 pub(crate) struct Budgets {
@@ -76,6 +78,8 @@ pub(crate) struct Permit {
 struct Taken {
     account: Arc<Account>,
     way: Way,
+    /// When it was.
+    at: Instant,
     left: bool,
     answered: bool,
 }
@@ -232,11 +236,12 @@ impl Permit {
         waited: false,
     };
 
-    fn at_once(account: &Arc<Account>, way: Way) -> Self {
+    fn at_once(account: &Arc<Account>, way: Way, at: Instant) -> Self {
         Self {
             taken: (way != Way::Free).then(|| Taken {
                 account: account.clone(),
                 way,
+                at,
                 left: false,
                 answered: false,
             }),
@@ -244,10 +249,10 @@ impl Permit {
         }
     }
 
-    fn after_waiting(account: &Arc<Account>, way: Way) -> Self {
+    fn after_waiting(account: &Arc<Account>, way: Way, at: Instant) -> Self {
         Self {
             waited: true,
-            ..Self::at_once(account, way)
+            ..Self::at_once(account, way, at)
         }
     }
 
@@ -261,11 +266,16 @@ impl Permit {
         self.waited
     }
 
-    /// The call leaves, once more where it did before.
-    pub(crate) fn leaves(&mut self) {
+    /// The call leaves, once more where it did before. One that was held up for longer than its turn lasts counts anew.
+    pub(crate) fn leaves(&mut self, now: Instant) {
         if let Some(taken) = &mut self.taken {
             if taken.left {
                 taken.account.leaves_again();
+            } else {
+                let held_up = now.saturating_duration_since(taken.at);
+                if held_up > HELD_UP {
+                    taken.account.leaves_late(held_up);
+                }
             }
             taken.left = true;
         }

@@ -95,10 +95,12 @@ impl<T: Transport> Inner<T> {
         if let Some(place) = call.place
             && !place.has_left()
         {
-            // Time has passed since the first one was chosen.
-            call.token = self.keeper.current(call.id, call.min_ttl).await?;
+            // Whether there is a token at all shows before it is on record that the call leaves.
+            self.keeper.current(call.id, call.min_ttl).await?;
             self.leaves(place).await?;
         }
+            // That may have taken a while: the one that is sent is chosen after it. Without one nothing leaves, and that is its end.
+            call.token = self.keeper.current(call.id, call.min_ttl).await?;
         Ok(())
     }
 
@@ -174,14 +176,14 @@ impl<T: Transport> Inner<T> {
 
     async fn send(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<Response<Rest>, NoAnswer> {
         call.sent_at = self.keeper.clock().now();
-        call.permit.leaves();
+        let began = Instant::now();
+        call.permit.leaves(began);
         record.attempts += 1;
         record.version = Some(call.token.version);
         // Nobody knows when a static token ends.
         let ends = call.token.kind == Kind::OAuth;
         record.expires_at = ends.then_some(call.token.expires_at);
         record.seconds_remaining = ends.then(|| call.token.seconds_remaining(call.sent_at));
-        let began = Instant::now();
         let answer = self.answer_in_time(call, began).await;
         record.upstream = Some(record.upstream.unwrap_or_default() + began.elapsed());
         answer

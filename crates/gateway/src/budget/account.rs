@@ -192,7 +192,7 @@ impl Account {
                 self.stance.store(LIMITED, Ordering::Release);
             }
             if let Some(way) = self.at_once(state, ask.lane, asked) {
-                return Ok(Permit::at_once(self, way));
+                return Ok(Permit::at_once(self, way, asked));
             }
             if let Some(until) = state.clearly_too_late(ask, asked, deadline) {
                 return Err(self.exhausted(state, until, asked));
@@ -215,7 +215,7 @@ impl Account {
         let told = timeout_at(patience, &mut waiting.told).await;
         if let Ok(Ok(verdict)) = told {
             waiting.over = true;
-            return verdict.map(|way| Permit::after_waiting(self, way));
+            return verdict.map(|way| Permit::after_waiting(self, way, Instant::now()));
         }
         drop(waiting);
         let state = &*self.state.lock();
@@ -417,6 +417,15 @@ impl Account {
         let state = &mut *self.state.lock();
         if self.stance.load(Ordering::Acquire) == LIMITED && !state.take(Lane::Interactive, Instant::now()) {
             state.unasked = state.unasked.saturating_add(1);
+        }
+    }
+
+    /// A call leaves that was held up since it was granted. Past its turn the window that it was counted in may be over for it: it
+    /// counts once more, in the one that it leaves in.
+    pub(super) fn leaves_late(&self, held_up: Duration) {
+        let hold = self.state.lock().limit.map(Limit::hold);
+        if hold.is_some_and(|hold| hold < held_up) {
+            self.leaves_again();
         }
     }
 

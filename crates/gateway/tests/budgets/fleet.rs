@@ -48,6 +48,8 @@ pub(crate) struct Ask {
     pub(crate) path: &'static str,
     pub(crate) lane: Option<&'static str>,
     pub(crate) max_wait: Option<u32>,
+    /// An idempotency key.
+    pub(crate) guard: Option<&'static str>,
     pub(crate) caller: &'static str,
     pub(crate) key_lane: Option<Lane>,
     pub(crate) key_max_wait: Option<Duration>,
@@ -61,6 +63,7 @@ impl Default for Ask {
             path: PATH,
             lane: None,
             max_wait: None,
+            guard: None,
             caller: "a",
             key_lane: None,
             key_max_wait: None,
@@ -179,6 +182,9 @@ impl Process {
         }
         if let Some(seconds) = ask.max_wait {
             request = request.header("evergrant-max-wait", seconds.to_string());
+        }
+        if let Some(key) = ask.guard {
+            request = request.header("idempotency-key", key);
         }
         let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
         let terms = Terms {

@@ -1,7 +1,7 @@
 //! A store whose claims are counted, and may fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,8 @@ use tokio::time::sleep;
 pub(crate) struct Claims {
     pub(crate) made: AtomicUsize,
     pub(crate) fail: AtomicBool,
+    /// How long it takes to put on record that a write leaves, in milliseconds.
+    pub(crate) leaving_ms: AtomicU64,
     /// Nothing is answered while it is so.
     pub(crate) hang: AtomicBool,
 }
@@ -47,6 +49,9 @@ macro_rules! steps {
                             outcome_unknown: false,
                         });
                     }
+                }
+                if stringify!($name) == "write_leaves" {
+                    sleep(Duration::from_millis(self.claims.leaving_ms.load(Ordering::Relaxed))).await;
                 }
                 self.inner.$name($($arg),*).await
             })*

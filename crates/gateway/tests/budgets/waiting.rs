@@ -447,6 +447,38 @@ async fn a_store_that_hangs_holds_calls_for_a_moment_and_then_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+#[tokio::test(start_paused = true)]
+async fn what_leaves_late_counts_when_it_leaves() {
+    let fleet = Fleet::of(1, Provider::counting(6, TEN_SECONDS)).await;
+    let write = |key| Ask {
+        method: "POST",
+        lane: Some("interactive"),
+        max_wait: Some(60),
+        guard: Some(key),
+        ..Ask::default()
+    };
+    // The limit is known, and its window over.
+    status(&fleet.call(Ask::default()).await);
+    sleep(2 * TEN_SECONDS).await;
+    fleet.claims.leaving_ms.store(4000, Ordering::Relaxed);
+    let late: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+        .map(|key| fleet.processes[0].spawn(write(key)))
+        .into_iter()
+        .collect();
+    sleep(Duration::from_secs(3)).await;
+    fleet.claims.leaving_ms.store(0, Ordering::Relaxed);
+    let next: Vec<_> = ["g", "h", "i", "j", "k", "l"]
+        .map(|key| fleet.processes[0].spawn(write(key)))
+        .into_iter()
+        .collect();
+    for call in late.into_iter().chain(next) {
+        assert_eq!(status(&call.await.unwrap()), 200);
+    }
+    let most = fleet.provider.most_within(TEN_SECONDS);
+    assert!(most <= 6, "{most} calls in ten seconds");
+    assert_eq!(fleet.provider.refusals(), 0);
+}
+
 async fn what_is_sent_once_more_counts_twice() {
     // Each call fails at first.
     let provider = Provider::new(|_, before| {

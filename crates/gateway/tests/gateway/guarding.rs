@@ -546,6 +546,28 @@ async fn a_guarded_write_that_hangs_holds_a_shutdown_for_no_longer_than_it_has_p
 }
 
 #[tokio::test]
+async fn the_token_is_chosen_after_it_is_on_record_that_the_write_leaves() {
+    let world = Arc::new(World::new().await);
+    let permits = world.faults.hold("write_leaves");
+    let call = tokio::spawn({
+        let world = world.clone();
+        async move { create(&world, KEY).await }
+    });
+    while world.faults.asked("write_leaves") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let newer = world
+        .keeper
+        .refresh(&world.id, None, Renewal::Forced)
+        .await
+        .unwrap();
+    permits.add_permits(1);
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(gist(&answer), (201, "ok", 1));
+    assert_eq!(answer.record.version, Some(newer.version));
+}
+
+#[tokio::test]
 async fn the_end_is_on_record_before_the_caller_has_the_answer() {
     let provider = Scripted::new(|_, _| created()).await;
     let world = Arc::new(World::at(&provider.base).await);
