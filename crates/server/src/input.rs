@@ -182,16 +182,21 @@ pub(crate) fn parse_id_in_path(text: &str) -> Result<ConnectionId, Problem> {
     if !text.contains('%') {
         return parse_id(text);
     }
+    parse_id(&decoded(text))
+}
+
+/// Text of a path, decoded as far as it is ASCII.
+pub(crate) fn decoded(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
     let mut parts = text.split('%');
     decoded.push_str(parts.next().unwrap_or_default());
     for part in parts {
-        // What decodes to anything but ASCII is in no id; it becomes something that is in none either.
+        // What decodes to anything else is in no id and no route; it becomes something that is in none either.
         let byte = part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
         decoded.push(byte.filter(u8::is_ascii).map_or('%', char::from));
         decoded.push_str(part.get(2..).unwrap_or_default());
     }
-    parse_id(&decoded)
+    decoded
 }
 
 /// The app that the path names.

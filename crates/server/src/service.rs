@@ -30,6 +30,7 @@ use crate::connect::link::{self, ReconnectLink};
 use crate::dashboard::{Attempts, Sessions};
 use crate::health::Health;
 use crate::in_flight::InFlight;
+use crate::input::decoded;
 use crate::log;
 use crate::metrics::OfProcess;
 use crate::problem::{Code, Door, Problem};
@@ -166,7 +167,8 @@ impl Service {
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let door = if is_gateway(request.uri().path()) {
+        let path = request.uri().path();
+        let door = if is_gateway(path) || is_meant_for_the_gateway(path) {
             Door::Gateway
         } else {
             Door::Api
@@ -208,6 +210,13 @@ impl Service {
             return problem.into_response();
         }
         let path = request.uri().path();
+        if is_meant_for_the_gateway(path) {
+            // What a client of the provider takes for the provider's own 404 would hide a wrong base URL.
+            return Problem::bad_request(
+                "the path of a call begins with /gateway/, written exactly like that: look at the client's base URL",
+            )
+            .into_response();
+        }
         let caller = if peer.is_none() {
             Some(Caller::OPERATOR)
         } else if takes_a_key(path) {
@@ -469,6 +478,23 @@ fn is_gateway(path: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether somebody means the gateway and writes it in another way, which leads nowhere: `//gateway/…`, `/%67ateway/…`, `/Gateway/…`.
+fn is_meant_for_the_gateway(path: &str) -> bool {
+    // Nothing of ours begins like that, so nearly every request costs one look at one byte.
+    if !matches!(
+        path.as_bytes().get(1),
+        Some(b'/' | b'\\' | b'.' | b'%' | b'g' | b'G')
+    ) || is_gateway(path)
+    {
+        return false;
+    }
+    let decoded = decoded(path);
+    let first = decoded
+        .split(['/', '\\'])
+        .find(|segment| !matches!(*segment, "" | "." | ".."));
+    first.is_some_and(|first| first.eq_ignore_ascii_case("gateway"))
+}
+
 fn takes_a_key(path: &str) -> bool {
     is_gateway(path)
         || path == "/metrics"
@@ -480,4 +506,36 @@ fn takes_a_key(path: &str) -> bool {
 /// Nobody between us and the caller keeps an answer that holds a token.
 pub(crate) fn no_store(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_for_the_gateway_is_seen_however_it_is_written() {
+        for path in [
+            "//gateway/c1/x",
+            "///gateway/c1/x",
+            "/./gateway/c1/x",
+            "/%67ateway/c1/x",
+            "/g%61teway/c1/x",
+            "/%2fgateway/c1/x",
+            "/Gateway/c1/x",
+            "/\\gateway/c1/x",
+        ] {
+            assert!(is_meant_for_the_gateway(path) && !is_gateway(path), "{path}");
+        }
+        for path in [
+            "/gateway/c1/x",
+            "/gateway",
+            "/gatewayed/x",
+            "//v1/connections",
+            "/v1/gateway",
+            "/",
+            "",
+        ] {
+            assert!(!is_meant_for_the_gateway(path), "{path}");
+        }
+    }
 }
