@@ -73,7 +73,7 @@ pub enum RefusalKind {
         /// When it is worth another try.
         retry_after: Duration,
         /// HubSpot's word for the limit.
-        policy: &'static str,
+        policy: Option<&'static str>,
     },
     /// The provider has answered nothing for a while, and is left alone for a moment. The call was not sent.
     #[error("the provider has answered nothing for a while")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evergrant_domain::Kind;
 use evergrant_domain::api_answer::{Class, Judgement};
+use evergrant_domain::app::Dialect;
 use evergrant_domain::call_budget::rest;
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
@@ -116,7 +117,11 @@ impl<T: Transport> Inner<T> {
             Ok(permit) => permit,
             Err(Exhausted { retry_after, policy }) => {
                 waited(call, record, call.ready_at);
-                return Err(RefusalKind::BudgetExhausted { retry_after, policy });
+                let speaks_hubspot = call.token.app.provider.dialect == Dialect::HubSpot;
+                return Err(RefusalKind::BudgetExhausted {
+                    retry_after,
+                    policy: speaks_hubspot.then_some(policy),
+                });
             }
         };
         waited(call, record, call.ready_at);

@@ -345,7 +345,7 @@ impl Problem {
             RefusalKind::HeadersTooLarge => Self::new(Code::HeadersTooLarge),
             RefusalKind::BudgetExhausted { retry_after, policy } => {
                 let mut problem = Self::new(Code::BudgetExhausted).retry_after(*retry_after);
-                problem.0.policy = Some(policy);
+                problem.0.policy = *policy;
                 problem
             }
             RefusalKind::ProviderSilent { retry_after } | RefusalKind::LookUnclear { retry_after } => {

@@ -215,7 +215,9 @@ pub(crate) fn status(result: &Result<Answer, Refusal>) -> u16 {
 /// When to come again, and HubSpot's word for the limit.
 pub(crate) fn exhausted(result: &Result<Answer, Refusal>) -> (Duration, &'static str) {
     match result.as_ref().map_err(|refusal| &refusal.kind) {
-        Err(RefusalKind::BudgetExhausted { retry_after, policy }) => (*retry_after, policy),
+        Err(RefusalKind::BudgetExhausted { retry_after, policy }) => {
+            (*retry_after, policy.unwrap_or_default())
+        }
         other => panic!("not refused for its budget: {other:?}"),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::ConnectionId;
+use evergrant_domain::app::Dialect;
 use evergrant_domain::call_budget::{Lane, Limit, Setting};
 use evergrant_gateway::RefusalKind;
 use evergrant_keeper::KeepError;
@@ -447,7 +448,6 @@ async fn a_store_that_hangs_holds_calls_for_a_moment_and_then_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-#[tokio::test(start_paused = true)]
 async fn what_leaves_late_counts_when_it_leaves() {
     let fleet = Fleet::of(1, Provider::counting(6, TEN_SECONDS)).await;
     let write = |key| Ask {
@@ -479,6 +479,7 @@ async fn what_leaves_late_counts_when_it_leaves() {
     assert_eq!(fleet.provider.refusals(), 0);
 }
 
+#[tokio::test(start_paused = true)]
 async fn what_is_sent_once_more_counts_twice() {
     // Each call fails at first.
     let provider = Provider::new(|_, before| {
@@ -521,6 +522,37 @@ async fn an_app_s_own_limit_counts_from_the_first_call_on() {
         status(&call.await.unwrap());
     }
     assert!(fleet.provider.most_within(TEN_SECONDS) <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hubspot_s_word_for_the_limit_is_said_by_apps_of_hubspot_alone() {
+    for (dialect, word) in [(Dialect::HubSpot, "TEN_SECONDLY_ROLLING"), (Dialect::Generic, "")] {
+        let limit = |app: &mut evergrant_domain::App| {
+            app.budget = Setting::AtMost(Limit {
+                calls: 1,
+                per: TEN_SECONDS,
+            });
+        };
+        let generic = |app: &mut evergrant_domain::App| {
+            app.provider.dialect = Dialect::Generic;
+            app.budget = Setting::AtMost(Limit {
+                calls: 1,
+                per: TEN_SECONDS,
+            });
+        };
+        let change: fn(&mut evergrant_domain::App) = match dialect {
+            Dialect::HubSpot => limit,
+            Dialect::Generic => generic,
+        };
+        let fleet = Fleet::with(1, Provider::counting(110, TEN_SECONDS), change).await;
+        let ask = || Ask {
+            lane: Some("interactive"),
+            max_wait: Some(0),
+            ..Ask::default()
+        };
+        assert_eq!(status(&fleet.call(ask()).await), 200);
+        assert_eq!(exhausted(&fleet.call(ask()).await).1, word);
+    }
 }
 
 #[tokio::test(start_paused = true)]
