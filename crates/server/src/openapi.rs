@@ -76,7 +76,7 @@ impl Modify for ApiKeyScheme {
     }
 }
 
-/// The gateway takes any method, which a description says one by one.
+/// The gateway takes all the methods that APIs are called with, which a description says one by one.
 struct AnyMethod;
 
 impl Modify for AnyMethod {
@@ -379,6 +379,48 @@ mod tests {
         );
         let page = docs_page(&text).render().expect("a page");
         assert_eq!(page.matches("/gateway/{connection_id}/{path}").count(), 1);
+    }
+
+    #[test]
+    fn the_gateway_s_headers_are_all_described() {
+        let spec: Value = serde_json::from_str(&description()).expect("JSON");
+        let call = &spec["paths"]["/gateway/{connection_id}/{path}"]["post"];
+        let taken: std::collections::BTreeSet<_> = call["parameters"]
+            .as_array()
+            .expect("parameters")
+            .iter()
+            .filter(|parameter| parameter["in"] == "header")
+            .map(|parameter| word(&parameter["name"]))
+            .collect();
+        for name in [
+            "Evergrant-Connection",
+            "Evergrant-Min-Ttl",
+            "Evergrant-Enqueued-At",
+            "Evergrant-Lane",
+            "Evergrant-Max-Wait",
+            "Idempotency-Key",
+            "Evergrant-Dedupe",
+            "Evergrant-Guard",
+        ] {
+            assert!(taken.contains(name), "{name}");
+        }
+        let given = &call["responses"]["default"]["headers"];
+        for name in [
+            "Evergrant-Error",
+            "Evergrant-Class",
+            "Evergrant-Attempts",
+            "Evergrant-Token-Version",
+            "Evergrant-Token-Ttl",
+            "Evergrant-Replayed",
+            "Evergrant-Not-Repeated",
+            "Evergrant-Outcome",
+            "Evergrant-Request-Id",
+            "Retry-After",
+            "Server-Timing",
+            "x-should-retry",
+        ] {
+            assert!(!word(&given[name]["description"]).is_empty(), "{name}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
 
 /// Calls the provider's API.
 ///
-/// Any method. The path after the connection's id, the query, the body and end-to-end headers go to the app's API base as they
+/// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS. The path after the connection's id, the query, the body and end-to-end headers go to the app's API base as they
 /// are; the answer comes back as it is. An answer of Evergrant's own carries `Evergrant-Error`. Instead of naming the connection
 /// in the path, `/gateway/-/{path}` takes it from the header `Evergrant-Connection`.
 ///
@@ -34,6 +34,8 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
     params(
         ("connection_id" = String, Path), ("path" = String, Path),
         ("Evergrant-Connection" = Option<String>, Header, description = "The connection, where the path says `-`."),
+        ("Evergrant-Min-Ttl" = Option<u32>, Header, description = "How many seconds the access token must still live when the call is sent; half its lifetime at most."),
+        ("Evergrant-Enqueued-At" = Option<String>, Header, description = "When the job that makes the call was enqueued, RFC 3339 or milliseconds since 1970: counted, and nothing else."),
         ("Idempotency-Key" = Option<String>, Header, description = "Carries a write out once: the same key and request get the first answer again, for 24 hours. At most 255 visible ASCII characters."),
         ("Evergrant-Dedupe" = Option<String>, Header, description = "`fingerprint;window=60`: the same, without a key, for requests that are equal within so many seconds."),
         ("Evergrant-Guard" = Option<String>, Header, description = "`read-before-write;property=email`: looks first whether what a create or an association would bring is there."),
@@ -49,7 +51,11 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
                 ("Evergrant-Token-Version" = Option<i64>, description = "The version of the token set that was used last."),
                 ("Evergrant-Token-Ttl" = Option<i64>, description = "Seconds that the access token still lived."),
                 ("Evergrant-Replayed" = Option<String>, description = "`true` or `status-only`: a guarded write was not sent for this answer."),
+                ("Evergrant-Not-Repeated" = Option<String>, description = "`body-not-kept`: a newer token is at hand, but the body was too large to be sent again."),
                 ("Evergrant-Outcome" = Option<String>, description = "`unknown`: a write that may have been carried out."),
+                ("Evergrant-Request-Id" = String, description = "What the call is called in the log."),
+                ("Retry-After" = Option<String>, description = "When it is worth another try; the provider's where the answer is."),
+                ("Server-Timing" = Option<String>, description = "`token`, `budget` and `upstream`: how long each took, in milliseconds."),
                 ("x-should-retry" = Option<bool>, description = "On Evergrant's own answers only."),
             ))
     )
