@@ -22,7 +22,8 @@ use crate::foreign::is_in_clear;
 
 /// Puts access tokens on requests that are sent with `reqwest`: made by [`Evergrant::reqwest`].
 ///
-/// The program's own client sends, with its proxies, certificates and timeouts; everything else is the gateway's: the token, the
+/// The program's own client sends, with its proxies, certificates and timeouts, but where the API is plain HTTP on this machine:
+/// such a call goes past every proxy. Everything else is the gateway's: the token, the
 /// judgement of an answer, one repeat after a 401, guards and budgets. Which connection is meant is given with a request
 /// (`with_extension`), or was given to the middleware. A request's URL must lie on the API base of the connection's app; any other
 /// is refused before anything leaves.
@@ -77,7 +78,14 @@ impl Evergrant {
             .build()?;
         Ok(EvergrantMiddleware {
             engine: self.clone(),
-            gateway: self.gateway().by(ByClient(client.clone())),
+            gateway: self.gateway().by(ByClient {
+                own: client.clone(),
+                past_proxies: ClientBuilder::new()
+                    .no_proxy()
+                    .redirect(Policy::none())
+                    .retry(reqwest::retry::never())
+                    .build()?,
+            }),
             client,
             connection: None,
         })
@@ -166,7 +174,12 @@ impl Middleware for EvergrantMiddleware {
 }
 
 /// The client, as the gateway sends by it.
-struct ByClient(reqwest::Client);
+struct ByClient {
+    own: reqwest::Client,
+    /// For plain HTTP, which is spoken with this machine alone: a proxy, the program's or the system's, would be given the token
+    /// in clear.
+    past_proxies: reqwest::Client,
+}
 
 impl Transport for ByClient {
     async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
@@ -175,7 +188,11 @@ impl Transport for ByClient {
         }
         let request = reqwest::Request::try_from(request.map(reqwest::Body::wrap));
         let request = request.map_err(|_| NoAnswer::NotSent)?;
-        match self.0.execute(request).await {
+        let client = match request.url().scheme() {
+            "https" => &self.own,
+            _ => &self.past_proxies,
+        };
+        match client.execute(request).await {
             Ok(response) => {
                 let response = Response::<reqwest::Body>::from(response);
                 let foreign = |body: reqwest::Body| body.map_err(|error| error.without_url().into());

@@ -311,6 +311,29 @@ async fn a_request_in_clear_stays_on_this_machine() {
 }
 
 #[tokio::test]
+async fn no_proxy_is_given_a_token_in_clear() {
+    let world = World::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let client = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy).unwrap());
+    let middleware = world.engine.reqwest(client).unwrap();
+    let answer = middleware
+        .for_connection(world.id.clone())
+        .into_client()
+        .get(world.url("crm/v3/objects/contacts"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(
+        listener.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "nobody asked the proxy"
+    );
+}
+
+#[tokio::test]
 async fn a_redirect_is_an_answer_and_is_not_followed_with_the_token() {
     for door in DOORS {
         let world = World::new().await;
