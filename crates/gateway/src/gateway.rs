@@ -99,9 +99,14 @@ pub(crate) struct Inner<T> {
 }
 
 impl<T> Inner<T> {
-    /// The limits as of now.
+    /// The limits as of now. Not to be held while anything is waited for: there is little room for such.
     pub(crate) fn limits(&self) -> Guard<Arc<GatewayLimits>> {
         self.limits.load()
+    }
+
+    /// How long the provider may take, as of now.
+    pub(crate) fn upstream_timeout(&self) -> Duration {
+        self.limits().upstream_timeout
     }
 }
 
@@ -156,17 +161,17 @@ impl<T: Transport> Gateway<T> {
 
     /// Limits the calls that begin from now on like this.
     pub fn limit(&self, limits: GatewayLimits) {
-        self.inner.limits.store(Arc::new(limits));
-    }
-
-    /// Sends a call with the connection's access token and returns the provider's answer, whatever its status.
-    ///
         let patience = limits.upstream_timeout;
         // Shortened before a call may count on it, and made longer only afterwards.
         let before = self.inner.limits().upstream_timeout;
         self.inner.transport.wait_for(patience.min(before));
-    /// `target` is path and query as the caller wrote them, beginning with `/`, still percent-encoded; of `request` only method,
+        self.inner.limits.store(Arc::new(limits));
         self.inner.transport.wait_for(patience);
+    }
+
+    /// Sends a call with the connection's access token and returns the provider's answer, whatever its status.
+    ///
+    /// `target` is path and query as the caller wrote them, beginning with `/`, still percent-encoded; of `request` only method,
     /// headers and body count. A 401 is judged by the keeper and the call repeated at most once because of it, if a newer token
     /// came of that and the body is still at hand. What only reads is repeated once more after a cut or a 5xx. A write
     /// is never sent again unless it is known not to have been carried out.

@@ -37,11 +37,13 @@ impl<T: Transport> Inner<T> {
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         record.app = Some(call.token.app.name.clone());
-        let body = call.body.whole(self.limits().upstream_timeout).await?.ok_or(
-            RefusalKind::GuardNotApplicable {
-                what: "the body is larger than what is kept of one: it cannot be compared with another",
-            },
-        )?;
+        let body =
+            call.body
+                .whole(self.upstream_timeout())
+                .await?
+                .ok_or(RefusalKind::GuardNotApplicable {
+                    what: "the body is larger than what is kept of one: it cannot be compared with another",
+                })?;
         let ahead = guards
             .ahead
             .as_ref()
@@ -59,7 +61,7 @@ impl<T: Transport> Inner<T> {
         }
         let mut patience = place::BEFORE_LEAVING + call.patience.max_wait;
         if ahead.is_some() {
-            patience += self.limits().upstream_timeout + call.patience.max_wait;
+            patience += self.upstream_timeout() + call.patience.max_wait;
         }
         let reservation = self.reservation(&call, guards, &body, patience);
         drop(body);
@@ -152,8 +154,6 @@ impl<T: Transport> Inner<T> {
         result
     }
 
-    /// What a write is answered with that was here before.
-    fn met(
     /// What a write is answered with that was here before, and of which nobody knows what became of it. Found out, it is on
     /// record for whoever comes after.
     async fn settle(
@@ -182,6 +182,8 @@ impl<T: Transport> Inner<T> {
         })
     }
 
+    /// What a write is answered with that was here before.
+    fn met(
         &self,
         meeting: Meeting,
         answer: Option<StoredAnswer>,

@@ -99,9 +99,9 @@ impl<T: Transport> Inner<T> {
             // Whether there is a token at all shows before it is on record that the call leaves.
             self.keeper.current(call.id, call.min_ttl).await?;
             self.leaves(place).await?;
-        }
             // That may have taken a while: the one that is sent is chosen after it. Without one nothing leaves, and that is its end.
             call.token = self.keeper.current(call.id, call.min_ttl).await?;
+        }
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl<T: Transport> Inner<T> {
 
     /// While the caller's body moves on, the provider is not late.
     async fn answer_in_time(&self, call: &Call<'_>, began: Instant) -> Result<Response<Rest>, NoAnswer> {
-        let patience = self.limits().upstream_timeout;
+        let patience = self.upstream_timeout();
         let mut answer = pin!(self.transport.send(call.request()));
         let mut until = began + patience;
         loop {

@@ -143,7 +143,7 @@ impl<T: Transport> Inner<T> {
             let mut response = Box::pin(self.carry_out(look, &mut of_the_look)).await?;
             let whole = response
                 .body_mut()
-                .read_whole(ANSWER_MAX, self.limits().upstream_timeout)
+                .read_whole(ANSWER_MAX, self.upstream_timeout())
                 .await;
             let status = response.status().as_u16();
             match ahead.0.found(status, whole.as_deref().unwrap_or_default(), &at) {

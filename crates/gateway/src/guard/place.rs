@@ -111,7 +111,7 @@ impl<T: Transport> Inner<T> {
     /// Puts on record that the call leaves now. Nothing may leave unless this returns.
     pub(crate) async fn leaves(&self, place: &Place) -> Result<(), RefusalKind> {
         let now = self.keeper.clock().now();
-        let deadline = now.after(2 * self.limits().upstream_timeout + AFTER_LEAVING);
+        let deadline = now.after(2 * self.upstream_timeout() + AFTER_LEAVING);
         let on_record = timeout(
             STORE_ANSWERS_WITHIN,
             self.keeper.store().write_leaves(&place.ticket, deadline, now),
