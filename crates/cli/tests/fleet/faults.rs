@@ -7,13 +7,14 @@ use std::time::Duration;
 use hubspot_sim::FaultKind;
 use rustix::process::Signal;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Fleet, connection_of, portal};
 use crate::plan::{Endpoint, Fault};
 
-/// How long a redemption takes at most from the provider's yes to the commit, on a machine that is busy.
-const BETWEEN_ANSWER_AND_COMMIT: Duration = Duration::from_secs(1);
+/// How long a redemption takes at most from the provider's yes until its answer is safe, on a machine that is busy: the store alone is
+/// waited for for a second, then the lifeboat is written beside.
+const BETWEEN_ANSWER_AND_SAFETY: Duration = Duration::from_secs(3);
 /// How long a token request is on its way at most.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// From here on a holder's lease may be somebody else's when it goes on.
@@ -38,8 +39,9 @@ async fn happen(fleet: &Arc<Fleet>, fault: Fault) {
             if let Some(connection) = in_refresh_of {
                 fleet.in_refresh_of(process, connection).await;
             }
+            let killed = Instant::now();
             fleet.kill(process, &mut running, Signal::KILL).await;
-            explain_losses(fleet, process).await;
+            explain_losses(fleet, process, killed).await;
             sleep(away).await;
             fleet.revive(process, &mut running).await;
         }
@@ -61,14 +63,14 @@ async fn happen(fleet: &Arc<Fleet>, fault: Fault) {
             troubles.stopped[process].begin();
             service.signal(Signal::STOP);
             if lasts >= LEASE {
-                explain_losses(fleet, process).await;
+                explain_losses(fleet, process, Instant::now()).await;
             }
             sleep(lasts).await;
             service.signal(Signal::CONT);
             troubles.stopped[process].end();
             if lasts >= LEASE {
                 // It may have been stopped between the last check and the first byte.
-                explain_losses(fleet, process).await;
+                explain_losses(fleet, process, Instant::now()).await;
             }
         }
         Fault::Database {
@@ -168,8 +170,9 @@ fn kind(how: Endpoint) -> FaultKind {
 
 /// A process has just been killed or stopped: every connection with an answer that is unsettled may have lost it. While the store
 /// is away, answers wait in memory.
-async fn explain_losses(fleet: &Fleet, process: usize) {
-    let mut before = BETWEEN_ANSWER_AND_COMMIT;
+async fn explain_losses(fleet: &Fleet, process: usize, lost: Instant) {
+    // It may have taken a while until it was gone.
+    let mut before = BETWEEN_ANSWER_AND_SAFETY + lost.elapsed();
     if let Some(began) = fleet.troubles.store_away_since(process) {
         before += began.elapsed();
     }
@@ -182,15 +185,18 @@ async fn explain_losses(fleet: &Fleet, process: usize) {
     }
 }
 
-/// The accounts whose refresh token the provider has, or has accepted within this time without a new version being seen since.
+/// The accounts whose refresh token the provider has, or has accepted within this time without the versions for that being seen
+/// since.
 fn unsettled(fleet: &Fleet, within: Duration) -> BTreeSet<u64> {
     let hot = fleet.books.hot(&fleet.installation.hubspot, within);
-    let is_settled = |portal, accepted: Option<_>| {
-        let seen = connection_of(portal).and_then(|connection| fleet.seen[connection].newest_since());
-        accepted.is_some() && seen > accepted
+    let is_settled = |portal, accepted: &[Instant]| {
+        let Some((first, connection)) = accepted.first().zip(connection_of(portal)) else {
+            return false;
+        };
+        fleet.seen[connection].grown_since(*first) >= accepted.len() as u64
     };
     hot.into_iter()
-        .filter(|(portal, accepted)| !is_settled(*portal, *accepted))
+        .filter(|(portal, accepted)| !is_settled(*portal, accepted))
         .map(|(portal, _)| portal)
         .collect()
 }

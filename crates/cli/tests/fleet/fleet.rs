@@ -60,6 +60,9 @@ struct Process {
     running: Mutex<Option<Service>>,
 }
 
+/// What an entry of a lifeboat is called.
+const ENTRY: &str = ".entry";
+
 /// What is proved here is about tokens: the callers ask for more than HubSpot's 110 calls in 10 s, and a budget waits for the store.
 const NO_BUDGET: &str = "budget = \"off\"\n";
 
@@ -212,6 +215,20 @@ impl Fleet {
         });
         self.ask(process, Method::POST, "/v1/connections", Some(record))
             .await
+    }
+
+    /// Whether something waits in the lifeboat of a process to be stored.
+    pub(crate) fn has_lifeboat_entries(&self, process: usize) -> bool {
+        let name = match self.plan.store {
+            Store::Postgres => format!("lifeboat-{process}"),
+            Store::Sqlite => "lifeboat".to_owned(),
+        };
+        let Ok(files) = std::fs::read_dir(self.installation.folder().join(name)) else {
+            return false;
+        };
+        files
+            .flatten()
+            .any(|file| file.file_name().to_string_lossy().ends_with(ENTRY))
     }
 
     /// Waits until nobody else hurts this process.

@@ -89,6 +89,7 @@ pub(crate) async fn run(plan: Plan) -> Report {
         let mut running = fleet.turn(process).await;
         fleet.kill(process, &mut running, Signal::TERM).await;
     }
+    bring_ashore(&fleet).await;
 
     let after = versions(&fleet).await;
     let grown = after
@@ -111,6 +112,25 @@ pub(crate) async fn run(plan: Plan) -> Report {
     report.diary = fleet.tally.diary.lock().unwrap().join("\n");
     report.took = began.elapsed();
     report
+}
+
+/// A process that goes down while its store is slow leaves what it has in its lifeboat, for the next one. Here is the next one.
+async fn bring_ashore(fleet: &Fleet) {
+    const AGAIN: Duration = Duration::from_millis(200);
+    for process in 0..PROCESSES {
+        if !fleet.has_lifeboat_entries(process) {
+            continue;
+        }
+        let mut running = fleet.turn(process).await;
+        fleet.revive(process, &mut running).await;
+        let landing = timeout(HEALS_WITHIN, async {
+            while fleet.has_lifeboat_entries(process) {
+                sleep(AGAIN).await;
+            }
+        });
+        landing.await.expect("what is in a lifeboat lands");
+        fleet.kill(process, &mut running, Signal::TERM).await;
+    }
 }
 
 /// Copies the provider's books often enough to know when what was accepted.

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::witness::Counts;
 
+/// How long it takes at most until a version that is stored is seen by a caller.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// When the provider accepted what, and how many of it may have been lost.
 #[derive(Debug, Default)]
 pub(crate) struct Books(Mutex<BTreeMap<u64, Page>>);
@@ -94,18 +97,24 @@ impl Books {
         pages.get(&portal)?.accepted.last().copied()
     }
 
-    /// The portals whose refresh token is at the provider, or was accepted within this time; with the moment of that.
-    pub(crate) fn hot(&self, hubspot: &Simulator, within: Duration) -> BTreeMap<u64, Option<Instant>> {
+    /// The portals whose refresh token is at the provider, or was accepted within this time; with the moments of that. What was
+    /// accepted shortly before is among them: its version may be seen only after the last acceptance, and is not that one's.
+    pub(crate) fn hot(&self, hubspot: &Simulator, within: Duration) -> BTreeMap<u64, Vec<Instant>> {
         self.look(hubspot);
         let pages = self.0.lock().unwrap();
         let hot = pages.iter().filter_map(|(portal, page)| {
-            let accepted = page.accepted.last().copied();
             if page.in_flight > 0 {
-                return Some((*portal, None));
+                return Some((*portal, Vec::new()));
             }
-            accepted
-                .filter(|at| at.elapsed() <= within)
-                .map(|at| (*portal, Some(at)))
+            let last = page.accepted.last().filter(|at| at.elapsed() <= within)?;
+            let mut run = vec![*last];
+            for earlier in page.accepted.iter().rev().skip(1) {
+                if run[0].duration_since(*earlier) > SEEN_WITHIN {
+                    break;
+                }
+                run.insert(0, *earlier);
+            }
+            Some((*portal, run))
         });
         hot.collect()
     }

@@ -208,9 +208,14 @@ impl Seen {
         false
     }
 
-    /// When the newest version was seen first.
-    pub(crate) fn newest_since(&self) -> Option<Instant> {
-        self.0.lock().unwrap().versions.last().map(|(_, at)| *at)
+    /// How many versions it has grown by since then, as far as was seen.
+    pub(crate) fn grown_since(&self, then: Instant) -> u64 {
+        let sights = self.0.lock().unwrap();
+        let before = sights.versions.iter().rev().find(|(_, at)| *at <= then);
+        let (Some((newest, _)), Some((known, _))) = (sights.versions.last(), before) else {
+            return 0;
+        };
+        newest.abs_diff(*known)
     }
 
     fn note(&self, fleet: &Fleet, portal: u64, call: &Call, now: Instant, served: Served) {
