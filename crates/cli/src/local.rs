@@ -55,6 +55,7 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
         .lifeboat(&config.lifeboat.dir)
         .max_stale(config.coordination.max_stale)
         .limits(gateway_limits(config))
+        .counted_apart(config.metrics.connections.clone())
         .build()
         .await?;
     Ok(Service::new(engine, settings(config)))

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evergrant_domain::App;
 use evergrant_domain::webhook::Endpoint;
+use evergrant_domain::{App, ConnectionId};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub log: Log,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[tracing]`
+    pub tracing: Tracing,
     /// `[limits]`
     pub limits: Limits,
     /// `[apps.NAME]`, by name.
@@ -74,6 +76,18 @@ pub struct Metrics {
     /// A listener for them alone, where nobody needs a key; `None` means that they are on the main one, for keys of the role
     /// `metrics`.
     pub listen: Option<SocketAddr>,
+    /// Those that have series of their own, with a label `connection`.
+    pub connections: Vec<ConnectionId>,
+}
+
+/// Where traces of calls go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tracing {
+    /// Where they are sent to, by OTLP over HTTP. `None` means that this file says nothing of it, and the standard variables of
+    /// OpenTelemetry decide.
+    pub otlp_endpoint: Option<Url>,
+    /// Which share of the traces that begin here is kept; `None` means that nothing was said.
+    pub sample_ratio: Option<f64>,
 }
 
 /// A certificate chain and its private key, both PEM. They are read anew when they change.

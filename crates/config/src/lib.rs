@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::{
     Config, Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server,
-    Store, TlsFiles, Vault, VaultKeyText,
+    Store, TlsFiles, Tracing, Vault, VaultKeyText,
 };
 pub use error::{ConfigError, Problem};
 pub use network::Network;

@@ -314,6 +314,22 @@ impl<'a> Section<'a> {
         self.counted(key, bounds, "a whole number", |text| text.parse().ok())
     }
 
+    /// A share: a number from 0 to 1.
+    pub(crate) fn ratio(&mut self, key: &'static str) -> Option<At<f64>> {
+        const WHAT: &str = "must be a number from 0 to 1, like 0.1";
+        let written = self.value(key)?;
+        let from_variable = written.place.is_variable();
+        self.reading.parsed(written, |value| {
+            match value {
+                Value::Number(text) => text.parse().ok(),
+                Value::Text(text) if from_variable => text.parse().ok(),
+                _ => None,
+            }
+            .filter(|ratio| (0.0..=1.0).contains(ratio))
+            .ok_or(WHAT)
+        })
+    }
+
     /// A number of bytes within bounds: alone, or with `KiB`, `MiB` or `GiB` behind it.
     pub(crate) fn size(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<At<u64>> {
         self.counted(

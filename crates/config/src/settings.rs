@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use evergrant_domain::App;
+use evergrant_domain::{App, ConnectionId};
 use url::{Host, Url};
 
 use crate::config::{
     Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server, Store,
-    TlsFiles, Vault, VaultKeyText,
+    TlsFiles, Tracing, Vault, VaultKeyText,
 };
 use crate::network::Network;
 use crate::section::{At, Section};
@@ -17,6 +17,9 @@ use crate::{Config, apps, secret_file, webhooks};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// So many connections may have series of their own.
+const COUNTED_APART_MAX: usize = 100;
 
 /// Reads everything. What is returned is only sound where no problem was noted.
 pub(crate) fn read(root: &mut Section<'_>) -> Config {
@@ -27,6 +30,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let lifeboat = root.section("lifeboat", lifeboat);
     let log = root.section("log", log);
     let metrics = root.section("metrics", |section| metrics(section, server.listen));
+    let tracing = root.section("tracing", tracing);
     let limits = root.section("limits", limits);
     let apps: Vec<App> = root.section("apps", |apps| {
         apps.sections(|name, app| apps::read(name, app, &server.public_url))
@@ -44,6 +48,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         lifeboat,
         log,
         metrics,
+        tracing,
         limits,
         apps,
         webhooks,
@@ -373,8 +378,42 @@ fn metrics(section: &mut Section<'_>, main: SocketAddr) -> Metrics {
             address => Ok(address),
         })
     });
+    let connections = section.texts("connections").and_then(|ids| {
+        reading.parsed(ids, |ids| {
+            if ids.len() > COUNTED_APART_MAX {
+                return Err(format!(
+                    "names {} connections, and each has the series of an app: at most {COUNTED_APART_MAX}",
+                    ids.len()
+                ));
+            }
+            let id = |id: &String| ConnectionId::parse(id).map_err(|error| format!("{id:?}: {error}"));
+            ids.iter().map(id).collect::<Result<Vec<_>, _>>()
+        })
+    });
     Metrics {
         listen: listen.map(|listen| listen.value),
+        connections: connections.map(|ids| ids.value).unwrap_or_default(),
+    }
+}
+
+fn tracing(section: &mut Section<'_>) -> Tracing {
+    let reading = section.reading;
+    let endpoint = section.text("otlp_endpoint").and_then(|text| {
+        reading.parsed(text, |text| match Url::parse(text) {
+            Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() => {
+                Err("must be an http or https address, like \"http://localhost:4318/v1/traces\"")
+            }
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                Err("must not hold a user name or password: OTEL_EXPORTER_OTLP_HEADERS can carry what the collector asks for")
+            }
+            Ok(url) => Ok(url),
+            Err(_) => Err("is no address: write it like \"http://localhost:4318/v1/traces\""),
+        })
+    });
+    let ratio = section.ratio("sample_ratio");
+    Tracing {
+        otlp_endpoint: endpoint.map(|endpoint| endpoint.value),
+        sample_ratio: ratio.map(|ratio| ratio.value),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_domain::ConnectionId;
 use evergrant_gateway::{Gateway, GatewayLimits};
 use evergrant_keeper::{Keeper, KeeperParts, Lifeboat, LifeboatFolder, Surroundings};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
@@ -28,6 +29,7 @@ pub struct Builder {
     lifeboat: Option<PathBuf>,
     max_stale: Duration,
     limits: GatewayLimits,
+    counted_apart: Vec<ConnectionId>,
 }
 
 enum Key {
@@ -46,6 +48,7 @@ impl Default for Builder {
             lifeboat: None,
             max_stale: MAX_STALE,
             limits: GatewayLimits::default(),
+            counted_apart: Vec::new(),
         }
     }
 }
@@ -128,6 +131,14 @@ impl Builder {
         self
     }
 
+    /// Connections whose counts have a label `connection` of their own; none where nothing is said. A few: each has the series of
+    /// an app.
+    #[must_use]
+    pub fn counted_apart(mut self, connections: impl IntoIterator<Item = ConnectionId>) -> Self {
+        self.counted_apart = connections.into_iter().collect();
+        self
+    }
+
     /// The limits of calls through the gateway.
     #[must_use]
     pub fn limits(mut self, limits: GatewayLimits) -> Self {
@@ -171,6 +182,7 @@ impl Builder {
             lifeboat: lifeboat.map(|lifeboat| Arc::new(lifeboat) as Arc<dyn Lifeboat>),
             max_stale: self.max_stale,
         });
+        keeper.metrics().name_connections(self.counted_apart);
         keeper.start();
         let gateway = Gateway::new(keeper.clone(), self.limits);
         Ok(Evergrant::new(keeper, gateway, public_url))

@@ -11,6 +11,7 @@ use evergrant_domain::{
     AccessToken, AccountId, App, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId,
     ConnectionStatus, Customer, Kind, RefreshToken, Timestamp, TokenSet,
 };
+use evergrant_metrics::{Metrics, Source};
 use evergrant_oauth::Introspect;
 use evergrant_store::StoreError;
 use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revoke};
@@ -206,7 +207,7 @@ impl Keeper {
             event: Event::new(EventKind::Connected, "a record was imported"),
         };
         let made = self.inner.store.create(new, now).await?;
-        announce(made)
+        announce(&self.inner.metrics, made, Source::Import)
     }
 
     /// Ends a connection: its tokens are erased, its refresh token is revoked where that is asked for and possible.
@@ -344,7 +345,7 @@ impl Keeper {
                 }
                 _ => self.inner.cache.forget(&id),
             }
-            return announce(connected);
+            return announce(&self.inner.metrics, connected, Source::Connect);
         }
     }
 
@@ -421,10 +422,12 @@ fn retired_for(successor: &ConnectionId) -> Event {
     )
 }
 
-fn announce(connected: Connected) -> Result<Connection, ConnectError> {
+fn announce(metrics: &Metrics, connected: Connected, source: Source) -> Result<Connection, ConnectError> {
     match connected {
         Connected::Stored(held) => {
             let connection = held.connection;
+            let series = metrics.of(&connection.app, &connection.id);
+            series.here().token_set_stored(source);
             tracing::info!(
                 event = "connected",
                 connection_id = %connection.id,

@@ -29,11 +29,13 @@ use crate::flight::Flights;
 use crate::gate::Gates;
 use crate::landing::Afloat;
 use crate::lifeboat::Lifeboat;
+use crate::provider_clock::ProviderClocks;
 use crate::redeem::Why;
 use crate::rescue::Alarmed;
 use crate::rest::Known;
 use crate::surroundings::{Chance, Surroundings, Tasks};
 use crate::throttle::Throttle;
+use crate::watched_store::WatchedStore;
 
 /// A forced refresh is made at most once in this time, whoever asks.
 const FORCED_EVERY: Duration = Duration::from_secs(10);
@@ -97,6 +99,7 @@ pub(crate) struct Inner {
     pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
     pub(crate) metrics: Metrics,
+    pub(crate) provider_clocks: Arc<ProviderClocks>,
     pub(crate) tasks: Tasks,
     pub(crate) stopping: CancellationToken,
 }
@@ -145,15 +148,21 @@ pub enum AfterRejection {
 impl Keeper {
     /// Puts a keeper together. Nothing runs by itself until [`Keeper::start`].
     pub fn new(parts: KeeperParts) -> Self {
+        let metrics = Metrics::default();
+        let provider_clocks = Arc::new(ProviderClocks::new(parts.surroundings.clock.clone()));
+        let endpoint = parts.endpoint.telling({
+            let provider_clocks = provider_clocks.clone();
+            move |seen| provider_clocks.take(seen)
+        });
         let timeline = Arc::new(Timeline::new(parts.surroundings.clock));
         let booted = millis(timeline.boot());
         let keeper = Self {
             inner: Arc::new(Inner {
                 apps: ArcSwap::default(),
                 gates: Gates::default(),
-                store: parts.store,
+                store: Arc::new(WatchedStore::new(parts.store, metrics.clone())),
                 vault: parts.vault,
-                endpoint: parts.endpoint,
+                endpoint,
                 clock: timeline.clone(),
                 timeline,
                 on_time: AtomicBool::new(false),
@@ -173,7 +182,8 @@ impl Keeper {
                 at_rest: Mutex::default(),
                 examined: Mutex::default(),
                 throttle: Throttle::default(),
-                metrics: Metrics::default(),
+                metrics,
+                provider_clocks,
                 tasks: Tasks::new(parts.surroundings.runtime),
                 stopping: CancellationToken::new(),
             }),
@@ -462,7 +472,7 @@ impl Keeper {
         let app = self
             .app(name)
             .ok_or_else(|| KeepError::AppNotConfigured { app: name.clone() })?;
-        let series = self.inner.metrics.app(Some(name));
+        let series = self.inner.metrics.of(name, &held.connection.id);
         let clock = &self.inner.clock;
         // A token that cannot stand in a header was never stored, so a missing one means that the row is being erased.
         Current::of(held, app, series, clock.now(), clock.boot())

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::connection::{Account, Landing};
@@ -14,11 +15,13 @@ use evergrant_domain::token_answer::Issued;
 use evergrant_domain::{
     AppName, ConnectionId, ConnectionStatus, ReconnectReason, Rotation, Timestamp, TokenSet,
 };
+use evergrant_metrics::Source;
 use evergrant_store::StoreError;
 use evergrant_store::contract::{Held, Landed, Lease, Refreshed};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tracing::Instrument as _;
 
 use crate::cache::Sight;
 use crate::error::KeepError;
@@ -60,6 +63,26 @@ pub(crate) struct Answer {
     /// Which life of the connection's id it belongs to, and which consent.
     pub(crate) created_at: Timestamp,
     pub(crate) connected_at: Timestamp,
+    pub(crate) tried: Tried,
+}
+
+/// What is known of the tries at storing an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// One may have stored it without saying so. From then on an answer that is not there may have been there.
+    may_have_been_stored: AtomicBool,
+    /// It was counted.
+    counted: AtomicBool,
+}
+
+impl Tried {
+    /// Of an answer whose first tries were others'.
+    pub(crate) fn by_others() -> Self {
+        Self {
+            may_have_been_stored: AtomicBool::new(true),
+            counted: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Answer {
@@ -75,6 +98,16 @@ impl Answer {
     /// Whether it is what stands there, or something came after it.
     fn is_settled_in(&self, held: &Held) -> bool {
         held.connection.version > self.lease.version()
+    }
+
+    /// Another token set was stored for the version that this answer was issued for, so two were issued for one. Where it may have
+    /// been stored itself, only the very next version says so: a later one may have come from this answer.
+    fn was_issued_twice(&self, held: &Held) -> bool {
+        let connection = &held.connection;
+        let next = connection.version == self.lease.version().next();
+        connection.created_at == self.created_at
+            && connection.connected_at <= self.connected_at
+            && (next || !self.tried.may_have_been_stored.load(Ordering::Relaxed))
     }
 
     /// A commit whose answer was lost had happened: token sets are compared by what they are, not by number alone.
@@ -197,11 +230,13 @@ impl Keeper {
         let keeper = self.clone();
         self.inner.tasks.redeem({
             let (answer, tenure) = (answer.clone(), holding.tenure.clone());
-            async move {
+            let span = tracing::debug_span!("store", otel.kind = "internal");
+            let work = async move {
                 // Rule 5: renewed while it is afloat, so that nobody presents what was redeemed; it lands in any case.
                 let landing = keeper.bring_ashore(&answer, tell);
                 keeper.under_renewal(&tenure, || true, landing).await;
-            }
+            };
+            work.instrument(span)
         });
         Ok(match told.await {
             Ok(News::Ashore(Ashore::Stored(held))) => Turn::Over(self.landed(&held, sight)),
@@ -283,6 +318,7 @@ impl Keeper {
             rotated: rotated && rotation == Rotation::Never,
             created_at: connection.created_at,
             connected_at: connection.connected_at,
+            tried: Tried::default(),
         }
     }
 
@@ -364,10 +400,31 @@ impl Keeper {
         {
             return self.revoke_erased(answer).await;
         }
-        Ok(match store.land(&answer.lease, answer.refreshed(), now).await? {
-            Landed::Stored(held) => Ashore::Stored(held),
-            Landed::Moved(held) if answer.is_stored_in(&held) => Ashore::Stored(held),
-            Landed::Moved(held) if answer.is_settled_in(&held) => Ashore::Superseded,
+        // Whoever waits may give up on it and try again: what it does then, nobody is told.
+        let definite = !answer.tried.may_have_been_stored.swap(true, Ordering::Relaxed);
+        let landed = store.land(&answer.lease, answer.refreshed(), now).await?;
+        answer
+            .tried
+            .may_have_been_stored
+            .store(!definite, Ordering::Relaxed);
+        Ok(match landed {
+            Landed::Stored(held) => {
+                self.count_stored(answer);
+                Ashore::Stored(held)
+            }
+            Landed::Moved(held) if answer.is_stored_in(&held) => {
+                // Where it came from another process, or an earlier life of this one, it was counted there.
+                if self.inner.afloat.has(id, &answer.name) {
+                    self.count_stored(answer);
+                }
+                Ashore::Stored(held)
+            }
+            Landed::Moved(held) if answer.is_settled_in(&held) => {
+                if answer.was_issued_twice(&held) {
+                    self.tell_of_double_redemption(answer, &held);
+                }
+                Ashore::Superseded
+            }
             // Rule 18: it has lost even what this answer came from. A newer consent counts all the same.
             Landed::Moved(held) => {
                 if answer.mismatch.is_some() || held.connection.connected_at > answer.connected_at {
@@ -375,7 +432,9 @@ impl Keeper {
                 }
                 let version = answer.lease.version().next();
                 let restored = self.restore(&held, version, answer.tokens.clone()).await?;
-                Ashore::Stored(restored.ok_or_else(moved)?)
+                let restored = restored.ok_or_else(moved)?;
+                self.count_stored(answer);
+                Ashore::Stored(restored)
             }
             Landed::Purged => return self.revoke_erased(answer).await,
             Landed::GrantTaken { by } => {
@@ -388,6 +447,33 @@ impl Keeper {
                 Ashore::Disconnected
             }
         })
+    }
+
+    /// Each answer once, however often it was tried.
+    fn count_stored(&self, answer: &Answer) {
+        if !answer.tried.counted.swap(true, Ordering::Relaxed) {
+            let series = self.inner.metrics.of(&answer.app, answer.lease.connection());
+            series.here().token_set_stored(Source::Refresh);
+        }
+    }
+
+    /// Two processes redeemed one version's refresh token, and both were given a token set. One of them is lost, and which one the
+    /// provider still accepts, only the next redemption tells.
+    fn tell_of_double_redemption(&self, answer: &Answer, held: &Held) {
+        // An entry that cannot be removed is found again and again.
+        if answer.tried.counted.swap(true, Ordering::Relaxed) || !self.inner.alarmed.is_first_of(&answer.name)
+        {
+            return;
+        }
+        self.inner.metrics.double_redemption();
+        tracing::error!(
+            event = "double_redemption",
+            connection_id = %answer.lease.connection(),
+            app = %answer.app,
+            version_before = answer.lease.version().number(),
+            version = held.connection.version.number(),
+            "two token sets were issued for one version: its refresh token was redeemed twice, and the other set is the stored one"
+        );
     }
 
     /// The connection was erased since: nobody is left who uses the grant, or who could say whether to revoke it.

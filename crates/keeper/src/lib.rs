@@ -22,6 +22,7 @@ mod gate;
 mod keeper;
 mod landing;
 mod lifeboat;
+mod provider_clock;
 mod redeem;
 mod regression;
 mod rescue;
@@ -29,6 +30,7 @@ mod rest;
 mod surroundings;
 mod tenure;
 mod throttle;
+mod watched_store;
 
 pub use clock::{Clock, SystemClock};
 pub use connect::{Consent, Import, ImportTokens};

@@ -13,15 +13,16 @@ use evergrant_domain::redemption::{self, DEADLINE, Intent, LEASE, Presenting};
 use evergrant_domain::token_answer::{Failure, Introspected, TokenAnswer};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::{
-    App, ClientSecret, ConnectionId, ConnectionStatus, Kind, ReconnectReason, RefreshToken, Rotation,
-    Timestamp, TokenSet, Version,
+    App, AppName, ClientSecret, ConnectionId, ConnectionStatus, Kind, ReconnectReason, RefreshToken,
+    Rotation, Timestamp, TokenSet, Version,
 };
-use evergrant_metrics::Redemption;
+use evergrant_metrics::{Redemption, Refresh};
 use evergrant_oauth::{Introspect, Redeemed};
 use evergrant_store::contract::{AppState, CooldownAnswer, Held, Lease, LeaseAnswer, LeaseOn, Presented};
 use evergrant_store::coordination;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::cache::Current;
 use crate::error::KeepError;
@@ -114,9 +115,63 @@ impl Why {
         }
     }
 
+    /// The word in traces.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Due { .. } => "due",
+            Self::Rejected { .. } => "rejected",
+            Self::Asked {
+                renewal: Renewal::IfOld,
+                ..
+            } => "asked",
+            Self::Asked {
+                renewal: Renewal::Forced,
+                ..
+            } => "forced",
+        }
+    }
+
     /// Whether the pause after a failure is passed over.
     pub(crate) fn is_forced(self) -> bool {
         self.lease_on() == LeaseOn::LostOutcome
+    }
+}
+
+/// What is told of a flight once it has ended.
+struct Course {
+    began: Instant,
+    /// Whose connection it is, once that was read.
+    app: Option<AppName>,
+    /// The version that stood when it began.
+    first: Option<Version>,
+    /// Since when it waits for the lease.
+    lease_asked_at: Option<Instant>,
+    /// What a token that it ends with says of it.
+    brought: Refresh,
+}
+
+impl Course {
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            app: None,
+            first: None,
+            lease_asked_at: None,
+            brought: Refresh::NotNeeded,
+        }
+    }
+}
+
+/// The word for a refresh that ended without a token.
+fn failed(error: &KeepError) -> Refresh {
+    match error {
+        KeepError::ReconnectRequired { .. } => Refresh::ReconnectRequired,
+        KeepError::Unknown | KeepError::Disconnected | KeepError::Superseded { .. } => Refresh::Disconnected,
+        KeepError::AppCredentialsRejected { .. } => Refresh::AppCredentialsRejected,
+        KeepError::ProviderUnavailable { .. } => Refresh::ProviderUnavailable,
+        KeepError::StoreUnavailable { .. } => Refresh::StoreUnavailable,
+        KeepError::Overloaded { .. } => Refresh::Overloaded,
+        KeepError::AppNotConfigured { .. } | KeepError::Unreadable { .. } => Refresh::Unusable,
     }
 }
 
@@ -148,15 +203,34 @@ pub(crate) struct Holding {
 impl Keeper {
     /// One flight: until the connection has a token that serves, or there is a reason why not.
     pub(crate) async fn redeem(&self, id: &ConnectionId, why: Why, waited_for: &WaitedFor) -> Outcome {
-        let ends = Instant::now() + FLIGHT_LASTS;
+        let mut course = Course::begin();
+        let outcome = self.redeem_on(id, why, waited_for, &mut course).await;
+        self.count(id, &course, &outcome);
+        outcome
+    }
+
+    async fn redeem_on(
+        &self,
+        id: &ConnectionId,
+        why: Why,
+        waited_for: &WaitedFor,
+        course: &mut Course,
+    ) -> Outcome {
+        let ends = course.began + FLIGHT_LASTS;
         let mut pause = LOOK_AGAIN;
         let mut moved = false;
         while Instant::now() < ends {
             let sight = self.inner.cache.sight(id);
             let held = self.held(id).await?;
+            let seen = held.connection.version;
+            let first = *course.first.get_or_insert(seen);
+            course.app = Some(held.connection.app.clone());
             let why = why.now_that(&held, self.due(&held));
             let at_hand = match self.usable(&held) {
                 Ok(token) if !why.asks_for_redemption(&held, self.inner.clock.now()) => {
+                    if seen > first {
+                        course.brought = Refresh::Found;
+                    }
                     self.inner.cache.keep(&token, sight);
                     return Ok(token);
                 }
@@ -164,8 +238,14 @@ impl Keeper {
                 Err(_) if why.lease_on().allows(&held.connection.status) => None,
                 Err(error) => return Err(error),
             };
-            match self.turn(&held, at_hand, why, waited_for, ends).await? {
-                Turn::Over(outcome) => return outcome,
+            match self.turn(&held, at_hand, why, waited_for, ends, course).await? {
+                Turn::Over(outcome) => {
+                    course.brought = match &outcome {
+                        Ok(token) if token.version > seen => Refresh::Refreshed,
+                        Ok(_) | Err(_) => Refresh::PutOff,
+                    };
+                    return outcome;
+                }
                 // Once at once: somebody else's result is there. But a store that goes on showing the same is not pressed.
                 Turn::Moved if !moved => moved = true,
                 Turn::Moved | Turn::LookAgain => {
@@ -180,6 +260,37 @@ impl Keeper {
         })
     }
 
+    /// A refresh has ended.
+    fn count(&self, id: &ConnectionId, course: &Course, outcome: &Outcome) {
+        let metrics = &self.inner.metrics;
+        let refresh = match outcome {
+            Ok(_) => course.brought,
+            Err(error) => failed(error),
+        };
+        let series = match &course.app {
+            Some(app) => metrics.of(app, id),
+            None => metrics.app(None),
+        };
+        series.here().refresh(refresh);
+        metrics.refresh_took(course.began.elapsed());
+        // What it waited for was brought by another one, or never came.
+        if let Some(asked_at) = course.lease_asked_at {
+            metrics.lease_waited(asked_at.elapsed());
+        }
+        let span = Span::current();
+        span.record("evergrant.outcome", refresh.as_str());
+        if outcome.is_err() {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", refresh.as_str());
+        }
+    }
+
+    fn note_lease_wait(&self, course: &mut Course) {
+        if let Some(asked_at) = course.lease_asked_at.take() {
+            self.inner.metrics.lease_waited(asked_at.elapsed());
+        }
+    }
+
     async fn turn(
         &self,
         held: &Held,
@@ -187,6 +298,7 @@ impl Keeper {
         why: Why,
         waited_for: &WaitedFor,
         ends: Instant,
+        course: &mut Course,
     ) -> Result<Turn, KeepError> {
         let id = &held.connection.id;
         let version = held.connection.version;
@@ -213,7 +325,10 @@ impl Keeper {
         let _permit = self.permit(&app.name, id, waited_for).await?;
         // Rule 6: the turn only says who waits how. It is kept until the redemption has ended; the lease is what counts.
         let patience = PATIENCE.min(ends.saturating_duration_since(Instant::now()));
-        let _guard = match self.inner.coordination.turn(id, patience).await {
+        course.lease_asked_at.get_or_insert_with(Instant::now);
+        let waiting = tracing::debug_span!("lease", otel.kind = "internal");
+        let turn = self.inner.coordination.turn(id, patience);
+        let _guard = match turn.instrument(waiting.clone()).await {
             coordination::Turn::Mine(guard) => guard,
             // Never without a turn and never without the lease: what moved meanwhile is used.
             coordination::Turn::NotYet => return Ok(Turn::LookAgain),
@@ -224,6 +339,7 @@ impl Keeper {
             .inner
             .store
             .take_lease(id, version, LEASE, why.lease_on(), now)
+            .instrument(waiting)
             .await?
         {
             LeaseAnswer::Missing => Ok(Turn::Over(Err(KeepError::Unknown))),
@@ -236,6 +352,7 @@ impl Keeper {
                 earlier,
                 took_over,
             } => {
+                self.note_lease_wait(course);
                 let read = async {
                     if took_over {
                         let event = Event::new(
@@ -367,8 +484,13 @@ impl Keeper {
                 return Ok(Turn::LookAgain);
             };
             let evidence = breaker::evidence(&answer);
-            let series = self.inner.metrics.app(Some(&holding.app.name));
-            series.here().redemption(counted_as(&answer));
+            let series = self
+                .inner
+                .metrics
+                .of(&holding.app.name, &holding.held.connection.id);
+            let counted = counted_as(&answer);
+            series.here().redemption(counted);
+            Span::current().record("evergrant.redemption", counted.as_str());
             let turn = match answer {
                 TokenAnswer::Issued(issued) => {
                     let rotation = holding.rotation();

@@ -17,7 +17,7 @@ pub(crate) struct Alarmed(Mutex<BTreeSet<String>>);
 
 impl Alarmed {
     /// Whether nobody was told of this entry yet; now somebody is.
-    fn is_first_of(&self, entry: &str) -> bool {
+    pub(crate) fn is_first_of(&self, entry: &str) -> bool {
         self.0.lock().insert(entry.to_owned())
     }
 
@@ -58,6 +58,12 @@ impl Keeper {
             }
         }
         Ok(let_go)
+    }
+
+    /// How many answers are in the lifeboat; `None` where there is none, or it cannot be read.
+    pub async fn lifeboat_entries(&self) -> Option<usize> {
+        let entries = self.inner.lifeboat.as_ref()?.entries().await;
+        entries.ok().map(|entries| entries.len())
     }
 
     async fn rescue(&self, name: &str, bytes: &[u8], of: Option<&ConnectionId>) -> Result<bool, StoreError> {

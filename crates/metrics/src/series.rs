@@ -73,7 +73,8 @@ impl Redemption {
         Self::NotIssued,
     ];
 
-    fn as_str(self) -> &'static str {
+    /// The word in metrics and traces.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Issued => "issued",
             Self::Lost => "lost",
@@ -84,7 +85,90 @@ impl Redemption {
     }
 }
 
-/// The series of an app. Cheap to clone; all clones are one.
+/// What came of a refresh: of all that one process does at a time to get a connection a token that serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refresh {
+    /// It redeemed the refresh token, and a new token set is there.
+    Refreshed,
+    /// Another process had just done so: its token set is used.
+    Found,
+    /// What was there served after all.
+    NotNeeded,
+    /// Nothing new came, now or a moment ago; the token at hand goes on serving.
+    PutOff,
+    /// The customer must reconnect.
+    ReconnectRequired,
+    /// The connection was disconnected, or there is none.
+    Disconnected,
+    /// The provider refuses the app's credentials.
+    AppCredentialsRejected,
+    /// The provider issued nothing, and no token serves.
+    ProviderUnavailable,
+    /// The store did not answer.
+    StoreUnavailable,
+    /// It took longer than anybody may wait.
+    Overloaded,
+    /// The connection's record does not open, or its app is not configured.
+    Unusable,
+}
+
+impl Refresh {
+    const ALL: [Self; 11] = [
+        Self::Refreshed,
+        Self::Found,
+        Self::NotNeeded,
+        Self::PutOff,
+        Self::ReconnectRequired,
+        Self::Disconnected,
+        Self::AppCredentialsRejected,
+        Self::ProviderUnavailable,
+        Self::StoreUnavailable,
+        Self::Overloaded,
+        Self::Unusable,
+    ];
+
+    /// The word in metrics and traces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refreshed => "refreshed",
+            Self::Found => "found",
+            Self::NotNeeded => "not_needed",
+            Self::PutOff => "put_off",
+            Self::ReconnectRequired => "reconnect_required",
+            Self::Disconnected => "disconnected",
+            Self::AppCredentialsRejected => "app_credentials_rejected",
+            Self::ProviderUnavailable => "provider_unavailable",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Overloaded => "overloaded",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+/// Where a token set that was stored came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A customer's consent, the first or another one.
+    Connect,
+    /// Elsewhere: its record was imported.
+    Import,
+    /// A refresh token that was redeemed.
+    Refresh,
+}
+
+impl Source {
+    const ALL: [Self; 3] = [Self::Connect, Self::Import, Self::Refresh];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Import => "import",
+            Self::Refresh => "refresh",
+        }
+    }
+}
+
+/// The series of an app, or of one of its connections that was named. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]
 pub struct AppSeries(Arc<Shards<Counts>>);
 
@@ -98,6 +182,8 @@ struct Counts {
     token_ttl: Ttl,
     budget_waited: [Waited; Lane::ALL.len()],
     redemptions: [AtomicU64; Redemption::ALL.len()],
+    refreshes: [AtomicU64; Refresh::ALL.len()],
+    token_sets: [AtomicU64; Source::ALL.len()],
 }
 
 impl Default for Counts {
@@ -109,6 +195,8 @@ impl Default for Counts {
             token_ttl: Histogram::new(&TTL),
             budget_waited: array::from_fn(|_| Histogram::new(&WAITED)),
             redemptions: array::from_fn(|_| AtomicU64::new(0)),
+            refreshes: array::from_fn(|_| AtomicU64::new(0)),
+            token_sets: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -159,24 +247,52 @@ impl Series {
     pub fn redemption(&self, outcome: Redemption) {
         self.0.0.redemptions[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
+
+    /// A refresh ended.
+    pub fn refresh(&self, outcome: Refresh) {
+        self.0.0.refreshes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A token set was stored.
+    pub fn token_set_stored(&self, source: Source) {
+        self.0.0.token_sets[source as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-/// The series of every app, by name. The name is empty for what ended before its app was known.
-pub(crate) fn write(apps: &[(&str, AppSeries)], text: &mut Exposition) {
+/// Whose series these are, as their labels say it.
+pub(crate) struct Labelled<'a> {
+    /// Empty for what ended before its app was known.
+    pub(crate) app: &'a str,
+    /// One that was named in the configuration.
+    pub(crate) connection: Option<&'a str>,
+    pub(crate) series: &'a AppSeries,
+}
+
+impl Labelled<'_> {
+    /// All labels of a series, these among them, by name.
+    fn with<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut labels = vec![("app", self.app)];
+        labels.extend_from_slice(more);
+        labels.extend(self.connection.map(|id| ("connection", id)));
+        labels
+    }
+}
+
+/// The series of every app.
+pub(crate) fn write(apps: &[Labelled<'_>], text: &mut Exposition) {
     const CALLS: &str = "evergrant_calls_total";
-    const REDEMPTIONS: &str = "evergrant_redemptions_total";
     const BUDGET_WAIT: &str = "evergrant_budget_wait_seconds";
     text.family(
         CALLS,
         Kind::Counter,
         "Calls that ended, by why they failed or were repeated and by the provider's status.",
     );
-    for (app, series) in apps {
+    for app in apps {
         for class in Class::ALL {
             for (code_class, word) in CODE_CLASSES.iter().enumerate() {
-                let calls = series.sum(|counts| &counts.calls[class as usize][code_class]);
+                let calls = app.series.sum(|counts| &counts.calls[class as usize][code_class]);
                 if calls > 0 {
-                    let labels = [("app", *app), ("class", class.as_str()), ("code_class", *word)];
+                    let labels = app.with(&[("class", class.as_str()), ("code_class", word)]);
                     text.sample(CALLS, &labels, calls);
                 }
             }
@@ -184,10 +300,10 @@ pub(crate) fn write(apps: &[(&str, AppSeries)], text: &mut Exposition) {
     }
     let mut histogram = |name: &str, help: &str, counted: &dyn Fn(&AppSeries) -> Counted| {
         text.family(name, Kind::Histogram, help);
-        for (app, series) in apps {
-            let counted = counted(series);
+        for app in apps {
+            let counted = counted(app.series);
             if !counted.is_empty() {
-                text.histogram(name, &[("app", *app)], &counted);
+                text.histogram(name, &app.with(&[]), &counted);
             }
         }
     };
@@ -211,30 +327,60 @@ pub(crate) fn write(apps: &[(&str, AppSeries)], text: &mut Exposition) {
         Kind::Histogram,
         "How long calls waited for their turn in the provider's budget.",
     );
-    for (app, series) in apps {
+    for app in apps {
         for lane in Lane::ALL {
-            let waited = series.0.all().map(|counts| &counts.budget_waited[lane as usize]);
-            let waited = Counted::of(waited);
+            let waited = app.series.0.all();
+            let waited = Counted::of(waited.map(|counts| &counts.budget_waited[lane as usize]));
             if !waited.is_empty() {
-                text.histogram(BUDGET_WAIT, &[("app", *app), ("lane", lane.as_str())], &waited);
+                text.histogram(BUDGET_WAIT, &app.with(&[("lane", lane.as_str())]), &waited);
             }
         }
     }
-    text.family(
-        REDEMPTIONS,
-        Kind::Counter,
-        "Refresh tokens presented to the provider, by what came of it.",
+    let refreshes = Refresh::ALL.map(Refresh::as_str);
+    counters(
+        apps,
+        text,
+        "evergrant_refreshes_total",
+        "Refreshes that ended, by what came of them.",
+        ("outcome", &refreshes),
+        |counts| &counts.refreshes,
     );
-    for (app, series) in apps {
-        for outcome in Redemption::ALL {
-            let redemptions = series.sum(|counts| &counts.redemptions[outcome as usize]);
-            // A rate of failures begins with the first one only where zero was seen before it.
-            if !app.is_empty() {
-                text.sample(
-                    REDEMPTIONS,
-                    &[("app", *app), ("outcome", outcome.as_str())],
-                    redemptions,
-                );
+    let redemptions = Redemption::ALL.map(Redemption::as_str);
+    counters(
+        apps,
+        text,
+        "evergrant_redemptions_total",
+        "Refresh tokens presented to the provider, by what came of it.",
+        ("outcome", &redemptions),
+        |counts| &counts.redemptions,
+    );
+    let sources = Source::ALL.map(Source::as_str);
+    counters(
+        apps,
+        text,
+        "evergrant_token_sets_stored_total",
+        "Token sets that the store has taken, by where they came from.",
+        ("source", &sources),
+        |counts| &counts.token_sets,
+    );
+}
+
+/// One counter for each of an app's words, those at zero too: a rate of failures begins with the first one only where zero was
+/// seen before it.
+fn counters<const N: usize>(
+    apps: &[Labelled<'_>],
+    text: &mut Exposition,
+    name: &str,
+    help: &str,
+    (label, words): (&str, &[&str; N]),
+    counters: impl Fn(&Counts) -> &[AtomicU64; N],
+) {
+    text.family(name, Kind::Counter, help);
+    for app in apps {
+        for (index, word) in words.iter().enumerate() {
+            let count = app.series.sum(|counts| &counters(counts)[index]);
+            if count > 0 || !app.app.is_empty() {
+                text.sample(name, &app.with(&[(label, word)]), count);
             }
         }
     }
@@ -264,6 +410,12 @@ mod tests {
         }
         for (index, outcome) in Redemption::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index, "{}", outcome.as_str());
+        }
+        for (index, outcome) in Refresh::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index, "{}", outcome.as_str());
+        }
+        for (index, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(source as usize, index, "{}", source.as_str());
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::token_answer::{self, Failure, Introspected, RawAnswer, Revoked, TokenAnswer};
-use evergrant_domain::{App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+use evergrant_domain::{App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken, Timestamp};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::network::{Machine, Network};
 use crate::request::{Introspect, TokenRequest};
@@ -45,7 +47,24 @@ pub enum ClientCheck {
 #[derive(Clone)]
 pub struct TokenEndpoint {
     network: Arc<dyn Network>,
+    listener: Option<Listener>,
 }
+
+/// What an answer tells of its maker's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClockSeen {
+    /// Whose.
+    pub host: String,
+    /// What it showed when the answer was made, cut off to the second.
+    pub date: Timestamp,
+    /// How long request and answer were on their way together.
+    pub round_trip: Duration,
+    /// How long ago the answer came.
+    pub ago: Duration,
+}
+
+/// Is told of each clock that is seen.
+type Listener = Arc<dyn Fn(ClockSeen) + Send + Sync>;
 
 impl TokenEndpoint {
     /// A sender that believes those for whom `roots` vouch.
@@ -55,7 +74,19 @@ impl TokenEndpoint {
 
     /// A sender whose connections come from elsewhere.
     pub fn over(network: Arc<dyn Network>) -> Self {
-        Self { network }
+        Self {
+            network,
+            listener: None,
+        }
+    }
+
+    /// The same sender, which tells `listener` of the clock that each answer shows.
+    #[must_use]
+    pub fn telling(self, listener: impl Fn(ClockSeen) + Send + Sync + 'static) -> Self {
+        Self {
+            listener: Some(Arc::new(listener)),
+            ..self
+        }
     }
 
     /// Redeems a refresh token. The caller holds the lease and decides about another try.
@@ -77,7 +108,7 @@ impl TokenEndpoint {
         G: Future<Output = bool> + Send,
     {
         let request = TokenRequest::redemption(app, secret, refresh_token);
-        match sender::send(&*self.network, request, deadline, before_first_byte).await {
+        match self.exchange(request, deadline, before_first_byte).await {
             Err(NoAnswer::SteppedBack) => Redeemed::SteppedBack,
             sent => Redeemed::Answered(token_answer(sent, app)),
         }
@@ -173,7 +204,59 @@ impl TokenEndpoint {
     }
 
     async fn send(&self, request: TokenRequest, deadline: Duration) -> Result<Answer, NoAnswer> {
-        sender::send(&*self.network, request, deadline, async || true).await
+        self.exchange(request, deadline, async || true).await
+    }
+
+    async fn exchange<F, G>(
+        &self,
+        request: TokenRequest,
+        deadline: Duration,
+        before_first_byte: F,
+    ) -> Result<Answer, NoAnswer>
+    where
+        F: FnOnce() -> G + Send,
+        G: Future<Output = bool> + Send,
+    {
+        let url = request.url().clone();
+        let host = url.host_str().unwrap_or_default();
+        // Named as OpenTelemetry names what an HTTP client does. A token endpoint's path is configured and names nobody.
+        let span = tracing::debug_span!(
+            "token_endpoint",
+            otel.name = %format_args!("POST {}", url.path()),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.request.method = "POST",
+            http.response.status_code = Empty,
+            server.address = host,
+            server.port = url.port_or_known_default(),
+            url.template = url.path(),
+            error.type = Empty,
+        );
+        let answer = sender::send(&*self.network, request, deadline, before_first_byte)
+            .instrument(span.clone())
+            .await;
+        match &answer {
+            Ok(answer) => {
+                span.record("http.response.status_code", answer.status);
+                if answer.status >= 400 {
+                    span.record("otel.status_code", "ERROR");
+                    span.record("error.type", answer.status.to_string());
+                }
+                if let (Some(listener), Some(date)) = (&self.listener, answer.date) {
+                    listener(ClockSeen {
+                        host: host.to_owned(),
+                        date,
+                        round_trip: answer.took,
+                        ago: answer.came_at.elapsed(),
+                    });
+                }
+            }
+            Err(none) => {
+                span.record("otel.status_code", "ERROR");
+                span.record("error.type", none.word());
+            }
+        }
+        answer
     }
 }
 

@@ -17,7 +17,7 @@ mod sender;
 mod tls;
 
 pub use authorize::{authorize_url, new_code_verifier};
-pub use endpoint::{ClientCheck, Redeemed, TokenEndpoint};
+pub use endpoint::{ClientCheck, ClockSeen, Redeemed, TokenEndpoint};
 pub use network::{Network, Stream};
 pub use request::Introspect;
 pub use retry_after::retry_after_from;

@@ -19,6 +19,13 @@ pub fn retry_after_from(headers: &HeaderMap, now: Timestamp) -> Option<Duration>
     pause(headers, Some(UNIX_EPOCH + since))
 }
 
+/// What an answer says of the time at which it was made, to the second: `Date` (RFC 9110 §6.6.1).
+pub(crate) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let since = date.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(i64::try_from(since.as_millis()).ok()?))
+}
+
 fn pause(headers: &HeaderMap, now: Option<SystemTime>) -> Option<Duration> {
     const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use evergrant_domain::Timestamp;
 use http::header::CONTENT_ENCODING;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::network::{Network, Stream, TIMEOUT, UNUSABLE_URL};
 use crate::request::TokenRequest;
-use crate::retry_after::retry_after;
+use crate::retry_after::{date, retry_after};
 
 /// Why there is no answer, not even the head of one.
 #[derive(Clone, Copy)]
@@ -37,6 +38,12 @@ pub(crate) enum NoAnswer {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
+    /// When it was made, by its maker's clock.
+    pub(crate) date: Option<Timestamp>,
+    /// From the request's first byte to the answer's head.
+    pub(crate) took: Duration,
+    /// When its head was here.
+    pub(crate) came_at: Instant,
     pub(crate) body: Body,
 }
 
@@ -110,6 +117,7 @@ async fn exchange(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| CONNECTION_LOST)?;
+    let sent_at = Instant::now();
     let mut answer = pin!(async {
         let response = match by(deadline, sender.send_request(request)).await {
             Some(Ok(response)) => response,
@@ -117,9 +125,13 @@ async fn exchange(
             Some(Err(_)) => return Err(CONNECTION_LOST),
             None => return Err(TIMEOUT),
         };
+        let came_at = Instant::now();
         Ok(Answer {
             status: response.status().as_u16(),
             retry_after: retry_after(response.headers()),
+            date: date(response.headers()),
+            took: came_at.saturating_duration_since(sent_at),
+            came_at,
             body: by(deadline, read(response)).await.unwrap_or(Body::Cut(TIMEOUT)),
         })
     });

@@ -4,7 +4,10 @@
 //! says about the process. On the main listener it takes a key of the role `metrics`; a listener of its own needs none.
 
 mod listen;
+mod looked_up;
 
+use std::array;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,8 +22,10 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::input::NoQuery;
-use crate::problem::{Problem, ProblemView};
+use crate::problem::{Code, Problem, ProblemView};
 use crate::service::{Inner, Shared};
+
+use looked_up::LookedUp;
 
 pub use listen::{MetricsBindError, MetricsServer};
 
@@ -31,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct OfProcess {
     started_at: Timestamp,
     looked: Mutex<Option<(Instant, Process)>>,
+    looked_up: LookedUp,
+    problems: [AtomicU64; Code::ALL.len()],
 }
 
 impl OfProcess {
@@ -38,6 +45,26 @@ impl OfProcess {
         Self {
             started_at,
             looked: Mutex::default(),
+            looked_up: LookedUp::default(),
+            problems: array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// A request was answered with this problem of ours.
+    pub(crate) fn answered_with(&self, code: Code) {
+        self.problems[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn write_problems(&self, text: &mut Exposition) {
+        const PROBLEMS: &str = "evergrant_problems_total";
+        text.family(
+            PROBLEMS,
+            Kind::Counter,
+            "Requests that were answered with a problem of our own, by its code.",
+        );
+        for code in Code::ALL {
+            let answered = self.problems[*code as usize].load(Ordering::Relaxed);
+            text.sample(PROBLEMS, &[("code", code.as_str())], answered);
         }
     }
 
@@ -55,9 +82,19 @@ impl OfProcess {
     }
 }
 
+/// Milliseconds as Prometheus's unit.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "who reads this reads floating point numbers anyway"
+)]
+fn seconds(milliseconds: i64) -> f64 {
+    milliseconds as f64 / 1000.0
+}
+
 /// What this process counts, in Prometheus's text format.
 ///
-/// Each process of a fleet counts for itself; whoever reads adds up. No label names a connection or a customer.
+/// Each process of a fleet counts for itself; whoever reads adds up. No label names a customer, nor a connection that the
+/// configuration does not name.
 ///
 /// Role: `metrics`.
 #[utoipa::path(
@@ -73,12 +110,14 @@ pub(crate) async fn answer(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     caller.require(Role::Metrics)?;
-    Ok(page(&shared))
+    Ok(page(&shared).await)
 }
 
-fn page(shared: &Inner) -> Response {
+async fn page(shared: &Inner) -> Response {
     const BUILD_INFO: &str = "evergrant_build_info";
     const STARTED: &str = "process_start_time_seconds";
+    const CLOCK_OFFSET: &str = "evergrant_clock_offset_seconds";
+    let keeper = shared.keeper();
     let mut text = Exposition::new();
     text.family(
         BUILD_INFO,
@@ -86,7 +125,23 @@ fn page(shared: &Inner) -> Response {
         "The version that runs; the number is always 1.",
     );
     text.sample(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    shared.keeper().metrics().write(&mut text);
+    keeper.metrics().write(&mut text);
+    shared.process.write_problems(&mut text);
+    shared.process.looked_up.write(keeper, &mut text).await;
+    text.family(
+        CLOCK_OFFSET,
+        Kind::Gauge,
+        "By how much this machine's clock is ahead; negative where it is behind. The provider's is known to half a second.",
+    );
+    let offsets = [
+        ("database", keeper.clock_offset_ms()),
+        ("provider", keeper.provider_clock_offset_ms()),
+    ];
+    for (peer, offset_ms) in offsets {
+        if let Some(offset_ms) = offset_ms {
+            text.sample(CLOCK_OFFSET, &[("peer", peer)], seconds(offset_ms));
+        }
+    }
     shared.process.look().write(&mut text);
     text.family(
         STARTED,

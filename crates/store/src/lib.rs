@@ -7,7 +7,6 @@
 
 pub mod contract;
 pub mod coordination;
-#[cfg(feature = "simulation")]
 mod methods;
 #[cfg(feature = "postgres")]
 pub mod postgres;

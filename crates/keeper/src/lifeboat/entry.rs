@@ -14,7 +14,7 @@ use evergrant_store::vault::Place;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::landing::Answer;
+use crate::landing::{Answer, Tried};
 
 /// The only format so far. A process that finds a later one leaves it alone, as it does what it cannot open.
 const FORMAT: u32 = 1;
@@ -184,6 +184,7 @@ impl Entry {
             rotated: secrets.rotated,
             created_at: Timestamp::from_millis(secrets.created_at),
             connected_at: Timestamp::from_millis(secrets.connected_at),
+            tried: Tried::by_others(),
             name: self.attempt,
         })
     }
@@ -247,6 +248,7 @@ mod tests {
             rotated: true,
             created_at: at(1),
             connected_at: at(2),
+            tried: Tried::by_others(),
         }
     }
 

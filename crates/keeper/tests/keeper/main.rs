@@ -8,6 +8,7 @@
 mod app;
 mod clocks;
 mod connecting;
+mod counted;
 mod crash;
 mod killed;
 mod lifeboat;

@@ -115,8 +115,8 @@ impl MetricsServer {
 
 async fn serve(stream: TcpStream, service: Service, peer: Peer) -> hyper::Result<()> {
     let answer = service_fn(|request: Request<Incoming>| {
-        let response = answer(&service, &request, peer);
-        async move { Ok::<_, Infallible>(response) }
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(answer(&service, &request, peer).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -127,15 +127,15 @@ async fn serve(stream: TcpStream, service: Service, peer: Peer) -> hyper::Result
         .await
 }
 
-fn answer(service: &Service, request: &Request<Incoming>, peer: Peer) -> Response {
+async fn answer(service: &Service, request: &Request<Incoming>, peer: Peer) -> Response {
     let trace = Trace::of(request.headers());
     let problem = |code| Problem::new(code).write(trace.request_id(), Door::Api);
     let mut response = match service.admit(request, peer) {
         Err(refused) => refused.write(trace.request_id(), Door::Api),
         Ok(()) if request.uri().path() != "/metrics" => problem(Code::NotFound),
         Ok(()) => match *request.method() {
-            Method::GET => page(service.inner()),
-            Method::HEAD => page(service.inner()).map(|_| Body::empty()),
+            Method::GET => page(service.inner()).await,
+            Method::HEAD => page(service.inner()).await.map(|_| Body::empty()),
             _ => problem(Code::MethodNotAllowed),
         },
     };

@@ -89,3 +89,68 @@ async fn a_listener_of_their_own_needs_no_key_and_answers_nothing_else() {
     stop.cancel();
     running.await.unwrap();
 }
+
+/// Every word of a text that could be the name of a series of ours.
+fn names(text: &str) -> Vec<&str> {
+    let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == ':';
+    let words = text.split(|letter| !is_inside(letter));
+    words.filter(|word| word.starts_with("evergrant_")).collect()
+}
+
+#[tokio::test]
+async fn what_rules_and_dashboard_ask_for_is_there() {
+    let house = House::build().await;
+    let metrics = house.key(json!({"name": "n", "role": "metrics"})).await;
+    let answer = house.get(&metrics, "/metrics").await.expect(200);
+    let text = answer.text();
+    let families: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let is_there = |name: &str| {
+        families.iter().any(|(family, kind)| match *kind {
+            "histogram" => name
+                .strip_prefix(family)
+                .is_some_and(|suffix| matches!(suffix, "_bucket" | "_sum" | "_count")),
+            _ => name == *family,
+        })
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for file in ["deploy/prometheus/rules.yaml", "deploy/grafana/evergrant.json"] {
+        let asked = std::fs::read_to_string(root.join(file)).unwrap();
+        let names = names(&asked);
+        assert!(names.len() > 10, "{file}: {names:?}");
+        for name in names {
+            assert!(
+                is_there(name),
+                "{file} asks for {name}, and there is {families:?}"
+            );
+        }
+    }
+    // And the page that explains them leaves none out.
+    let page = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+    for (family, _) in &families {
+        assert!(page.contains(family), "docs/metrics.md does not tell of {family}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_counted_but_looked_up_is_shown_beside_it() {
+    let house = House::build().await;
+    let metrics = house.key(json!({"name": "n", "role": "metrics"})).await;
+    house
+        .get("", "/v1/connections")
+        .await
+        .refused(401, "invalid_api_key");
+    let answer = house.get(&metrics, "/metrics").await.expect(200);
+    let text = answer.text();
+    for sample in [
+        r#"evergrant_app_credentials_rejected{app="crm"} 0"#,
+        r#"evergrant_problems_total{code="invalid_api_key"} 1"#,
+        r#"evergrant_problems_total{code="overloaded"} 0"#,
+        r#"evergrant_store_errors_total{op="land"} 0"#,
+        "evergrant_double_redemptions_total 0",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+    }
+}
