@@ -52,7 +52,7 @@ impl Schedule {
 }
 
 pub(crate) async fn run(demo: Demo, output: Output) -> Result<(), Failure> {
-    let _log = log::start(None)?;
+    let _log = log::start(None, None)?;
     let asked_to_stop = signals::stop()?;
     let schedule = Schedule::new(demo.exit_after.map(Duration::from_secs));
     let world = World::build().await?;

@@ -7,13 +7,18 @@ mod lines;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 
+use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, registry};
 
 use crate::failure::Failure;
 use crate::log::lines::Lines;
@@ -32,8 +37,9 @@ impl Drop for Log {
     }
 }
 
-/// Logs for as long as the process lives. `level` holds where `EVERGRANT_LOG` says nothing; `None`: then nothing is logged.
-pub(crate) fn start(level: Option<&str>) -> Result<Log, Failure> {
+/// Logs for as long as the process lives. `level` holds where `EVERGRANT_LOG` says nothing; `None`: then nothing is logged. With a
+/// tracer, spans of ours are handed to it, whatever is logged.
+pub(crate) fn start(level: Option<&str>, tracer: Option<SdkTracer>) -> Result<Log, Failure> {
     let wanted = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty());
     let Some(filter) = wanted.as_deref().or(level) else {
         return Ok(Log(None));
@@ -48,15 +54,22 @@ pub(crate) fn start(level: Option<&str>) -> Result<Log, Failure> {
     })
     .map_err(|error| Failure::failed(format!("the log does not start: {error}")))?;
     let writer = lines.clone();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(move || writer.clone())
         // It would complain on standard error, and panic where that is what cannot be written.
         .log_internal_errors(false);
-    if io::stderr().is_terminal() {
-        log.compact().with_target(false).init();
+    let log = if io::stderr().is_terminal() {
+        log.compact().with_target(false).boxed()
     } else {
-        log.event_format(Json).init();
+        log.event_format(Json).boxed()
+    };
+    match tracer {
+        // One filter for everything: what it does not want costs nothing.
+        None => registry().with(log).with(filter).init(),
+        Some(tracer) => registry()
+            .with(log.with_filter(filter))
+            .with(spans_to(tracer))
+            .init(),
     }
     // What the standard library says of a panic would wait for standard error.
     std::panic::set_hook(Box::new(|panic| {
@@ -65,6 +78,22 @@ pub(crate) fn start(level: Option<&str>) -> Result<Log, Failure> {
         tracing::error!(event = "panicked", location, "{message}");
     }));
     Ok(Log(Some(lines)))
+}
+
+/// Hands spans to a tracer: ours, and no other library's. Their attributes are those that they are given and no more.
+fn spans_to<S>(tracer: SdkTracer) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("evergrant"));
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_level(false)
+        .with_location(false)
+        .with_target(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(ours.with_max_level_hint(LevelFilter::DEBUG))
 }
 
 /// One flat object a line: `ts`, `level`, then the event's own members.

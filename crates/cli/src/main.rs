@@ -15,6 +15,7 @@ mod failure;
 mod local;
 mod log;
 mod network;
+mod otlp;
 mod output;
 mod signals;
 
@@ -72,7 +73,7 @@ async fn run(Cli { globals, command }: Cli) -> Result<(), Failure> {
             Local::Sim(sim) => commands::sim::run(sim, output).await,
         },
         Command::Routed(routed) => {
-            let _log = log::start(None)?;
+            let _log = log::start(None, None)?;
             Api::with(&globals, |api| on_the_api(api, routed, output)).await
         }
     }

@@ -107,7 +107,7 @@ impl Network {
 }
 
 /// The last error of a chain: what went wrong, without who noticed.
-fn root_cause(error: &dyn Error) -> String {
+pub(crate) fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

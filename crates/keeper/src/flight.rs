@@ -10,6 +10,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, span};
 
 use crate::cache::Current;
 use crate::error::KeepError;
@@ -34,6 +36,8 @@ struct Flight {
     outcome: Shared<oneshot::Receiver<Outcome>>,
     /// Whether it goes before those that nobody waits for.
     waited_for: WaitedFor,
+    /// What traces know it by. Not the span itself, which ends when nobody holds it any more.
+    span: Option<span::Id>,
 }
 
 impl Keeper {
@@ -58,11 +62,27 @@ impl Keeper {
     fn join(&self, id: &ConnectionId, why: Why) -> Flight {
         let mut flights = self.inner.flights.by_connection.lock();
         if let Some(flight) = flights.get(id) {
+            // While it is on the list its span has not ended. A call that did not begin it waits for it all the same, and its trace
+            // says for which one.
+            if flight.span.is_some() {
+                Span::current().follows_from(flight.span.clone());
+            }
             return flight.clone();
         }
         let (landing, outcome) = oneshot::channel();
         let waited_for = WaitedFor::default();
+        let span = tracing::debug_span!(
+            "refresh",
+            otel.kind = "internal",
+            otel.status_code = Empty,
+            error.type = Empty,
+            evergrant.connection_id = %id,
+            evergrant.reason = why.as_str(),
+            evergrant.outcome = Empty,
+            evergrant.redemption = Empty,
+        );
         let flight = Flight {
+            span: span.id(),
             outcome: outcome.shared(),
             waited_for: waited_for.clone(),
         };
@@ -77,7 +97,7 @@ impl Keeper {
         let keeper = self.clone();
         let id = id.clone();
         // The task is its own: a caller that goes away does not take a redemption with it.
-        self.inner.tasks.redeem(async move {
+        let work = async move {
             let leaves = Leaves {
                 keeper: &keeper,
                 id: &id,
@@ -87,7 +107,8 @@ impl Keeper {
             drop(leaves);
             // Where nobody waits any more, what it brought is stored all the same.
             let _ = landing.send(outcome);
-        });
+        };
+        self.inner.tasks.redeem(work.instrument(span));
         flight
     }
 }

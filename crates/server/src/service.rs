@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -24,6 +24,7 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+use tracing::Instrument as _;
 
 use crate::access::{Caller, Keys};
 use crate::connect::link::{self, ReconnectLink};
@@ -35,6 +36,7 @@ use crate::log;
 use crate::metrics::OfProcess;
 use crate::problem::{Code, Door, Problem};
 use crate::router;
+use crate::spans::{self, Traces};
 use crate::trace::{REQUEST_ID, Trace};
 use crate::views::Record;
 
@@ -97,6 +99,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Sessions,
     pub(crate) login_attempts: Attempts,
     settings: ArcSwap<ServiceSettings>,
+    traces: OnceLock<Arc<dyn Traces>>,
     draining: AtomicBool,
     /// What goes on although its caller hung up.
     tasks: TaskTracker,
@@ -121,6 +124,7 @@ impl Service {
             sessions,
             login_attempts: Attempts::default(),
             settings: ArcSwap::from_pointee(settings),
+            traces: OnceLock::new(),
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
@@ -133,6 +137,12 @@ impl Service {
     /// Goes by other settings from now on. Nothing that is under way is touched.
     pub fn change(&self, settings: ServiceSettings) {
         self.inner.settings.store(Arc::new(settings));
+    }
+
+    /// Puts the spans of calls where these traces say. Once, before the first call.
+    pub fn trace_by(&self, traces: Arc<dyn Traces>) {
+        // Who says it again is not heard.
+        let _ = self.inner.traces.set(traces);
     }
 
     /// The limits as of now.
@@ -173,19 +183,24 @@ impl Service {
         } else {
             Door::Api
         };
-        let trace = Trace::of(request.headers());
+        let mut trace = Trace::of(request.headers());
         if request.uri().path().starts_with("/dashboard") {
             let request_id = trace.request_id().to_owned();
             request.extensions_mut().insert(Visit { peer, request_id });
         }
+        let span = spans::begin(&request, self.inner.traces.get(), &mut trace);
         let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
         // A fault in one answer is one answer's fault: its locks are released, the process goes on. In a place of its own, or all
         // that an answer may need would be carried from hand to hand before it begins.
-        let response = AssertUnwindSafe(Box::pin(self.dispatch(request, peer)))
-            .catch_unwind()
-            .await;
+        let dispatched = AssertUnwindSafe(Box::pin(self.dispatch(request, peer))).catch_unwind();
+        let response = if span.is_disabled() {
+            dispatched.await
+        } else {
+            dispatched.instrument(span.clone()).await
+        };
         let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
         if let Some(problem) = response.extensions().get::<Problem>() {
+            self.inner.process.answered_with(problem.code());
             let mut written = problem.write(trace.request_id(), door);
             if let Some(call) = response.extensions().get::<log::GatewayCall>() {
                 crate::api::gateway::describe(&call.record, written.headers_mut());
@@ -195,6 +210,9 @@ impl Service {
             response = written;
         }
         line.end(&response, &trace);
+        if !span.is_disabled() {
+            spans::end(&span, &response);
+        }
         response.headers_mut().insert(REQUEST_ID, trace.request_id);
         response
     }

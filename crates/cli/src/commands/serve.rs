@@ -10,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Globals;
 use crate::failure::{Exit, Failure};
+use crate::otlp::Otlp;
 use crate::output::print_line;
 use crate::signals::{self, Hangups};
-use crate::{local, log};
+use crate::{local, log, otlp};
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
-    let _log = log::start(Some("info"))?;
-    raise_open_files_limit();
     let config = local::configuration(globals)?;
+    let traces = Otlp::asked_for(&config.tracing)?;
+    let _log = log::start(Some("info"), traces.as_ref().map(Otlp::tracer))?;
+    raise_open_files_limit();
     let mut asked_to_stop = Box::pin(signals::stop()?);
     let hangups = Hangups::listen()?;
     // A store that does not answer is waited for; whoever is asked to stop meanwhile has nothing to finish.
@@ -28,6 +30,9 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    if traces.is_some() {
+        service.trace_by(otlp::parents());
+    }
     let engine = service.engine().clone();
     let (server, metrics) = match bind(service.clone(), &config).await {
         Ok(bound) => bound,
@@ -89,6 +94,9 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         event = "stopped",
         "everything in flight has finished and is saved"
     );
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
     Ok(())
 }
 
@@ -229,6 +237,7 @@ fn needs_a_restart(before: &Config, after: &Config) -> Vec<&'static str> {
             ("[vault]", format!("{:?}", config.vault)),
             ("[lifeboat]", format!("{:?}", config.lifeboat)),
             ("[metrics]", format!("{:?}", config.metrics)),
+            ("[tracing]", format!("{:?}", config.tracing)),
         ]
     };
     let pairs = sections(before).into_iter().zip(sections(after));

@@ -14,3 +14,4 @@ mod metrics;
 mod prepared;
 mod processes;
 mod retries;
+mod traces;
