@@ -1,9 +1,10 @@
-//! What is shipped beside the binary: image, Compose file, Kubernetes manifests, systemd unit.
+//! What is shipped beside the binary: image, Compose file, Kubernetes manifests, systemd unit, rules and dashboard that watch it.
 //!
 //! No container is started and nothing is fetched but tools. Each file is read by a parser of its kind and held against its
 //! schema (`deploy/read.py`, hadolint, systemd-analyze); its configuration is given to the loader that the service has; and
-//! `rules` says what the files owe each other. Then each rule is broken once, to see that it would be noticed.
+//! `rules` says what the files owe each other, `monitoring` tries alerts and queries. Then each rule is broken once, to see that it would be noticed.
 
+mod monitoring;
 mod planted;
 mod rules;
 
@@ -38,6 +39,8 @@ pub(crate) fn check() -> Result<()> {
     let loaded = configurations(&shipped)?;
     shipped["loaded"] = loaded;
     println!("every configuration is one that the service takes");
+
+    monitoring::check()?;
 
     let broken = rules::broken(&shipped);
     if !broken.is_empty() {
