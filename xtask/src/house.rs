@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::promises::Promises;
+use crate::runbooks;
 use crate::shell::{self, cargo, program};
 
 const FILE_SIZE_MAX: u64 = 1_000_000;
@@ -113,6 +114,7 @@ pub(crate) fn check() -> Result<()> {
         check_file(&path, &mut broken, &mut promises).with_context(|| format!("cannot read {path}"))?;
     }
     broken.extend(promises.broken());
+    runbooks::check(&mut broken)?;
     let metadata =
         shell::output(cargo().args(["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
     check_arrows(&arrows(&serde_json::from_str(&metadata)?), &mut broken);

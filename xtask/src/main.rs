@@ -14,6 +14,7 @@ mod house;
 mod planted;
 mod policy;
 mod promises;
+mod runbooks;
 mod shell;
 mod trials;
 
