@@ -118,7 +118,7 @@ pub fn about(class: Class) -> About {
         Class::RateLimited => (
             "Too many calls",
             "The provider limits how many calls may be made in a time. It has nothing to do with the token.",
-            "Wait as long as Retry-After says and spread the calls; a daily limit ends at the provider's midnight.",
+            "Wait as long as Retry-After says and spread the calls; a daily limit ends at midnight in the account's time zone.",
         ),
         Class::Unavailable => (
             "The provider is in trouble",
@@ -256,7 +256,7 @@ fn special(status: u16, policy: Option<&str>) -> Option<(&'static str, &'static 
         ),
         429 if policy.is_some_and(|policy| policy.contains("DAILY")) => (
             "The account's calls of this day are used up. It has nothing to do with the token.",
-            "Stop calling until the provider's midnight; then make fewer calls: in batches, from a cache.",
+            "Stop calling until midnight in the account's time zone; then make fewer calls: in batches, from a cache.",
         ),
         477 => (
             "The provider is moving the account to another data centre. It has nothing to do with the token.",

@@ -52,6 +52,8 @@ use crate::problem::Code;
         crate::connect::install,
         crate::connect::begin_install,
         crate::connect::callback::callback,
+        crate::help::index,
+        crate::help::reconnect,
         crate::help::class,
         crate::help::error,
         crate::metrics::answer,

@@ -46,6 +46,8 @@ pub(crate) fn router(shared: Shared) -> Router {
             "/oauth/callback",
             get(connect::callback::callback).head(connect::callback::look_at_callback),
         )
+        .route("/help", get(help::index))
+        .route("/help/reconnect", get(help::reconnect))
         .route("/help/errors/{code}", get(help::error))
         .route("/help/{class}", get(help::class))
         .route("/metrics", get(metrics::answer))

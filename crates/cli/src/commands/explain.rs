@@ -24,18 +24,24 @@ pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
             "class": explained.class.as_str(),
             "problem": explained.problem,
             "cause": explained.cause,
+            "refresh_helps": explained.refresh_helps,
             "action": explained.action,
             "status": explained.status,
             "code": explained.code,
             "missing_scopes": explained.missing_scopes,
             "retry_after": explained.retry_after.map(|wait| wait.as_secs()),
             "provider_correlation_id": explained.correlation_id,
+            "documentation_url": explained.documentation_url,
         }));
     }
     output.fields(&[
         ("class", explained.class.as_str().to_owned()),
         ("problem", explained.problem.unwrap_or_default()),
         ("cause", explained.cause),
+        (
+            "refresh helps",
+            if explained.refresh_helps { "yes" } else { "no" }.to_owned(),
+        ),
         ("action", explained.action),
         (
             "status",
@@ -52,6 +58,7 @@ pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
                 .map_or_else(String::new, |wait| format!("{} s", wait.as_secs())),
         ),
         ("correlation id", explained.correlation_id.unwrap_or_default()),
+        ("documented at", explained.documentation_url.to_owned()),
     ])
 }
 

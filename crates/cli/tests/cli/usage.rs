@@ -128,7 +128,11 @@ fn a_pasted_answer_is_explained_without_any_configuration() {
     let pasted = r#"{"status":"error","message":"This app hasn't been granted all required scopes","category":"MISSING_SCOPES"}"#;
     fs::write(home.path("answer"), format!("HTTP/1.1 403 Forbidden\n\n{pasted}")).unwrap();
     let by_file = home.run("explain answer --json").ends_with(0).json();
-    assert_eq!(by_file["class"], "permission_denied");
+    assert_eq!(
+        (&by_file["class"], &by_file["refresh_helps"]),
+        (&"permission_denied".into(), &false.into())
+    );
+    assert!(by_file["documentation_url"].is_string(), "{by_file}");
 
     let mut explaining = home
         .command(["explain"])

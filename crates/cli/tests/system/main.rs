@@ -8,6 +8,7 @@
 
 mod browser;
 mod clients;
+mod explaining;
 mod guards;
 mod installation;
 mod metrics;

@@ -30,6 +30,8 @@ pub(crate) struct ExplanationView {
     problem: Option<String>,
     /// What happened.
     cause: String,
+    /// Whether a refresh of the access token may mend it.
+    refresh_helps: bool,
     /// What to do.
     action: String,
     /// The HTTP status that was found.
@@ -40,8 +42,10 @@ pub(crate) struct ExplanationView {
     /// Seconds the provider asked to wait.
     retry_after: Option<u64>,
     provider_correlation_id: Option<String>,
-    /// A page about it.
+    /// A page of this service about it, which may be shown to customers.
     help: String,
+    /// Where whoever made the answer documents it.
+    documentation_url: &'static str,
 }
 
 /// Reads any answer of the provider and says class, cause and action. Nothing is sent or stored.
@@ -66,6 +70,7 @@ pub(crate) async fn answer(
         class: explained.class.as_str(),
         problem: explained.problem,
         cause: explained.cause,
+        refresh_helps: explained.refresh_helps,
         action: explained.action,
         status: explained.status,
         code: explained.code,
@@ -73,5 +78,6 @@ pub(crate) async fn answer(
         retry_after: explained.retry_after.map(|wait| wait.as_secs()),
         provider_correlation_id: explained.correlation_id,
         help,
+        documentation_url: explained.documentation_url,
     }))
 }

@@ -436,6 +436,12 @@ async fn explain_reads_what_was_pasted() {
     );
     assert_eq!(explained["provider_correlation_id"], "c-1");
     assert_eq!(explained["help"], format!("{PUBLIC}/help/expired"));
+    assert_eq!(explained["refresh_helps"], true);
+    let documented = explained["documentation_url"].as_str().unwrap();
+    assert!(
+        documented.starts_with("https://developers.hubspot.com/"),
+        "{documented}"
+    );
     house
         .post(&house.admin, "/v1/explain", json!({"text": "good morning"}))
         .await

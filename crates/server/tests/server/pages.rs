@@ -73,6 +73,9 @@ async fn every_page_is_inert_and_every_word_has_a_page() {
     for path in [
         "/docs",
         "/connect/none",
+        "/help",
+        "/help/reconnect",
+        "/help/reconnect?app=crm",
         "/help/expired",
         "/help/errors/reconnect_required",
         "/install/crm",
@@ -97,6 +100,67 @@ async fn every_page_is_inert_and_every_word_has_a_page() {
     }
     let style = house.send(bare("GET", "/assets/style.css")).await.expect(200);
     assert!(style.text().contains("prefers-color-scheme: dark"));
+}
+
+#[tokio::test]
+async fn help_pages_are_an_apps_own_where_they_are_asked_to_be_and_tell_nothing_else() {
+    let house = House::build().await;
+    let page = async |path: &str| house.send(bare("GET", path)).await.expect(200).text();
+    for path in [
+        "/help",
+        "/help/reconnect",
+        "/help/permission_denied",
+        "/help/errors/reconnect_required",
+    ] {
+        let general = page(path).await;
+        assert!(
+            !general.contains("Acme") && !general.contains("support.example.com"),
+            "{general}"
+        );
+        let own = page(&format!("{path}?app=crm&utm_source=mail")).await;
+        assert!(
+            own.contains("Acme") && own.contains("https://support.example.com/"),
+            "{own}"
+        );
+        assert!(own.contains("?app=crm\""), "its links stay with the app: {own}");
+        for nobody in ["nobody", "CRM", "%3Cscript%3E", "", "crm&app=crm"] {
+            assert_eq!(page(&format!("{path}?app={nobody}")).await, general, "{nobody}");
+        }
+        // Nothing of the app but what its consent page shows.
+        for secret in ["client_id", "redirect", "example.com/oauth"] {
+            assert!(!own.contains(secret), "{secret}: {own}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_help_page_says_who_can_do_something_about_it() {
+    let house = House::build().await;
+    let page = async |path: &str| house.send(bare("GET", path)).await.expect(200).text();
+    let reconnecting = page("/help/reconnect").await;
+    let steps = ["1. Verify", "2. Reconnect", "3. Confirm", "You are done when"];
+    let places: Vec<_> = steps
+        .iter()
+        .map(|step| reconnecting.find(step).unwrap())
+        .collect();
+    assert!(places.is_sorted(), "{places:?}");
+    for path in ["/help/errors/reconnect_required", "/help/permission_denied"] {
+        assert!(page(path).await.contains("href=\"/help/reconnect\""), "{path}");
+    }
+    for path in ["/help/rate_limited", "/help/errors/provider_unavailable"] {
+        assert!(page(path).await.contains("tried again by itself"), "{path}");
+    }
+    for path in ["/help/client_error", "/help/errors/app_credentials_rejected"] {
+        assert!(page(path).await.contains("Nothing in your account"), "{path}");
+    }
+    let all = page("/help").await;
+    for code in evergrant_server::Code::ALL {
+        assert!(
+            all.contains(&format!("/help/errors/{}\"", code.as_str())),
+            "{}",
+            code.as_str()
+        );
+    }
 }
 
 #[tokio::test]
