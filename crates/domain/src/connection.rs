@@ -272,6 +272,20 @@ pub enum Health {
 }
 
 impl Health {
+    /// Every one, from well to ill, and what nobody knows.
+    pub const ALL: [Self; 5] = [
+        Self::Healthy,
+        Self::Degraded,
+        Self::ReconnectRequired,
+        Self::Ambiguous,
+        Self::Unverified,
+    ];
+
+    /// Reads its word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|health| health.as_str() == word)
+    }
+
     /// The word in the API and the command line.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,12 @@
-//! One line of a connection's append-only history.
+//! One line of the append-only history: of a connection, or of an app.
 
-/// What happened to a connection. Tokens never appear in an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use std::time::Duration;
+
+use crate::api_answer::Class;
+use crate::id::Version;
+
+/// What happened to a connection, or to an app. Tokens never appear in an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// A customer gave consent, or a record was imported.
     Connected,
@@ -35,9 +40,35 @@ pub enum EventKind {
     TokenHandedOut,
     /// A revocation that was queued is done.
     Revoked,
+    /// The provider refused an app's client credentials: an event of the app.
+    CredentialsRejected,
+    /// The provider accepted them again: an event of the app.
+    CredentialsAccepted,
 }
 
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::Connected,
+        Self::Refreshed,
+        Self::RefreshFailed,
+        Self::CallUnauthorized,
+        Self::PermissionDenied,
+        Self::RateLimited,
+        Self::OutcomeUnknown,
+        Self::WriteSuppressed,
+        Self::ReconnectRequired,
+        Self::Reconnected,
+        Self::Disconnected,
+        Self::AccountMismatch,
+        Self::LeaseTakenOver,
+        Self::StoreRegressed,
+        Self::TokenHandedOut,
+        Self::Revoked,
+        Self::CredentialsRejected,
+        Self::CredentialsAccepted,
+    ];
+
     /// The word in the store and the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,8 +88,89 @@ impl EventKind {
             Self::StoreRegressed => "store_regressed",
             Self::TokenHandedOut => "token_handed_out",
             Self::Revoked => "revoked",
+            Self::CredentialsRejected => "credentials_rejected",
+            Self::CredentialsAccepted => "credentials_accepted",
         }
     }
+
+    /// Reads that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// Why a refresh was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefreshReason {
+    /// The token set was due, and nobody waited.
+    Due,
+    /// A caller waited for it: the token had ended, or did not live long enough for what the caller asked.
+    WaitedFor,
+    /// A call came back 401.
+    Rejected,
+    /// Somebody asked for it.
+    Asked,
+    /// Somebody asked for it whatever the token set's age.
+    Forced,
+}
+
+impl RefreshReason {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::Due,
+        Self::WaitedFor,
+        Self::Rejected,
+        Self::Asked,
+        Self::Forced,
+    ];
+
+    /// The word in the store and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::WaitedFor => "waited_for",
+            Self::Rejected => "rejected",
+            Self::Asked => "asked",
+            Self::Forced => "forced",
+        }
+    }
+
+    /// Reads that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
+/// What stood around an event, as far as its teller knows. What the store alone knows (who wrote it, the versions, the
+/// fingerprint) it adds itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The provider's correlation id, where its answer had one.
+    pub provider_correlation_id: Option<String>,
+    /// The request of ours that it happened in.
+    pub request_id: Option<String>,
+    /// Who asked: an API key's id, or `operator`, `scheduler`, `customer`.
+    pub by: Option<String>,
+    /// Why a refresh was made.
+    pub reason: Option<RefreshReason>,
+    /// What kind of answer it was.
+    pub class: Option<Class>,
+    /// Which attempt it was, from 1.
+    pub attempt: Option<u32>,
+    /// The provider's status code.
+    pub status_code: Option<u16>,
+    /// The method of the call.
+    pub method: Option<String>,
+    /// Where it went: the path with ids and query removed.
+    pub endpoint: Option<String>,
+    /// How many seconds the token had left when it was used; below zero once it had ended.
+    pub seconds_remaining: Option<i64>,
+    /// The version of the token set that was used.
+    pub token_version: Option<Version>,
+    /// How many failures in a row came before.
+    pub failures_before: Option<u32>,
+    /// How long it took.
+    pub took: Option<Duration>,
 }
 
 /// What a change of state leaves in the history: written in the same transaction as the change itself.
@@ -68,24 +180,66 @@ pub struct Event {
     pub kind: EventKind,
     /// Why, for a person: one lower-case sentence without secrets.
     pub detail: String,
-    /// The provider's correlation id, where its answer had one.
-    pub provider_correlation_id: Option<String>,
+    /// What stood around it.
+    pub circumstances: Circumstances,
 }
 
 impl Event {
-    /// An event without a provider's answer behind it.
+    /// An event of which no more is known.
     pub fn new(kind: EventKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
             detail: detail.into(),
-            provider_correlation_id: None,
+            circumstances: Circumstances::default(),
         }
     }
 
     /// Names the provider's answer it follows from.
     #[must_use]
     pub fn correlated(mut self, provider_correlation_id: Option<String>) -> Self {
-        self.provider_correlation_id = provider_correlation_id;
+        self.circumstances.provider_correlation_id = provider_correlation_id;
         self
+    }
+
+    /// Says what stood around it. A correlation id that was named before stays, where this names none.
+    #[must_use]
+    pub fn during(mut self, circumstances: Circumstances) -> Self {
+        let named = self.circumstances.provider_correlation_id.take();
+        self.circumstances = circumstances;
+        if self.circumstances.provider_correlation_id.is_none() {
+            self.circumstances.provider_correlation_id = named;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::from_word(kind.as_str()), Some(kind));
+        }
+        for reason in RefreshReason::ALL {
+            assert_eq!(RefreshReason::from_word(reason.as_str()), Some(reason));
+        }
+        assert_eq!(EventKind::from_word("nothing"), None);
+    }
+
+    #[test]
+    fn a_correlation_id_is_kept_whichever_is_said_first() {
+        let correlated = |event: Event| event.circumstances.provider_correlation_id;
+        let event = || Event::new(EventKind::Refreshed, "why").correlated(Some("a".into()));
+        assert_eq!(
+            correlated(event().during(Circumstances::default())).as_deref(),
+            Some("a")
+        );
+        let names = Circumstances {
+            provider_correlation_id: Some("b".into()),
+            ..Circumstances::default()
+        };
+        assert_eq!(correlated(event().during(names)).as_deref(), Some("b"));
     }
 }

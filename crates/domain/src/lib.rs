@@ -24,6 +24,7 @@ pub mod rejection;
 pub mod repeat;
 pub mod secret;
 mod strict_json;
+pub mod tally;
 pub mod time;
 pub mod token_answer;
 pub mod token_set;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::tally::EndedCall;
 use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{AppName, Timestamp, Version};
 use evergrant_keeper::KeepError;
@@ -160,6 +161,8 @@ pub struct CallRecord {
     pub expires_at: Option<Timestamp>,
     /// Whole seconds that it still lived at the last sending; negative where it had ended.
     pub seconds_remaining: Option<i64>,
+    /// How many seconds after its job was put into a queue it was prepared, where its caller said when that was.
+    pub enqueued_for: Option<i64>,
     /// The provider's correlation id, where a failed answer had one.
     pub provider_correlation_id: Option<String>,
     /// Until the head of the answer, or the refusal.
@@ -186,11 +189,22 @@ impl CallRecord {
             version: None,
             expires_at: None,
             seconds_remaining: None,
+            enqueued_for: None,
             provider_correlation_id: None,
             duration: Duration::ZERO,
             budget_wait: None,
             upstream: None,
             path: path.into(),
+        }
+    }
+
+    /// What of it is counted in the history.
+    pub(crate) fn ended(&self) -> EndedCall {
+        EndedCall {
+            class: self.class,
+            status: self.status_code,
+            seconds_remaining: self.seconds_remaining,
+            enqueued_for: self.enqueued_for,
         }
     }
 

@@ -72,7 +72,7 @@ impl<T: Transport> Inner<T> {
         // Said by the one connection it came over; the caller's is another one.
         *response.version_mut() = Version::HTTP_11;
         record.status_code = Some(response.status().as_u16());
-        self.note(&call, response.status());
+        self.note(&call, record, response.status());
         if call.method == Method::DELETE && response.status().is_success() {
             Box::pin(self.look_for_uninstall(&call)).await;
         }
@@ -339,7 +339,7 @@ impl<T: Transport> Inner<T> {
                     judged.class.as_str()
                 );
                 self.event(call, EventKind::CallUnauthorized, detail, judged);
-                self.note(call, StatusCode::UNAUTHORIZED);
+                self.note_unauthorized(call);
                 return Err(RefusalKind::Keep(error));
             }
             // With a token that was new a moment ago: the provider's answer says more than that there is no other.
@@ -364,14 +364,7 @@ impl<T: Transport> Inner<T> {
         let detail = format!("a call came back 401, {}: {what}", record.class.as_str());
         self.event(call, EventKind::CallUnauthorized, detail, judged);
         if newer.is_some() {
-            let now = self.keeper.clock().now();
-            self.keeper.note(
-                call.id,
-                LastSeen {
-                    unauthorized_at: Some(now),
-                    ..LastSeen::default()
-                },
-            );
+            self.note_unauthorized(call);
         }
         Ok(newer)
     }
@@ -417,8 +410,8 @@ impl<T: Transport> Inner<T> {
         no_answer: NoAnswer,
     ) -> Result<Next, RefusalKind> {
         self.keeper.note(
-            call.id,
-            LastSeen {
+            &call.token,
+            &LastSeen {
                 call_at: Some(call.sent_at),
                 ..LastSeen::default()
             },
@@ -469,18 +462,32 @@ impl<T: Transport> Inner<T> {
         self.keeper.event(call.id, event);
     }
 
-    fn note(&self, call: &Call<'_>, status: StatusCode) {
+    /// Of a call that the provider's answer ends.
+    fn note(&self, call: &Call<'_>, record: &CallRecord, status: StatusCode) {
         let at = Some(self.keeper.clock().now());
         let on = |fits: bool| at.filter(|_| fits);
-        self.keeper.note(
-            call.id,
-            LastSeen {
+        self.keeper.note_call(
+            &call.token,
+            &LastSeen {
                 call_at: Some(call.sent_at),
                 success_at: on(status.is_success()),
                 refresh_at: None,
                 unauthorized_at: on(status == StatusCode::UNAUTHORIZED),
                 forbidden_at: on(status == StatusCode::FORBIDDEN),
                 rate_limited_at: on(status == StatusCode::TOO_MANY_REQUESTS),
+            },
+            &record.ended(),
+        );
+    }
+
+    /// Of a call that came back 401 and does not end with that.
+    fn note_unauthorized(&self, call: &Call<'_>) {
+        self.keeper.note(
+            &call.token,
+            &LastSeen {
+                call_at: Some(call.sent_at),
+                unauthorized_at: Some(self.keeper.clock().now()),
+                ..LastSeen::default()
             },
         );
     }

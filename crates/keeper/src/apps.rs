@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use evergrant_domain::app::AppHealth;
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Introspected};
 use evergrant_domain::{App, AppName, ClientSecret};
@@ -92,7 +93,19 @@ impl Keeper {
             since: now,
             credentials_fingerprint: self.credentials_fingerprint(app),
         };
-        self.inner.store.reject_app(&app.name, rejected.clone()).await?;
+        let event = Event::new(
+            EventKind::CredentialsRejected,
+            format!("the provider refuses the client id or secret: {}", failure.code),
+        )
+        .during(Circumstances {
+            provider_correlation_id: failure.correlation_id.clone(),
+            status_code: failure.http_status,
+            ..Circumstances::default()
+        });
+        self.inner
+            .store
+            .reject_app(&app.name, rejected.clone(), event)
+            .await?;
         let rejected = Some(rejected);
         self.known_at_rest(
             app,
@@ -119,7 +132,17 @@ impl Keeper {
         if state.rejected.is_none() && state.secret_that_worked.as_ref() == Some(&fingerprint) {
             return;
         }
-        match self.inner.store.accept_app(&app.name, fingerprint).await {
+        let event = Event::new(
+            EventKind::CredentialsAccepted,
+            "the provider accepts the client id and secret again",
+        );
+        let now = self.inner.clock.now();
+        match self
+            .inner
+            .store
+            .accept_app(&app.name, fingerprint, event, now)
+            .await
+        {
             Ok(()) if state.rejected.is_some() => {
                 self.inner.at_rest.lock().remove(&app.name);
                 tracing::info!(event = "app_credentials_accepted", app = %app.name, "the provider accepts this app's credentials again");

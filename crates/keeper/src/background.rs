@@ -11,10 +11,13 @@ use evergrant_store::StoreError;
 use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Used};
 
 const DUE_EVERY: Duration = Duration::from_secs(1);
+/// What connections were used for is written so often where they are few, and else so rarely: the store has other things to do.
+const USAGE_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 const USAGE_EVERY: Duration = Duration::from_secs(30);
+const FEW: usize = 1_000;
 const REVOKE_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Stored answers come in faster than anything else that is swept.
@@ -56,7 +59,9 @@ impl Keeper {
             keeper.compare_with_store().await
         });
         self.every(DUE_EVERY, |keeper| async move { keeper.refresh_due().await });
-        self.every(USAGE_EVERY, |keeper| async move { keeper.flush_usage().await });
+        self.every(USAGE_LOOKED_AT_EVERY, |keeper| async move {
+            keeper.flush_in_turn().await
+        });
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
         self.every(SWEEP_EVERY, |keeper| async move {
             let before = keeper.inner.clock.now().before(KEPT);
@@ -228,6 +233,29 @@ impl Keeper {
         })
     }
 
+    /// Writes what connections were used for, where it is time.
+    async fn flush_in_turn(&self) -> Result<(), StoreError> {
+        let boot = self.inner.clock.boot();
+        let is_time = {
+            let flushed_at = self.inner.usage_flushed_at.lock();
+            boot.saturating_sub(*flushed_at) >= USAGE_EVERY
+        };
+        if !is_time && self.inner.usage.lock().len() > FEW {
+            return Ok(());
+        }
+        *self.inner.usage_flushed_at.lock() = boot;
+        self.flush_usage().await
+    }
+
+    /// Writes what connections were used for now, where they are few: for who counts or looks for them by that.
+    pub async fn flush_soon(&self) {
+        if self.inner.usage.lock().len() <= FEW
+            && let Err(error) = self.flush_usage().await
+        {
+            tracing::warn!(event = "store_error", %error, "what connections were used for could not be noted");
+        }
+    }
+
     pub(crate) async fn flush_usage(&self) -> Result<(), StoreError> {
         let seen = std::mem::take(&mut *self.inner.usage.lock());
         if seen.is_empty() {
@@ -235,13 +263,32 @@ impl Keeper {
         }
         let mut usage: Vec<Usage> = seen
             .into_iter()
-            .map(|(connection, last)| Usage { connection, last })
+            .map(|(connection, Used { app, last, tally })| Usage {
+                connection,
+                app,
+                last,
+                tally,
+            })
             .collect();
         usage.sort_by(|a, b| a.connection.cmp(&b.connection));
-        let noted = self.inner.store.note_usage(usage.clone()).await;
-        if noted.is_err() {
-            for Usage { connection, last } in usage {
-                self.note(&connection, last);
+        let now = self.inner.clock.now();
+        let noted = self.inner.store.note_usage(usage.clone(), now).await;
+        if let Err(error) = &noted {
+            // What may have been added already is not added again: rather too few were counted than more than there were.
+            let is_counted = matches!(
+                error,
+                StoreError::Unavailable {
+                    outcome_unknown: true,
+                    ..
+                }
+            );
+            for told in usage {
+                self.use_of(&told.connection, &told.app, |used| {
+                    merge(&mut used.last, &told.last);
+                    if !is_counted {
+                        used.tally.merge(&told.tally);
+                    }
+                });
             }
         }
         noted

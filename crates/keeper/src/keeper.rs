@@ -10,6 +10,7 @@ use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::YOUNG;
+use evergrant_domain::tally::{Counted, EndedCall, Tally};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
@@ -86,7 +87,9 @@ pub(crate) struct Inner {
     pub(crate) alarmed: Alarmed,
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
-    pub(crate) usage: Mutex<HashMap<ConnectionId, LastSeen>>,
+    pub(crate) usage: Mutex<HashMap<ConnectionId, Used>>,
+    /// When that was last written, in boot time.
+    pub(crate) usage_flushed_at: Mutex<Duration>,
     /// Boot-time milliseconds of the last time that the change feed was read to its end.
     pub(crate) feed_read_at: AtomicU64,
     pub(crate) max_stale: Duration,
@@ -102,6 +105,24 @@ pub(crate) struct Inner {
     pub(crate) provider_clocks: Arc<ProviderClocks>,
     pub(crate) tasks: Tasks,
     pub(crate) stopping: CancellationToken,
+}
+
+/// What a connection was used for since that was last written.
+#[derive(Debug)]
+pub(crate) struct Used {
+    pub(crate) app: AppName,
+    pub(crate) last: LastSeen,
+    pub(crate) tally: Tally,
+}
+
+impl Used {
+    pub(crate) fn of(app: &AppName) -> Self {
+        Self {
+            app: app.clone(),
+            last: LastSeen::default(),
+            tally: Tally::default(),
+        }
+    }
 }
 
 /// How a refresh that somebody asks for treats a young token set.
@@ -175,6 +196,7 @@ impl Keeper {
                 cache: Cache::default(),
                 flights: Flights::default(),
                 usage: Mutex::default(),
+                usage_flushed_at: Mutex::default(),
                 feed_read_at: AtomicU64::new(booted),
                 max_stale: parts.max_stale,
                 store_away: AtomicBool::new(false),
@@ -435,18 +457,59 @@ impl Keeper {
     }
 
     /// Notes what a connection was used for; written to the store every now and then.
-    pub fn note(&self, id: &ConnectionId, seen: LastSeen) {
+    pub fn note(&self, token: &Current, seen: &LastSeen) {
+        self.use_of(&token.connection, &token.app.name, |used| {
+            merge(&mut used.last, seen)
+        });
+    }
+
+    /// The same, and counts the call that ended with it.
+    pub fn note_call(&self, token: &Current, seen: &LastSeen, call: &EndedCall) {
+        self.use_of(&token.connection, &token.app.name, |used| {
+            merge(&mut used.last, seen);
+            used.tally.call(call);
+        });
+    }
+
+    /// Notes that an access token was handed to a caller.
+    pub fn note_handed_out(&self, token: &Current) {
+        let seen = LastSeen {
+            call_at: Some(self.inner.clock.now()),
+            ..LastSeen::default()
+        };
+        self.use_of(&token.connection, &token.app.name, |used| {
+            merge(&mut used.last, &seen);
+            used.tally.add(Counted::HandedOut, 1);
+        });
+    }
+
+    /// Counts a call of which no more is to be noted.
+    pub fn count_call(&self, id: &ConnectionId, app: &AppName, call: &EndedCall) {
+        self.use_of(id, app, |used| used.tally.call(call));
+    }
+
+    /// Counts one thing about a connection.
+    pub fn note_counted(&self, id: &ConnectionId, app: &AppName, counted: Counted) {
+        self.use_of(id, app, |used| used.tally.add(counted, 1));
+    }
+
+    pub(crate) fn use_of(&self, id: &ConnectionId, app: &AppName, add: impl FnOnce(&mut Used)) {
         let mut usage = self.inner.usage.lock();
-        if let Some(last) = usage.get_mut(id) {
-            merge(last, &seen);
+        if let Some(used) = usage.get_mut(id) {
+            add(used);
         } else {
-            usage.insert(id.clone(), seen);
+            add(usage.entry(id.clone()).or_insert_with(|| Used::of(app)));
         }
     }
 
     /// What this process saw of a connection and has not written yet: later than what its record says.
     pub fn unflushed(&self, id: &ConnectionId) -> Option<LastSeen> {
-        self.inner.usage.lock().get(id).cloned()
+        self.inner.usage.lock().get(id).map(|used| used.last.clone())
+    }
+
+    /// What this process counted of a connection and has not written yet.
+    pub fn uncounted(&self, id: &ConnectionId) -> Option<Tally> {
+        self.inner.usage.lock().get(id).map(|used| used.tally.clone())
     }
 
     /// The token of a record that may serve, or why it may not.

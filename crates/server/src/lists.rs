@@ -45,6 +45,21 @@ fn read_cursor(text: &str) -> Result<Place, Problem> {
     read().ok_or_else(not_a_cursor)
 }
 
+/// A cursor of three parts, of which the first two hold no colon.
+pub(crate) fn coded_cursor(parts: &[&str; 3]) -> String {
+    URL_SAFE_NO_PAD.encode(parts.join(":"))
+}
+
+/// Reads one. As any cursor it gives no rights.
+pub(crate) fn decoded_cursor(text: &str) -> Result<[String; 3], Problem> {
+    let read = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        Some([parts.next()?, parts.next()?, parts.next()?])
+    };
+    read().ok_or_else(not_a_cursor)
+}
+
 /// What is no `next_cursor` of another page.
 pub(crate) fn not_a_cursor() -> Problem {
     Problem::bad_request("`cursor`: expected the next_cursor of another page")

@@ -1,14 +1,16 @@
 //! What callers see of the engine's values. None of these holds a refresh token; one holds an access token.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use evergrant_domain::api_answer::Class;
 use evergrant_domain::app::AppHealth;
-use evergrant_domain::event::EventKind;
+use evergrant_domain::event::RefreshReason;
 use evergrant_domain::redemption::QUIET_TIME;
-use evergrant_domain::{App, Connection, ConnectionStatus, Health, Kind, ReconnectReason, Timestamp};
+use evergrant_domain::{
+    App, Connection, ConnectionStatus, Health, Kind, ReconnectReason, Timestamp, Version,
+};
 use evergrant_keeper::Current;
-use evergrant_store::contract::{ApiKey, ConnectSession, SessionOutcome, StoredEvent};
+use evergrant_store::contract::{ApiKey, ConnectSession, RefreshCount, SessionOutcome, StoredEvent};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -231,24 +233,12 @@ impl Record {
         self
     }
 
-    /// Adds what its history says about refreshes.
+    /// Adds how its refreshes of the last 24 hours ended.
     #[must_use]
-    pub(crate) fn with_history(mut self, events: &[StoredEvent], now: Timestamp) -> Self {
-        let since = now.before(Duration::from_secs(24 * 3600));
-        let count = |kind: EventKind| {
-            events
-                .iter()
-                .filter(|event| event.at >= since && event.kind == kind.as_str())
-                .count()
-        };
-        let (done, failed) = (count(EventKind::Refreshed), count(EventKind::RefreshFailed));
-        if done + failed > 0 {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a history is read up to a thousand events"
-            )]
-            let rate = done as f64 / (done + failed) as f64;
-            self.refresh_success_rate_24h = Some(rate);
+    pub(crate) fn with_refreshes(mut self, refreshes: RefreshCount) -> Self {
+        let RefreshCount { done, failed } = refreshes;
+        if done > 0 || failed > 0 {
+            self.refresh_success_rate_24h = Some(f64::from(done) / (f64::from(done) + f64::from(failed)));
         }
         self
     }
@@ -349,32 +339,93 @@ impl<'a> TokenView<'a> {
     }
 }
 
-/// One line of a history.
+/// One line of a history. What does not apply is left out.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(crate) struct EventView {
-    /// Grows with time.
-    id: i64,
+    /// Grows with time: what is committed later has a higher one than what was read of the feed.
+    pub(crate) id: i64,
     at: String,
-    connection: String,
+    /// `null` for an event of an app.
+    connection: Option<String>,
+    app: String,
     #[serde(rename = "type")]
     kind: String,
     detail: String,
+    /// The version that stood before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_before: Option<i64>,
     /// The version that stood after it.
-    version: i64,
+    version: Option<i64>,
+    /// The keyed fingerprint of the refresh token that stood after it: two events with one have one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+    /// Who wrote it: host and process id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<String>,
+    /// Who asked: an API key's id, or `operator`, `scheduler`, `customer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// Why a refresh was made: `due`, `waited_for`, `rejected`, `asked` or `forced`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    /// The provider's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    /// The path with ids and query removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    /// Of the token that was used; below zero where it had ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_remaining: Option<i64>,
+    /// The version of the token set that was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_version: Option<i64>,
+    /// In a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failures_before: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     provider_correlation_id: Option<String>,
 }
 
 impl From<StoredEvent> for EventView {
     fn from(event: StoredEvent) -> Self {
+        let circumstances = event.circumstances;
         Self {
             id: event.id,
             at: time(event.at),
-            connection: event.connection.to_string(),
+            connection: event.connection.map(|id| id.to_string()),
+            app: event.app.to_string(),
             kind: event.kind,
             detail: event.detail,
-            version: event.version.number(),
-            provider_correlation_id: event.provider_correlation_id,
+            version_before: event.version_before.map(Version::number),
+            version: event.version.map(Version::number),
+            fingerprint: event.fingerprint,
+            process: event.process,
+            by: circumstances.by,
+            reason: circumstances.reason.map(RefreshReason::as_str),
+            class: circumstances.class.map(Class::as_str),
+            attempt: circumstances.attempt,
+            status_code: circumstances.status_code,
+            method: circumstances.method,
+            endpoint: circumstances.endpoint,
+            seconds_remaining: circumstances.seconds_remaining,
+            token_version: circumstances.token_version.map(Version::number),
+            failures_before: circumstances.failures_before,
+            took_ms: circumstances
+                .took
+                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            request_id: circumstances.request_id,
+            provider_correlation_id: circumstances.provider_correlation_id,
         }
     }
 }

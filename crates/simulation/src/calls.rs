@@ -63,7 +63,7 @@ impl Caller {
             call_at: Some(now),
             ..LastSeen::default()
         };
-        self.keeper().note(&id, seen);
+        self.keeper().note(&token, &seen);
         let serves = self.serves(&token);
         if serves && !self.dice.happens(0.03) {
             return;

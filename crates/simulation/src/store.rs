@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
 use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
@@ -16,10 +17,11 @@ use evergrant_domain::{
 };
 use evergrant_store::SqliteStore;
 use evergrant_store::contract::{
-    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
-    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
-    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, SessionOutcome, Store,
-    StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, DueQuery, EventPage, EventQuery, EventTrim, Held,
+    Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented, Pulse, RefreshCount, Refreshed, Reserved,
+    Revocation, RevocationState, Revoke, SessionOutcome, Store, StoreError, Tallied, Usage, WriteEnd,
+    WriteReservation, WriteTicket,
 };
 use parking_lot::Mutex;
 use tokio::time::sleep;

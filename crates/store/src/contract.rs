@@ -10,13 +10,14 @@ use evergrant_domain::access::{Limits, Role};
 use evergrant_domain::breaker::Breaker;
 use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
-use evergrant_domain::event::Event;
+use evergrant_domain::event::{Circumstances, Event};
 use evergrant_domain::redemption::Intent;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::Cooldown;
+use evergrant_domain::tally::Tally;
 use evergrant_domain::write_ledger::Meeting;
 use evergrant_domain::{
-    AppName, CodeVerifier, Connection, ConnectionId, ConnectionStatus, Customer, Fence, Kind,
+    AppName, CodeVerifier, Connection, ConnectionId, ConnectionStatus, Customer, Fence, Health, Kind,
     ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 
@@ -322,14 +323,112 @@ pub struct ConnectionFilter {
     pub accounts: Vec<String>,
     /// With one of these status words.
     pub statuses: Vec<String>,
+    /// Which do as is asked.
+    pub healths: Option<HealthAsked>,
     /// Whose id, customer, account id or account domain contains this, ignoring ASCII case.
     pub q: Option<String>,
     /// Within these limits.
     pub limits: Limits,
+    /// In which order.
+    pub sort: Sort,
     /// At most so many.
     pub limit: u32,
-    /// After this one: `(created_at, id)` of the last of the page before.
-    pub after: Option<(Timestamp, ConnectionId)>,
+    /// After this one, the last of the page before.
+    pub after: Option<(SortKey, ConnectionId)>,
+}
+
+/// Connections by how they do, as [`Connection::health`] says.
+#[derive(Debug, Clone)]
+pub struct HealthAsked {
+    /// One of these. A connection that was disconnected has none and is never meant.
+    pub any_of: Vec<Health>,
+    /// The time now.
+    pub now: Timestamp,
+    /// How long after an attempt's beginning its answer may still arrive.
+    pub quiet_time: Duration,
+}
+
+/// In which order connections are listed; those that are equal, by id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sort {
+    /// By what.
+    pub by: SortBy,
+    /// From the largest to the smallest.
+    pub descending: bool,
+}
+
+/// What connections are sorted by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SortBy {
+    /// When the record was made.
+    #[default]
+    Created,
+    /// The customer, by its bytes.
+    Customer,
+    /// When the access token ends.
+    ExpiresAt,
+    /// When it was last used; before everything else where it never was.
+    LastCallAt,
+    /// Since when it is not active; before everything else where it is.
+    StatusSince,
+}
+
+impl SortBy {
+    /// Every order.
+    pub const ALL: [Self; 5] = [
+        Self::Created,
+        Self::Customer,
+        Self::ExpiresAt,
+        Self::LastCallAt,
+        Self::StatusSince,
+    ];
+
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Customer => "customer",
+            Self::ExpiresAt => "expires_at",
+            Self::LastCallAt => "last_call_at",
+            Self::StatusSince => "status_since",
+        }
+    }
+
+    /// What a connection is sorted by.
+    pub fn key_of(self, connection: &Connection) -> SortKey {
+        let or_never = |at: Option<Timestamp>| SortKey::Time(at.unwrap_or(Timestamp::from_millis(0)));
+        match self {
+            Self::Created => SortKey::Time(connection.created_at),
+            Self::Customer => SortKey::Text(connection.customer.as_str().to_owned()),
+            Self::ExpiresAt => SortKey::Time(connection.ends.expires),
+            Self::LastCallAt => or_never(connection.last.call_at),
+            Self::StatusSince => or_never(match connection.status {
+                ConnectionStatus::Active => None,
+                ConnectionStatus::ReconnectRequired { since, .. }
+                | ConnectionStatus::Disconnected { since, .. } => Some(since),
+            }),
+        }
+    }
+}
+
+/// Where a connection stands in an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SortKey {
+    /// By a time.
+    Time(Timestamp),
+    /// By a text.
+    Text(String),
+}
+
+/// How many connections of an app do like this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionCount {
+    /// Which app.
+    pub app: AppName,
+    /// How they do; `None` for those that were disconnected.
+    pub health: Option<Health>,
+    /// How many.
+    pub count: u64,
 }
 
 /// Which connections are due for a refresh that nobody waits for.
@@ -350,8 +449,21 @@ pub struct DueQuery {
 pub struct Usage {
     /// Which connection.
     pub connection: ConnectionId,
+    /// Its app.
+    pub app: AppName,
     /// What was seen.
     pub last: LastSeen,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+/// What was counted in an hour, or in a minute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tallied {
+    /// When that began.
+    pub at: Timestamp,
+    /// What was counted.
+    pub tally: Tally,
 }
 
 /// What changed, as the change feed tells it.
@@ -580,16 +692,109 @@ pub struct StoredEvent {
     pub id: i64,
     /// When it was recorded.
     pub at: Timestamp,
-    /// Whose.
-    pub connection: ConnectionId,
+    /// Whose; `None` for an event of an app.
+    pub connection: Option<ConnectionId>,
+    /// Of which app.
+    pub app: AppName,
     /// [`evergrant_domain::event::EventKind`] as a word.
     pub kind: String,
     /// Why.
     pub detail: String,
+    /// What stood around it.
+    pub circumstances: Circumstances,
+    /// Who wrote it: host and process id.
+    pub process: Option<String>,
+    /// The version that stood before it.
+    pub version_before: Option<Version>,
     /// The version that stood after it.
-    pub version: Version,
-    /// The provider's correlation id.
-    pub provider_correlation_id: Option<String>,
+    pub version: Option<Version>,
+    /// The keyed fingerprint of the refresh token that stood after it.
+    pub fingerprint: Option<String>,
+}
+
+/// Which events to read: AND between kinds, OR within one; an empty kind asks for nothing.
+#[derive(Debug, Clone)]
+pub struct EventQuery {
+    /// Of these connections.
+    pub connections: Vec<ConnectionId>,
+    /// Of these apps.
+    pub apps: Vec<AppName>,
+    /// Of one of these kinds, by their words.
+    pub kinds: Vec<String>,
+    /// In one of these requests.
+    pub request_ids: Vec<String>,
+    /// With one of these correlation ids of the provider.
+    pub provider_correlation_ids: Vec<String>,
+    /// Recorded then or later.
+    pub since: Option<Timestamp>,
+    /// Within these limits. Events of an app are beyond those that name customers or connections.
+    pub limits: Limits,
+    /// In which order, and from where on.
+    pub order: EventOrder,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl EventQuery {
+    /// Every event in this order.
+    pub fn all(order: EventOrder, limit: u32) -> Self {
+        Self {
+            connections: vec![],
+            apps: vec![],
+            kinds: vec![],
+            request_ids: vec![],
+            provider_correlation_ids: vec![],
+            since: None,
+            limits: Limits::default(),
+            order,
+            limit,
+        }
+    }
+}
+
+/// In which order events are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventOrder {
+    /// Backwards, from the newest on or before this id.
+    NewestFirst {
+        /// Only ids below this.
+        before: Option<i64>,
+    },
+    /// As they came: a feed. Whatever is committed later has a higher id than everything that was read.
+    OldestFirst {
+        /// Only ids above this.
+        after: i64,
+    },
+}
+
+/// What was read of the events. There may be fewer than asked for, or none, and more behind them: one look goes through a bounded
+/// number of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<StoredEvent>,
+    /// From where to read on: as `after`, or as `before`. `None` where nothing older is left; a feed never ends.
+    pub read_on: Option<i64>,
+}
+
+/// How often a connection's refreshes ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RefreshCount {
+    /// With a token set that was stored.
+    pub done: u32,
+    /// With none.
+    pub failed: u32,
+}
+
+/// How much history is kept.
+#[derive(Debug, Clone)]
+pub struct EventTrim {
+    /// Forget what was recorded before this.
+    pub before: Timestamp,
+    /// Keep so many of each connection's newest.
+    pub keep_per_connection: u32,
+    /// Count those of the connections behind this one: `read_on` of the bite before, `None` from the beginning.
+    pub from: Option<ConnectionId>,
 }
 
 /// What the engine asks of persistence.
@@ -635,7 +840,7 @@ pub trait Store: Send + Sync + 'static {
         account: &str,
     ) -> Result<Option<Connection>, StoreError>;
 
-    /// Lists records by creation, then id.
+    /// Lists records.
     async fn list(&self, filter: ConnectionFilter) -> Result<Vec<Connection>, StoreError>;
 
     /// Changes what the caller may change; `None` leaves a part as it is. A customer that would break the rule of one live
@@ -778,14 +983,50 @@ pub trait Store: Send + Sync + 'static {
     /// Claims connections that are due and pushes their next attempt on, in the statement that reads them.
     async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError>;
 
-    /// Notes what connections were used for.
-    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError>;
+    /// Notes what connections were used for. Times are merged and may be told again; what was counted is added to the hour and
+    /// the minute of `now`, so after an error that leaves the outcome unknown it must not be told again.
+    async fn note_usage(&self, usage: Vec<Usage>, now: Timestamp) -> Result<(), StoreError>;
+
+    /// What was counted of a connection in the hours since then, oldest first.
+    async fn tallies(&self, id: &ConnectionId, since: Timestamp) -> Result<Vec<Tallied>, StoreError>;
+
+    /// What was counted of an app in the minutes since then, oldest first.
+    async fn app_tallies(&self, app: &AppName, since: Timestamp) -> Result<Vec<Tallied>, StoreError>;
 
     /// Appends an event that goes with no change of the record.
     async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError>;
 
-    /// A connection's history, newest first.
-    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+    /// Appends an event of an app that goes with no change of its state.
+    async fn note_app_event(&self, app: &AppName, event: Event, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Reads events.
+    async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError>;
+
+    /// From where the events are read on to miss nothing that is committed later.
+    async fn event_head(&self) -> Result<i64, StoreError>;
+
+    /// A connection's newest events, newest first.
+    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        let query = EventQuery {
+            connections: vec![id.clone()],
+            ..EventQuery::all(EventOrder::NewestFirst { before: None }, limit)
+        };
+        Ok(self.find_events(query).await?.events)
+    }
+
+    /// Counts a connection's refreshes since then by its events.
+    async fn count_refreshes(&self, id: &ConnectionId, since: Timestamp) -> Result<RefreshCount, StoreError>;
+
+    /// Forgets old history, one bite of it. Says behind which connection the next bite begins; `None` where this one came to the end.
+    async fn trim_events(&self, trim: EventTrim) -> Result<Option<ConnectionId>, StoreError>;
+
+    /// Counts the connections within these limits by app and health.
+    async fn count_connections(
+        &self,
+        limits: Limits,
+        quiet_time: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<ConnectionCount>, StoreError>;
 
     /// From where the change feed is read on to miss nothing that is committed later.
     async fn change_head(&self) -> Result<i64, StoreError>;
@@ -797,11 +1038,22 @@ pub trait Store: Send + Sync + 'static {
     /// What is known about an app.
     async fn app_state(&self, app: &AppName) -> Result<AppState, StoreError>;
 
-    /// The provider refused these credentials; keeps the first refusal's time.
-    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError>;
+    /// The provider refused these credentials; keeps the first refusal's time. The event is written where that is news.
+    async fn reject_app(
+        &self,
+        app: &AppName,
+        rejected: CredentialsRejected,
+        event: Event,
+    ) -> Result<(), StoreError>;
 
-    /// The provider accepted the credentials, with this secret.
-    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError>;
+    /// The provider accepted the credentials, with this secret. The event is written where they were refused before.
+    async fn accept_app(
+        &self,
+        app: &AppName,
+        secret_fingerprint: String,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Whether this connection's redemption is the one that looks whether a refused app, or an endpoint at rest, does again:
     /// one in `every` in the whole fleet, each time for another connection than the last where that can be: the last one is
@@ -908,7 +1160,8 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError>;
 
-    /// Forgets sessions, authorizations and feed entries that ended before `before`, and budgets that nobody claimed from since.
+    /// Forgets sessions, authorizations, feed entries and what was counted of apps that ended before `before`, budgets that nobody
+    /// claimed from since, and what was counted of connections a day before that.
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// Forgets guarded writes whose time is over and that are not under way. Where the bodies of all stored answers take more than

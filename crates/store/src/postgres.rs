@@ -15,9 +15,11 @@ mod access;
 mod address;
 mod apps;
 mod call_budget;
+mod conditions;
 mod connections;
 mod db;
 mod hints;
+mod history;
 mod open;
 mod redeeming;
 mod tls;
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
+use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
 use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
@@ -48,12 +51,13 @@ pub use self::open::OpenError;
 pub(crate) use self::open::sessions;
 use self::write_ledger::SealedEnd;
 use crate::contract::{
-    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
-    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
-    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
-    Store, StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, DueQuery, EventPage, EventQuery, EventTrim, Held,
+    Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented, Pulse, RefreshCount, Refreshed, Reserved,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, Usage, WriteEnd,
+    WriteReservation, WriteTicket,
 };
-use crate::record::{HighestSeen, SealedAnswer};
+use crate::record::{HighestSeen, SealedAnswer, this_process};
 use crate::vault::Vault;
 
 /// The store in a PostgreSQL database.
@@ -62,6 +66,8 @@ pub struct PostgresStore {
     vault: Arc<Vault>,
     /// The name under which this instance holds leases, for people who look into the table.
     me: Arc<str>,
+    /// The name under which it writes the history.
+    process: Arc<str>,
     /// How often it asked for one, so that a lease whose answer was lost is known again.
     askings: AtomicI64,
     hints: Hints,
@@ -79,6 +85,7 @@ impl PostgresStore {
             vault,
             hints: Hints::new(door, Arc::clone(&me)),
             me,
+            process: this_process(),
             askings: AtomicI64::new(0),
             feed: Mutex::default(),
         })
@@ -103,7 +110,7 @@ macro_rules! in_session {
         let mut tries = Tries::new($purpose, &$store.pool);
         loop {
             let tried = async {
-                let session = Db::take(&$store.pool, &$store.vault, &$store.me).await?;
+                let session = Db::take(&$store.pool, &$store.vault, &$store.me, &$store.process).await?;
                 if $purpose == Purpose::Transaction {
                     session.begin().await?;
                 }
@@ -323,16 +330,49 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Statement, db => db.claim_due(&query))
     }
 
-    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Statement, db => db.note_usage(&usage))
+    async fn note_usage(&self, usage: Vec<Usage>, now: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.note_usage(&usage, now))
     }
 
     async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError> {
         in_session!(self, Purpose::Transaction, db => db.record_event(id, &event, now))
     }
 
-    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        in_session!(self, Purpose::Read, db => db.events(id, limit))
+    async fn note_app_event(&self, app: &AppName, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.note_app_event(app, &event, now))
+    }
+
+    async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        in_session!(self, Purpose::Read, db => db.find_events(&query))
+    }
+
+    async fn event_head(&self) -> Result<i64, StoreError> {
+        in_session!(self, Purpose::Read, db => db.event_head())
+    }
+
+    async fn count_refreshes(&self, id: &ConnectionId, since: Timestamp) -> Result<RefreshCount, StoreError> {
+        in_session!(self, Purpose::Read, db => db.count_refreshes(id, since))
+    }
+
+    async fn trim_events(&self, trim: EventTrim) -> Result<Option<ConnectionId>, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.trim_events(&trim))
+    }
+
+    async fn tallies(&self, id: &ConnectionId, since: Timestamp) -> Result<Vec<Tallied>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.tallies(id, since))
+    }
+
+    async fn app_tallies(&self, app: &AppName, since: Timestamp) -> Result<Vec<Tallied>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.app_tallies(app, since))
+    }
+
+    async fn count_connections(
+        &self,
+        limits: Limits,
+        quiet_time: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<ConnectionCount>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.count_connections(&limits, quiet_time, now))
     }
 
     async fn change_head(&self) -> Result<i64, StoreError> {
@@ -347,12 +387,23 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Read, db => db.app_state(app))
     }
 
-    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Statement, db => db.reject_app(app, &rejected))
+    async fn reject_app(
+        &self,
+        app: &AppName,
+        rejected: CredentialsRejected,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Statement, db => db.reject_app(app, &rejected, &event))
     }
 
-    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Statement, db => db.accept_app(app, &secret_fingerprint))
+    async fn accept_app(
+        &self,
+        app: &AppName,
+        secret_fingerprint: String,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Statement, db => db.accept_app(app, &secret_fingerprint, &event, now))
     }
 
     async fn claim_probe(

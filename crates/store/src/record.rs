@@ -6,11 +6,14 @@
 mod access;
 mod call_budget;
 mod columns;
+mod history;
 #[cfg(feature = "sqlite")]
 mod landing;
 mod upkeep;
 mod write_ledger;
 
+use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
@@ -27,11 +30,14 @@ pub(crate) use self::access::hex;
 pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorization, read_key, read_session};
 pub(crate) use self::call_budget::{BudgetColumns, budget_key, read_budget};
 pub(crate) use self::columns::{Columns, label_list, list, strange};
+pub(crate) use self::history::{
+    BUSY, Before, NEWEST_LOOKED_AT, SELECT_EVENT, Span, Sums, TALLIES_KEPT_ON, context, counts,
+    counts_column, health, hour, minute, read_count, read_counts, read_event, read_tallied,
+};
 #[cfg(feature = "sqlite")]
 pub(crate) use self::landing::LandsAs;
 pub(crate) use self::upkeep::{
-    HighestSeen, read_app_state, read_change, read_event, read_revocation, read_revocation_state,
-    seal_for_revocation,
+    HighestSeen, read_app_state, read_change, read_revocation, read_revocation_state, seal_for_revocation,
 };
 pub(crate) use self::write_ledger::{Follows, FoundWrite, SealedAnswer, read_found, ticket, ticket_of};
 use crate::contract::{Held, Lease, LeaseAnswer, NewConnection, Schema, StoreError};
@@ -50,6 +56,15 @@ const CHECK_PLACE: Place<'static> = Place {
     field: "sealed",
     version: 0,
 };
+
+/// Who writes the history, for people: this machine's name and this process's number on it.
+pub(crate) fn this_process() -> Arc<str> {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = Some(host.trim())
+        .filter(|host| !host.is_empty())
+        .unwrap_or("unknown");
+    format!("{host}:{}", std::process::id()).into()
+}
 
 /// What proves the vault key. The first key to open a database is its key: another one would seal new tokens beside old
 /// ones that it cannot open.

@@ -9,8 +9,10 @@
 mod access;
 mod apps;
 mod call_budget;
+mod conditions;
 mod connections;
 mod epoch;
+mod history;
 mod holder;
 mod open;
 mod record;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
 use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};
@@ -46,11 +49,13 @@ use self::open::{Opened, Settings};
 use self::record::Db;
 use self::threads::Threads;
 use crate::contract::{
-    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionFilter,
-    CooldownAnswer, CredentialsRejected, DueQuery, Held, Landed, Lease, LeaseAnswer, LeaseOn, NewConnection,
-    Presented, Pulse, Refreshed, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome,
-    Store, StoreError, StoredEvent, Usage, WriteEnd, WriteReservation, WriteTicket,
+    ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, DueQuery, EventPage, EventQuery, EventTrim, Held,
+    Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented, Pulse, RefreshCount, Refreshed, Reserved,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, Usage, WriteEnd,
+    WriteReservation, WriteTicket,
 };
+use crate::record::Before;
 use crate::vault::Vault;
 
 /// How long a write waits for another process's.
@@ -379,18 +384,56 @@ impl Store for SqliteStore {
         self.write(move |db| db.claim_due(&query)).await
     }
 
-    async fn note_usage(&self, usage: Vec<Usage>) -> Result<(), StoreError> {
-        self.write(move |db| db.note_usage(&usage)).await
+    async fn note_usage(&self, usage: Vec<Usage>, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |db| db.note_usage(&usage, now)).await
     }
 
     async fn note_event(&self, id: &ConnectionId, event: Event, now: Timestamp) -> Result<(), StoreError> {
         let id = id.clone();
-        self.write(move |db| db.record_event(&id, &event, now)).await
+        self.write(move |db| db.append_event(&id, Before::Unchanged, &event, now))
+            .await
     }
 
-    async fn events(&self, id: &ConnectionId, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn note_app_event(&self, app: &AppName, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.note_app_event(&app, &event, now)).await
+    }
+
+    async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        self.read(move |db| db.find_events(&query)).await
+    }
+
+    async fn event_head(&self) -> Result<i64, StoreError> {
+        self.read(Db::event_head).await
+    }
+
+    async fn count_refreshes(&self, id: &ConnectionId, since: Timestamp) -> Result<RefreshCount, StoreError> {
         let id = id.clone();
-        self.read(move |db| db.events(&id, limit)).await
+        self.read(move |db| db.count_refreshes(&id, since)).await
+    }
+
+    async fn trim_events(&self, trim: EventTrim) -> Result<Option<ConnectionId>, StoreError> {
+        self.write(move |db| db.trim_events(&trim)).await
+    }
+
+    async fn tallies(&self, id: &ConnectionId, since: Timestamp) -> Result<Vec<Tallied>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| db.tallies(&id, since)).await
+    }
+
+    async fn app_tallies(&self, app: &AppName, since: Timestamp) -> Result<Vec<Tallied>, StoreError> {
+        let app = app.clone();
+        self.read(move |db| db.app_tallies(&app, since)).await
+    }
+
+    async fn count_connections(
+        &self,
+        limits: Limits,
+        quiet_time: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<ConnectionCount>, StoreError> {
+        self.read(move |db| db.count_connections(&limits, quiet_time, now))
+            .await
     }
 
     async fn change_head(&self) -> Result<i64, StoreError> {
@@ -406,14 +449,25 @@ impl Store for SqliteStore {
         self.read(move |db| db.app_state(&app)).await
     }
 
-    async fn reject_app(&self, app: &AppName, rejected: CredentialsRejected) -> Result<(), StoreError> {
+    async fn reject_app(
+        &self,
+        app: &AppName,
+        rejected: CredentialsRejected,
+        event: Event,
+    ) -> Result<(), StoreError> {
         let app = app.clone();
-        self.write(move |db| db.reject_app(&app, &rejected)).await
+        self.write(move |db| db.reject_app(&app, &rejected, &event)).await
     }
 
-    async fn accept_app(&self, app: &AppName, secret_fingerprint: String) -> Result<(), StoreError> {
+    async fn accept_app(
+        &self,
+        app: &AppName,
+        secret_fingerprint: String,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let app = app.clone();
-        self.write(move |db| db.accept_app(&app, &secret_fingerprint))
+        self.write(move |db| db.accept_app(&app, &secret_fingerprint, &event, now))
             .await
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
 use evergrant_domain::call_budget::{Claim, Grant};
 use evergrant_domain::connection::{Account, RefreshTrouble};

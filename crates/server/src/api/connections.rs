@@ -11,7 +11,7 @@ use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
     AppName, Connection, ConnectionId, ConnectionStatus, Customer, Health, Kind, Timestamp,
 };
-use evergrant_store::contract::{Connected, ConnectionFilter, Revoke};
+use evergrant_store::contract::{Connected, ConnectionFilter, HealthAsked, Revoke, Sort, SortBy, SortKey};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
@@ -19,22 +19,19 @@ use utoipa::ToSchema;
 use crate::access::Caller;
 use crate::connect::link;
 use crate::input::{self, NoQuery, OptionalJson, PathId, Query};
-use crate::lists::{Place, cursor, limit, not_a_cursor, write_cursor};
+use crate::lists::{coded_cursor, decoded_cursor, limit, not_a_cursor};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 use crate::views::{EventView, List, Record, time};
 
-/// How many records one page looks at where health, which is not stored, decides which to show. A page may end short of its
-/// limit then, with a cursor for the rest.
-const SCAN_MAX: usize = 10_000;
-
-/// How much of a history the refresh success rate is counted from.
-const HISTORY_MAX: u32 = 1000;
+/// Over which time the refresh success rate is counted.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Lists connections.
 ///
-/// By creation, then id. A repeated filter means OR, different filters AND. `q` looks for a part of the id, the customer, or
-/// the account's id or domain.
+/// By creation, then id, or as `sort` says: `created`, `customer`, `expires_at`, `last_call_at` or `status_since`, with `-` before it
+/// from the largest on. A repeated filter means OR, different filters AND. `q` looks for a part of the id, the customer, or the
+/// account's id or domain.
 ///
 /// Role: `support`.
 #[utoipa::path(
@@ -42,7 +39,7 @@ const HISTORY_MAX: u32 = 1000;
     params(
         ("app" = Option<Vec<String>>, Query), ("customer" = Option<Vec<String>>, Query),
         ("account" = Option<Vec<String>>, Query), ("status" = Option<Vec<String>>, Query),
-        ("health" = Option<Vec<String>>, Query), ("q" = Option<String>, Query),
+        ("health" = Option<Vec<String>>, Query), ("q" = Option<String>, Query), ("sort" = Option<String>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query),
     ),
     responses((status = 200, body = List<Record>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
@@ -54,50 +51,48 @@ pub(crate) async fn list(
 ) -> Result<Json<List<Record>>, Problem> {
     caller.require(Role::Support)?;
     let limit = limit(&mut query)?;
-    let healths = query.each("health", read_health)?;
-    let mut filter = ConnectionFilter {
+    let healths = query.each("health", |word| {
+        Health::from_word(word)
+            .ok_or("expected healthy, degraded, reconnect_required, ambiguous or unverified")
+    })?;
+    let sort = query
+        .one("sort")?
+        .as_deref()
+        .map_or(Ok(Sort::default()), read_sort)?;
+    if !healths.is_empty() {
+        // What was seen a moment ago counts, too.
+        shared.keeper().flush_soon().await;
+    }
+    let filter = ConnectionFilter {
         apps: query.each("app", AppName::parse)?,
         customers: query.each("customer", Customer::parse)?,
         accounts: query.all("account"),
         statuses: query.each("status", read_status)?,
+        healths: (!healths.is_empty()).then(|| HealthAsked {
+            any_of: healths,
+            now: shared.now(),
+            quiet_time: QUIET_TIME,
+        }),
         q: query.one("q")?.filter(|q| !q.is_empty()),
         limits: caller.filter(),
+        sort,
         // One more than shown says whether there is a next page.
         limit: limit + 1,
-        after: cursor(&mut query)?.map(read_place).transpose()?,
+        after: query
+            .one("cursor")?
+            .as_deref()
+            .map(|cursor| read_place(sort, cursor))
+            .transpose()?,
     };
     query.done()?;
     let limit = limit as usize;
-    let now = shared.now();
-    let mut found: Vec<Connection> = Vec::new();
-    let mut scanned = 0;
-    let next_cursor = 'pages: loop {
-        let page = shared.keeper().store().list(filter.clone()).await?;
-        let is_last = page.len() <= limit;
-        for mut connection in page {
-            shared.look_at(&mut connection);
-            if !healths.is_empty() && !healths.contains(&connection.health(now, QUIET_TIME)) {
-                filter.after = Some((connection.created_at, connection.id));
-            } else if found.len() < limit {
-                filter.after = Some((connection.created_at, connection.id.clone()));
-                found.push(connection);
-            } else {
-                break 'pages found
-                    .last()
-                    .map(|last| write_cursor(last.created_at, last.id.as_str()));
-            }
-            scanned += 1;
-            if scanned == SCAN_MAX {
-                break 'pages filter
-                    .after
-                    .as_ref()
-                    .map(|(at, id)| write_cursor(*at, id.as_str()));
-            }
-        }
-        if is_last {
-            break None;
-        }
-    };
+    let mut found = shared.keeper().store().list(filter).await?;
+    let is_last = found.len() <= limit;
+    found.truncate(limit);
+    let next_cursor = found
+        .last()
+        .filter(|_| !is_last)
+        .map(|last| write_place(sort, last));
     let items = found
         .into_iter()
         .map(|connection| shared.record(connection))
@@ -105,9 +100,41 @@ pub(crate) async fn list(
     Ok(Json(List { items, next_cursor }))
 }
 
-fn read_place((at, id): Place) -> Result<(Timestamp, ConnectionId), Problem> {
-    let id = ConnectionId::parse(&id).map_err(|_| not_a_cursor())?;
-    Ok((at, id))
+fn read_sort(text: &str) -> Result<Sort, Problem> {
+    let (descending, word) = match text.strip_prefix('-') {
+        Some(word) => (true, word),
+        None => (false, text),
+    };
+    let by = SortBy::ALL.into_iter().find(|by| by.as_str() == word);
+    let by = by.ok_or_else(|| {
+        Problem::bad_request(
+            "`sort`: expected created, customer, expires_at, last_call_at or status_since, with - before it for the largest first",
+        )
+    })?;
+    Ok(Sort { by, descending })
+}
+
+/// The last connection of a page, as the next page's `cursor` names it.
+fn write_place(sort: Sort, last: &Connection) -> String {
+    let key = match sort.by.key_of(last) {
+        SortKey::Time(at) => at.millis().to_string(),
+        SortKey::Text(text) => text,
+    };
+    coded_cursor(&[sort.by.as_str(), last.id.as_str(), &key])
+}
+
+fn read_place(sort: Sort, cursor: &str) -> Result<(SortKey, ConnectionId), Problem> {
+    let [by, id, key] = decoded_cursor(cursor)?;
+    let key = match sort.by {
+        SortBy::Customer => Some(SortKey::Text(key)),
+        SortBy::Created | SortBy::ExpiresAt | SortBy::LastCallAt | SortBy::StatusSince => {
+            key.parse().ok().map(Timestamp::from_millis).map(SortKey::Time)
+        }
+    };
+    match (key, ConnectionId::parse(&id)) {
+        (Some(key), Ok(id)) if by == sort.by.as_str() => Ok((key, id)),
+        _ => Err(not_a_cursor()),
+    }
 }
 
 fn read_status(word: &str) -> Result<String, &'static str> {
@@ -115,18 +142,6 @@ fn read_status(word: &str) -> Result<String, &'static str> {
         "active" | "reconnect_required" | "disconnected" => Ok(word.to_owned()),
         _ => Err("expected active, reconnect_required or disconnected"),
     }
-}
-
-fn read_health(word: &str) -> Result<Option<Health>, &'static str> {
-    let health = match word {
-        "healthy" => Health::Healthy,
-        "degraded" => Health::Degraded,
-        "reconnect_required" => Health::ReconnectRequired,
-        "ambiguous" => Health::Ambiguous,
-        "unverified" => Health::Unverified,
-        _ => return Err("expected healthy, degraded, reconnect_required, ambiguous or unverified"),
-    };
-    Ok(Some(health))
 }
 
 /// The record of a connection.
@@ -144,9 +159,10 @@ pub(crate) async fn read(
     PathId(id): PathId,
 ) -> Result<Json<Record>, Problem> {
     let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
-    let events = shared.keeper().store().events(&id, HISTORY_MAX).await?;
+    let since = shared.now().before(A_DAY);
+    let refreshes = shared.keeper().store().count_refreshes(&id, since).await?;
     let record = shared.record_alone(connection).await;
-    Ok(Json(record.with_history(&events, shared.now())))
+    Ok(Json(record.with_refreshes(refreshes)))
 }
 
 /// What callers may change of a connection. What is left out stays as it is.

@@ -9,8 +9,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use evergrant_domain::access::Role;
 use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
-use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::tally::Counted;
 use evergrant_domain::{ConnectionId, Version};
 use evergrant_keeper::{AfterRejection, Current, Renewal};
 use futures_util::{StreamExt as _, stream};
@@ -79,23 +79,18 @@ async fn hand_out(
         .current(id, min_ttl)
         .await
         .map_err(|error| shared.problem(Problem::keep(error, id)))?;
-    note_handed_out(shared, caller, id);
+    note_handed_out(shared, caller, &token);
     Ok(token)
 }
 
-fn note_handed_out(shared: &Inner, caller: &Caller, id: &ConnectionId) {
-    let keeper = shared.keeper();
-    keeper.note(
-        id,
-        LastSeen {
-            call_at: Some(shared.now()),
-            ..LastSeen::default()
-        },
-    );
-    keeper.event_with(id, EventKind::TokenHandedOut, || {
-        let detail = format!("an access token was handed to {}", caller.shown());
-        Event::new(EventKind::TokenHandedOut, detail)
-    });
+fn note_handed_out(shared: &Inner, caller: &Caller, token: &Current) {
+    shared.keeper().note_handed_out(token);
+    shared
+        .keeper()
+        .event_with(&token.connection, EventKind::TokenHandedOut, || {
+            let detail = format!("an access token was handed to {}", caller.shown());
+            Event::new(EventKind::TokenHandedOut, detail)
+        });
 }
 
 /// Which tokens are wanted.
@@ -281,6 +276,8 @@ pub(crate) async fn rejected(
         ..ApiAnswer::default()
     })
     .class;
+    let counted = Counted::RejectedReport(rejected.status);
+    shared.keeper().note_counted(&id, &connection.app, counted);
     let outcome = match class {
         Class::Expired | Class::Rejected | Class::MalformedToken => shared
             .keeper()
@@ -300,8 +297,8 @@ pub(crate) async fn rejected(
         ),
         AfterRejection::Stays { class, why } => (*class, *why, None),
     };
-    if token.is_some() {
-        note_handed_out(&shared, &caller, &id);
+    if let Some(token) = token {
+        note_handed_out(&shared, &caller, token);
     }
     let token = token.map(|token| TokenView::new(token, shared.now()));
     let mut response = Json(RejectedAnswer::new(class, why, token)).into_response();

@@ -100,7 +100,7 @@ impl World {
                         }
                         ConnectionStatus::Disconnected { .. } => &["disconnected"],
                     };
-                    event.version == stored.version && tells.contains(&event.kind.as_str())
+                    event.version == Some(stored.version) && tells.contains(&event.kind.as_str())
                 });
                 if !told {
                     let what = format!(

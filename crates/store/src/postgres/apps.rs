@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{AppName, ConnectionId, Timestamp};
 
-use super::db::{Db, Tried, storable};
+use super::db::{Db, Told, Tried, storable};
 use crate::contract::{AppState, CredentialsRejected};
 use crate::record::{Columns as _, read_app_state};
 
@@ -17,6 +18,22 @@ macro_rules! fed {
             "WITH changed AS (",
             $statement,
             " RETURNING name) INSERT INTO changes (kind, app) SELECT 'app', name FROM changed RETURNING 1"
+        )
+    };
+}
+
+/// Writes an app's event where this has a row; its values are those of [`Told`] as $3, $4 and $5, and $2 for when.
+macro_rules! of_an_app {
+    ($of:literal) => {
+        concat!(
+            "told AS (
+                 INSERT INTO events (at, app, kind, detail, request_id, provider_correlation_id, process, context)
+                 SELECT $2, name, $3, $4, $5::text::jsonb ->> 'request_id',
+                        $5::text::jsonb ->> 'provider_correlation_id', $5::text::jsonb ->> 'process',
+                        $5::text::jsonb ->> 'context'
+                   FROM ",
+            $of,
+            ")"
         )
     };
 }
@@ -33,20 +50,33 @@ impl Db {
     }
 
     /// A second refusal of the same credentials changes nothing; other credentials begin anew.
-    pub(super) async fn reject_app(&self, app: &AppName, rejected: &CredentialsRejected) -> Tried<()> {
+    pub(super) async fn reject_app(
+        &self,
+        app: &AppName,
+        rejected: &CredentialsRejected,
+        event: &Event,
+    ) -> Tried<()> {
+        let told = Told::new(event, &self.process)?;
         self.feed(
-            fed!(
-                "INSERT INTO apps (name, rejected_code, rejected_since, rejected_fingerprint)
-                 VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (name) DO UPDATE
-                    SET rejected_code = excluded.rejected_code, rejected_since = excluded.rejected_since,
-                        rejected_fingerprint = excluded.rejected_fingerprint
-                  WHERE apps.rejected_fingerprint IS DISTINCT FROM excluded.rejected_fingerprint"
+            concat!(
+                "WITH changed AS (
+                     INSERT INTO apps (name, rejected_code, rejected_since, rejected_fingerprint)
+                     VALUES ($1, $6, $2, $7)
+                     ON CONFLICT (name) DO UPDATE
+                        SET rejected_code = excluded.rejected_code, rejected_since = excluded.rejected_since,
+                            rejected_fingerprint = excluded.rejected_fingerprint
+                      WHERE apps.rejected_fingerprint IS DISTINCT FROM excluded.rejected_fingerprint
+                     RETURNING name), ",
+                of_an_app!("changed"),
+                " INSERT INTO changes (kind, app) SELECT 'app', name FROM changed RETURNING 1"
             ),
             &[
                 &app.as_str(),
-                &storable(&rejected.code),
                 &rejected.since.millis(),
+                &told.kind,
+                &told.detail,
+                &told.rest,
+                &storable(&rejected.code),
                 &rejected.credentials_fingerprint,
             ],
         )
@@ -54,18 +84,40 @@ impl Db {
         Ok(())
     }
 
-    pub(super) async fn accept_app(&self, app: &AppName, secret_fingerprint: &str) -> Tried<()> {
+    /// What stood before is read under the row's lock, and before it is changed: of two that are told so at once, one writes the event.
+    pub(super) async fn accept_app(
+        &self,
+        app: &AppName,
+        secret_fingerprint: &str,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<()> {
+        let told = Told::new(event, &self.process)?;
         self.feed(
-            fed!(
-                "INSERT INTO apps (name, secret_that_worked) VALUES ($1, $2)
-                 ON CONFLICT (name) DO UPDATE
-                    SET secret_that_worked = excluded.secret_that_worked,
-                        rejected_code = NULL, rejected_since = NULL, rejected_fingerprint = NULL,
-                        probed_at = NULL, probed_by = NULL
-                  WHERE apps.rejected_code IS NOT NULL
-                     OR apps.secret_that_worked IS DISTINCT FROM excluded.secret_that_worked"
+            concat!(
+                "WITH refused AS MATERIALIZED (
+                     SELECT name FROM apps WHERE name = $1 AND rejected_code IS NOT NULL FOR UPDATE),
+                 changed AS (
+                     INSERT INTO apps (name, secret_that_worked)
+                     SELECT $1::text, $6::text FROM (SELECT count(*) FROM refused) AS looked
+                     ON CONFLICT (name) DO UPDATE
+                        SET secret_that_worked = excluded.secret_that_worked,
+                            rejected_code = NULL, rejected_since = NULL, rejected_fingerprint = NULL,
+                            probed_at = NULL, probed_by = NULL
+                      WHERE apps.rejected_code IS NOT NULL
+                         OR apps.secret_that_worked IS DISTINCT FROM excluded.secret_that_worked
+                     RETURNING name), ",
+                of_an_app!("refused"),
+                " INSERT INTO changes (kind, app) SELECT 'app', name FROM changed RETURNING 1"
             ),
-            &[&app.as_str(), &secret_fingerprint],
+            &[
+                &app.as_str(),
+                &now.millis(),
+                &told.kind,
+                &told.detail,
+                &told.rest,
+                &secret_fingerprint,
+            ],
         )
         .await?;
         Ok(())

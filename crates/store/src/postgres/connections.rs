@@ -6,13 +6,15 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, ConnectionStatus, Customer, RefreshToken, Timestamp, TokenSet, Version,
 };
 
-use super::db::{Db, Failure, Told, Tried, recorded, storable};
+use super::conditions::Conditions;
+use super::db::{Db, Failure, Told, Tried, recorded, storable, told};
+use super::history::{FIRST_ATTEMPT, within};
 use crate::contract::{
-    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
+    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, SortBy, SortKey, StoreError,
 };
 use crate::record::{
-    Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, label_list, list, may_be_restored_as,
-    read_connection, read_held,
+    Before, Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, health, label_list, list,
+    may_be_restored_as, read_connection, read_held,
 };
 
 impl Db {
@@ -66,7 +68,8 @@ impl Db {
         )
         .await?;
         self.spare_from_revocation(&new.app, &new.tokens).await?;
-        self.record_change(&new.id, &new.event, now).await?;
+        self.record_change(&new.id, Before::Nothing, &new.event, now)
+            .await?;
         Ok(Connected::Stored(self.written(&new.id).await?))
     }
 
@@ -127,7 +130,8 @@ impl Db {
         )
         .await?;
         self.spare_from_revocation(&old.app, tokens).await?;
-        self.record_change(id, event, now).await?;
+        self.record_change(id, Before::Version(old.version), event, now)
+            .await?;
         Ok(Connected::Stored(self.written(id).await?))
     }
 
@@ -204,7 +208,7 @@ impl Db {
         now: Timestamp,
     ) -> Tried<Option<Held>> {
         let sealed = self.seal(id, version, tokens);
-        let told = Told::new(event);
+        let told = Told::new(event, &self.process)?;
         let restored = self
             .feed(
                 concat!(
@@ -225,7 +229,7 @@ impl Db {
                                              WHERE other.app = c.app AND other.id <> c.id
                                                AND other.refresh_token_fingerprint = $10)
                           RETURNING *), ",
-                    recorded!(),
+                    recorded!("$6::bigint"),
                     " SELECT * FROM changed"
                 ),
                 &[
@@ -233,7 +237,7 @@ impl Db {
                     &now.millis(),
                     &told.kind,
                     &told.detail,
-                    &told.correlation_id,
+                    &told.rest,
                     &shown.number(),
                     &version.number(),
                     &sealed.access_token,
@@ -358,7 +362,7 @@ impl Db {
             ],
         )
         .await?;
-        self.record_change(id, event, now).await
+        self.record_change(id, Before::OneLess, event, now).await
     }
 
     pub(super) async fn purge(&self, id: &ConnectionId) -> Tried<()> {
@@ -371,6 +375,12 @@ impl Db {
         .await?;
         self.execute(
             "DELETE FROM writes
+              WHERE connection = $1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)",
+            &[&id.as_str()],
+        )
+        .await?;
+        self.execute(
+            "DELETE FROM tallies
               WHERE connection = $1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)",
             &[&id.as_str()],
         )
@@ -404,42 +414,56 @@ impl Db {
     }
 
     pub(super) async fn list(&self, filter: &ConnectionFilter) -> Tried<Vec<Connection>> {
-        // An empty kind asks for nothing: NULL, which each condition lets through.
-        fn asked<'a>(items: impl IntoIterator<Item = &'a str>) -> Option<Vec<&'a str>> {
-            Some(items.into_iter().collect()).filter(|items: &Vec<_>| !items.is_empty())
+        let mut conditions = Conditions::default();
+        conditions.one_of("c.app", filter.apps.iter().map(AppName::as_str));
+        conditions.one_of("c.customer", filter.customers.iter().map(Customer::as_str));
+        conditions.one_of("c.account_id", filter.accounts.iter().map(String::as_str));
+        conditions.one_of("c.status", filter.statuses.iter().map(String::as_str));
+        within(&filter.limits, &mut conditions);
+        if let Some(asked) = &filter.healths {
+            let lost = conditions.value(asked.now.before(asked.quiet_time).millis());
+            let health = health(&format!("{lost}::bigint"), FIRST_ATTEMPT);
+            conditions.one_of(
+                &format!("({health})"),
+                asked.any_of.iter().map(|health| health.as_str()),
+            );
         }
-        let limits = &filter.limits;
+        if let Some(q) = &filter.q {
+            let q = conditions.value(storable(q).to_ascii_lowercase());
+            // Looked through in one go: none of them holds a line's end.
+            conditions.hold(format!(
+                r#"strpos(lower(concat_ws(E'\n', c.id, c.customer, c.account_id, c.account_domain) COLLATE "C"), {q}::text) > 0"#
+            ));
+        }
+        // As the indexes have it.
+        let by = match filter.sort.by {
+            SortBy::Created => "c.created_at",
+            SortBy::Customer => r#"c.customer COLLATE "C""#,
+            SortBy::ExpiresAt => "c.expires_at",
+            SortBy::LastCallAt => "coalesce(c.last_call_at, 0)",
+            SortBy::StatusSince => "coalesce(c.status_since, 0)",
+        };
+        let (order, behind) = if filter.sort.descending {
+            ("DESC", "<")
+        } else {
+            ("ASC", ">")
+        };
+        if let Some((key, id)) = &filter.after {
+            let key = match key {
+                SortKey::Time(at) => format!("{}::bigint", conditions.value(at.millis())),
+                SortKey::Text(text) => format!("{}::text", conditions.value(storable(text))),
+            };
+            let id = conditions.value(id.as_str().to_owned());
+            conditions.hold(format!("({by}, c.id) {behind} ({key}, {id}::text)"));
+        }
+        let limit = conditions.value(i64::from(filter.limit));
         let rows = self
-            .rows(
+            .rows_once(
                 &format!(
-                    r#"{SELECT_CONNECTION}
-                      WHERE ($1::text[] IS NULL OR c.app = ANY ($1))
-                        AND ($2::text[] IS NULL OR c.customer = ANY ($2))
-                        AND ($3::text[] IS NULL OR c.account_id = ANY ($3))
-                        AND ($4::text[] IS NULL OR c.status = ANY ($4))
-                        AND ($5::text[] IS NULL OR c.app = ANY ($5))
-                        AND ($6::text[] IS NULL OR c.customer = ANY ($6))
-                        AND ($7::text[] IS NULL OR c.id = ANY ($7))
-                        AND ($8::text IS NULL OR EXISTS (
-                              SELECT 1 FROM unnest(ARRAY[c.id, c.customer, c.account_id, c.account_domain]) AS seen
-                               WHERE strpos(lower(seen COLLATE "C"), lower($8::text COLLATE "C")) > 0))
-                        AND ($9::bigint IS NULL OR (c.created_at, c.id) > ($9, $10::text))
-                      ORDER BY c.created_at, c.id
-                      LIMIT $11"#
+                    "{SELECT_CONNECTION}{} ORDER BY {by} {order}, c.id {order} LIMIT {limit}",
+                    conditions.clause()
                 ),
-                &[
-                    &asked(filter.apps.iter().map(AppName::as_str)),
-                    &asked(filter.customers.iter().map(Customer::as_str)),
-                    &asked(filter.accounts.iter().map(String::as_str)),
-                    &asked(filter.statuses.iter().map(String::as_str)),
-                    &asked(limits.apps.iter().map(AppName::as_str)),
-                    &asked(limits.customers.iter().map(Customer::as_str)),
-                    &asked(limits.connections.iter().map(ConnectionId::as_str)),
-                    &filter.q.as_deref().map(storable),
-                    &filter.after.as_ref().map(|(at, _)| at.millis()),
-                    &filter.after.as_ref().map(|(_, id)| id.as_str()),
-                    &i64::from(filter.limit),
-                ],
+                &conditions.values(),
             )
             .await?;
         Ok(rows.iter().map(read_connection).collect::<Result<_, _>>()?)

@@ -15,7 +15,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::contract::{Held, StoreError};
-use crate::record::{Columns, SELECT_CONNECTION, Stored, read_connection, read_held, strange};
+use crate::record::{
+    Before, Columns, SELECT_CONNECTION, Stored, context, read_connection, read_held, strange,
+};
 use crate::vault::Vault;
 
 /// How long an answer may take. The server ends a statement sooner than that: this is for one that is not there any more.
@@ -162,15 +164,35 @@ impl Columns for Row {
     }
 }
 
-/// What a statement that changes a connection goes on with: its history and the change feed, the one with the other. It names
-/// what it changed `changed`, and begins its values with id, now, and the event's three ([`Told`]).
+/// What a statement that changes a connection writes into its history. It names what it changed `changed`, with all columns, says
+/// which version stood before, and begins its values with id, now, and the event's three ([`Told`]). No event, no line.
+macro_rules! told {
+    ($before:literal) => {
+        concat!(
+            "told AS (
+             INSERT INTO events (at, connection, app, kind, detail, version_before, version, fingerprint,
+                                 request_id, provider_correlation_id, process, context)
+             SELECT $2, id, app, $3, $4, ",
+            $before,
+            ", version, refresh_token_fingerprint,
+                    $5::text::jsonb ->> 'request_id', $5::text::jsonb ->> 'provider_correlation_id',
+                    $5::text::jsonb ->> 'process', $5::text::jsonb ->> 'context'
+               FROM changed WHERE $3::text IS NOT NULL)"
+        )
+    };
+}
+pub(super) use told;
+
+/// What a statement that changes a connection goes on with: its history and the change feed, the one with the other. What it
+/// must say is what [`told`] asks for.
 macro_rules! recorded {
-    () => {
-        "told AS (
-             INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
-             SELECT $2, id, $3, $4, version, $5 FROM changed),
+    ($before:literal) => {
+        concat!(
+            told!($before),
+            ",
          fed AS (
              INSERT INTO changes (kind, connection, version) SELECT 'connection', id, version FROM changed)"
+        )
     };
 }
 pub(super) use recorded;
@@ -179,16 +201,24 @@ pub(super) use recorded;
 pub(super) struct Told {
     pub(super) kind: &'static str,
     pub(super) detail: String,
-    pub(super) correlation_id: Option<String>,
+    /// An object of everything else, in one value: so each statement has the same three, however much an event tells.
+    pub(super) rest: String,
 }
 
 impl Told {
-    pub(super) fn new(event: &Event) -> Self {
-        Self {
+    pub(super) fn new(event: &Event, process: &str) -> Stored<Self> {
+        let circumstances = &event.circumstances;
+        let rest = serde_json::json!({
+            "request_id": circumstances.request_id,
+            "provider_correlation_id": circumstances.provider_correlation_id.as_deref().map(storable),
+            "process": process,
+            "context": storable(&context(event)?),
+        });
+        Ok(Self {
             kind: event.kind.as_str(),
             detail: storable(&event.detail),
-            correlation_id: event.provider_correlation_id.as_deref().map(storable),
-        }
+            rest: rest.to_string(),
+        })
     }
 }
 
@@ -205,6 +235,8 @@ pub(super) struct Db {
     pub(super) vault: Arc<Vault>,
     /// The name under which this instance holds leases.
     pub(super) me: Arc<str>,
+    /// The name under which it writes the history.
+    pub(super) process: Arc<str>,
 }
 
 impl Drop for Db {
@@ -218,7 +250,12 @@ impl Drop for Db {
 }
 
 impl Db {
-    pub(super) async fn take(pool: &Pool, vault: &Arc<Vault>, me: &Arc<str>) -> Tried<Self> {
+    pub(super) async fn take(
+        pool: &Pool,
+        vault: &Arc<Vault>,
+        me: &Arc<str>,
+        process: &Arc<str>,
+    ) -> Tried<Self> {
         Ok(Self {
             client: Some(pool.get().await?),
             unfinished: AtomicBool::new(false),
@@ -226,6 +263,7 @@ impl Db {
             fed: AtomicBool::new(false),
             vault: Arc::clone(vault),
             me: Arc::clone(me),
+            process: Arc::clone(process),
         })
     }
 
@@ -307,6 +345,11 @@ impl Db {
         self.answered(asked).await
     }
 
+    /// The same for a statement that is put together from what is asked: prepared once, and not kept.
+    pub(super) async fn rows_once(&self, sql: &str, values: Values<'_>) -> Tried<Vec<Row>> {
+        self.answered(self.client().query(sql, values)).await
+    }
+
     pub(super) async fn row(&self, sql: &str, values: Values<'_>) -> Tried<Option<Row>> {
         Ok(self.rows(sql, values).await?.into_iter().next())
     }
@@ -371,24 +414,45 @@ impl Db {
     }
 
     /// Writes the history and the change feed for a change of a connection's state: the one goes with the other.
-    pub(super) async fn record_change(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Tried<()> {
-        self.record_event(id, event, now).await?;
-        self.feed_connection(id).await
-    }
-
-    /// Appends to a connection's history; nothing where there is no such connection.
-    pub(super) async fn record_event(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Tried<()> {
-        let told = Told::new(event);
-        self.execute(
-            "INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
-             SELECT $2, id, $3, $4, version, $5 FROM connections WHERE id = $1",
+    pub(super) async fn record_change(
+        &self,
+        id: &ConnectionId,
+        before: Before,
+        event: &Event,
+        now: Timestamp,
+    ) -> Tried<()> {
+        let told = Told::new(event, &self.process)?;
+        let (named, less) = before.columns();
+        self.feed(
+            concat!(
+                "WITH changed AS (SELECT * FROM connections WHERE id = $1), ",
+                recorded!("coalesce($6::bigint, version - $7::bigint)"),
+                " SELECT 1 FROM changed"
+            ),
             &[
                 &id.as_str(),
                 &now.millis(),
                 &told.kind,
                 &told.detail,
-                &told.correlation_id,
+                &told.rest,
+                &named,
+                &less,
             ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Appends to a connection's history what goes with no change of its version; nothing where there is no such connection.
+    pub(super) async fn record_event(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Tried<()> {
+        let told = Told::new(event, &self.process)?;
+        self.execute(
+            concat!(
+                "WITH changed AS (SELECT * FROM connections WHERE id = $1), ",
+                told!("version"),
+                " SELECT 1"
+            ),
+            &[&id.as_str(), &now.millis(), &told.kind, &told.detail, &told.rest],
         )
         .await?;
         Ok(())

@@ -11,7 +11,7 @@ use evergrant_domain::event::Event;
 use evergrant_domain::rejection::Cooldown;
 use evergrant_domain::{Connection, ConnectionId, ConnectionStatus, ReconnectReason, Timestamp, Version};
 
-use super::db::{Db, Told, Tried, recorded, storable};
+use super::db::{Db, Told, Tried, recorded, storable, told};
 use crate::contract::{
     CooldownAnswer, Held, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
@@ -121,7 +121,7 @@ impl Db {
     ) -> Tried<Option<Box<Held>>> {
         let tokens = &refreshed.tokens;
         let sealed = self.seal(lease.connection(), lease.version().next(), tokens);
-        let told = Told::new(&refreshed.event);
+        let told = Told::new(&refreshed.event, &self.process)?;
         // Rule 14: a mismatch is stored with its reason, rule 15: the lease is freed only where it is still this one, rule 16:
         // $19 are the reasons that a token set which landed takes away.
         let landed = self
@@ -153,7 +153,7 @@ impl Db {
                                              WHERE other.app = c.app AND other.id <> c.id
                                                AND other.refresh_token_fingerprint = $10)
                           RETURNING *), ",
-                    recorded!(),
+                    recorded!("version - 1"),
                     " SELECT * FROM changed"
                 ),
                 &[
@@ -161,7 +161,7 @@ impl Db {
                     &now.millis(),
                     &told.kind,
                     &told.detail,
-                    &told.correlation_id,
+                    &told.rest,
                     &lease.version().number(),
                     &lease.fence().number(),
                     &sealed.access_token,
@@ -261,7 +261,7 @@ impl Db {
         event: Option<&Event>,
         now: Timestamp,
     ) -> Tried<()> {
-        let told = event.map(Told::new);
+        let told = event.map(|event| Told::new(event, &self.process)).transpose()?;
         let troubled = "$10::bigint IS NOT NULL AND version = $6 AND status = 'active'";
         // Rule 2: its own attempt and no other's, however often it says so.
         self.execute(
@@ -282,16 +282,16 @@ impl Db {
                             claimed_until = CASE WHEN {troubled} THEN 0 ELSE claimed_until END,
                             updated_at = CASE WHEN {troubled} THEN $2 ELSE updated_at END
                       WHERE id = $1
-                      RETURNING id, version)
-                 INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
-                 SELECT $2, id, $3, $4, version, $5 FROM changed WHERE $3::text IS NOT NULL"
+                      RETURNING *), {}
+                 SELECT 1",
+                told!("version")
             ),
             &[
                 &lease.connection().as_str(),
                 &now.millis(),
                 &told.as_ref().map(|told| told.kind),
                 &told.as_ref().map(|told| &told.detail),
-                &told.as_ref().and_then(|told| told.correlation_id.as_ref()),
+                &told.as_ref().map(|told| &told.rest),
                 &lease.version().number(),
                 &lease.fence().number(),
                 &(presented == Presented::No),
@@ -315,7 +315,7 @@ impl Db {
         event: &Event,
         now: Timestamp,
     ) -> Tried<bool> {
-        let told = Told::new(event);
+        let told = Told::new(event, &self.process)?;
         let condemned = self
             .feed(
                 concat!(
@@ -328,8 +328,8 @@ impl Db {
                                 lease_holder = NULL, lease_until = NULL, lease_shown_until = NULL
                           WHERE id = $1 AND version = $6 AND fence = $7 AND lease_holder = $8
                             AND (status = 'active' OR status_reason = 'redemption_outcome_lost')
-                          RETURNING id, version), ",
-                    recorded!(),
+                          RETURNING *), ",
+                    recorded!("version"),
                     " SELECT 1 FROM changed"
                 ),
                 &[
@@ -337,7 +337,7 @@ impl Db {
                     &now.millis(),
                     &told.kind,
                     &told.detail,
-                    &told.correlation_id,
+                    &told.rest,
                     &lease.version().number(),
                     &lease.fence().number(),
                     &&*self.me,
@@ -359,7 +359,7 @@ impl Db {
         event: &Event,
         now: Timestamp,
     ) -> Tried<bool> {
-        let told = Told::new(event);
+        let told = Told::new(event, &self.process)?;
         let marked = self
             .feed(
                 concat!(
@@ -371,8 +371,8 @@ impl Db {
                                 trouble_next_attempt_at = NULL, claimed_until = 0
                           WHERE id = $1 AND connected_at < $6 AND kind = 'oauth'
                             AND (status = 'active' OR status_reason = 'redemption_outcome_lost')
-                          RETURNING id, version), ",
-                    recorded!(),
+                          RETURNING *), ",
+                    recorded!("version"),
                     " SELECT 1 FROM changed"
                 ),
                 &[
@@ -380,7 +380,7 @@ impl Db {
                     &now.millis(),
                     &told.kind,
                     &told.detail,
-                    &told.correlation_id,
+                    &told.rest,
                     &at.millis(),
                     &ReconnectReason::Uninstalled.as_str(),
                 ],

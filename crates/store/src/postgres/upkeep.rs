@@ -5,9 +5,9 @@ use std::time::Duration;
 use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet};
 
 use super::db::{Db, Tried};
-use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Usage};
+use crate::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
 use crate::record::{
-    Columns as _, fingerprint, read_change, read_event, read_revocation, read_revocation_state,
+    Columns as _, TALLIES_KEPT_ON, fingerprint, read_change, read_revocation, read_revocation_state,
     seal_for_revocation, strange,
 };
 
@@ -181,7 +181,7 @@ impl Db {
 
     /// Merges: of two times the later one wins, and nothing takes one away. One statement for all of them, and locked in
     /// one order, so that two processes that tell of the same connections wait for each other only once.
-    pub(super) async fn note_usage(&self, usage: &[Usage]) -> Tried<()> {
+    pub(super) async fn note_usage(&self, usage: &[Usage], now: Timestamp) -> Tried<()> {
         let ids: Vec<&str> = usage.iter().map(|usage| usage.connection.as_str()).collect();
         let times = |pick: fn(&Usage) -> Option<Timestamp>| -> Vec<Option<i64>> {
             usage
@@ -220,17 +220,7 @@ impl Db {
             ],
         )
         .await?;
-        Ok(())
-    }
-
-    pub(super) async fn events(&self, id: &ConnectionId, limit: u32) -> Tried<Vec<StoredEvent>> {
-        let rows = self
-            .rows(
-                "SELECT * FROM events WHERE connection = $1 ORDER BY id DESC LIMIT $2",
-                &[&id.as_str(), &i64::from(limit)],
-            )
-            .await?;
-        Ok(rows.iter().map(read_event).collect::<Result<_, _>>()?)
+        self.add_tallies(usage, now).await
     }
 
     /// The newest change before which nothing can appear any more, whether or not it was swept since.
@@ -239,9 +229,14 @@ impl Db {
     /// transaction has ended: so either the second statement sees that, or its number is higher than what the first one
     /// read, or it has ended and a later statement sees its changes. Transactions of other programs hold up nothing.
     pub(super) async fn change_head(&self) -> Tried<i64> {
+        self.head("changes_id_seq", 17750).await
+    }
+
+    /// As [`Db::change_head`] says, for a sequence and the mark of its locks.
+    pub(super) async fn head(&self, sequence: &'static str, mark: i64) -> Tried<i64> {
         let drawn = self
             .row(
-                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS drawn FROM changes_id_seq",
+                &format!("SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS drawn FROM {sequence}"),
                 &[],
             )
             .await?
@@ -250,9 +245,9 @@ impl Db {
             .row(
                 "SELECT min((classid::bigint << 32 | objid::bigint) & ((1::bigint << 40) - 1)) AS coming
                    FROM pg_locks
-                  WHERE locktype = 'advisory' AND objsubid = 1 AND classid::bigint >> 8 = 17750
+                  WHERE locktype = 'advisory' AND objsubid = 1 AND classid::bigint >> 8 = $1
                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                &[],
+                &[&mark],
             )
             .await?
             .map_or(Ok(None), |row| row.maybe_number("coming"))?;
@@ -302,9 +297,15 @@ impl Db {
             "DELETE FROM connect_sessions WHERE expires_at < $1",
             "DELETE FROM revocations WHERE finished_at < $1",
             "DELETE FROM budgets WHERE touched_at < $1",
+            "DELETE FROM app_tallies WHERE minute < $1",
         ] {
             self.execute(sql, &[&before.millis()]).await?;
         }
+        self.execute(
+            "DELETE FROM tallies WHERE hour < $1",
+            &[&before.before(TALLIES_KEPT_ON).millis()],
+        )
+        .await?;
         Ok(())
     }
 }

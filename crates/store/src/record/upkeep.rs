@@ -4,9 +4,7 @@ use evergrant_domain::breaker::Breaker;
 use evergrant_domain::{ConnectionId, RefreshToken, Version};
 
 use super::{Columns, Stored, unreadable};
-use crate::contract::{
-    AppState, Change, CredentialsRejected, Revocation, RevocationState, StoreError, StoredEvent,
-};
+use crate::contract::{AppState, Change, CredentialsRejected, Revocation, RevocationState, StoreError};
 use crate::vault::{Place, Vault};
 
 /// Seals a refresh token once more, for the revocation queue.
@@ -57,18 +55,6 @@ fn queue_place(connection: &ConnectionId, version: i64) -> Place<'_> {
         field: "refresh_token",
         version,
     }
-}
-
-pub(crate) fn read_event(row: &impl Columns) -> Stored<StoredEvent> {
-    Ok(StoredEvent {
-        id: row.number("id")?,
-        at: row.time("at")?,
-        connection: row.parsed("connection")?,
-        kind: row.text("kind")?,
-        detail: row.text("detail")?,
-        version: Version::new(row.number("version")?),
-        provider_correlation_id: row.maybe_text("provider_correlation_id")?,
-    })
 }
 
 pub(crate) fn read_change(row: &impl Columns) -> Stored<Change> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::breaker::Breaker;
+use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::{AppName, ConnectionId, Timestamp};
 use rusqlite::params;
@@ -19,7 +20,12 @@ impl Db {
     }
 
     /// A second refusal of the same credentials changes nothing; other credentials begin anew.
-    pub(super) fn reject_app(&self, app: &AppName, rejected: &CredentialsRejected) -> Stored<()> {
+    pub(super) fn reject_app(
+        &self,
+        app: &AppName,
+        rejected: &CredentialsRejected,
+        event: &Event,
+    ) -> Stored<()> {
         let changed = self
             .sql
             .prepare_cached(
@@ -35,10 +41,22 @@ impl Db {
                 rejected.since.millis(),
                 rejected.credentials_fingerprint,
             ])?;
+        if changed > 0 {
+            self.note_app_event(app, event, rejected.since)?;
+        }
         self.feed_app(app, changed)
     }
 
-    pub(super) fn accept_app(&self, app: &AppName, secret_fingerprint: &str) -> Stored<()> {
+    pub(super) fn accept_app(
+        &self,
+        app: &AppName,
+        secret_fingerprint: &str,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<()> {
+        if self.app_state(app)?.rejected.is_some() {
+            self.note_app_event(app, event, now)?;
+        }
         let changed = self
             .sql
             .prepare_cached(

@@ -7,13 +7,15 @@ use evergrant_domain::{
 };
 use rusqlite::{named_params, params};
 
+use super::conditions::Conditions;
+use super::history::{FIRST_ATTEMPT, within};
 use super::record::Db;
 use crate::contract::{
-    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, StoreError,
+    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, SortBy, SortKey, StoreError,
 };
 use crate::record::{
-    Columns as _, SELECT_CONNECTION, Stored, fingerprint, label_list, list, may_be_restored_as,
-    read_connection,
+    Before, Columns as _, SELECT_CONNECTION, Stored, fingerprint, health, label_list, list,
+    may_be_restored_as, read_connection,
 };
 
 impl Db {
@@ -65,7 +67,7 @@ impl Db {
                 ":now": now.millis(),
             })?;
         self.spare_from_revocation(&new.app, &new.tokens)?;
-        self.record_change(&new.id, &new.event, now)?;
+        self.record_change(&new.id, Before::Nothing, &new.event, now)?;
         Ok(Connected::Stored(self.written(&new.id)?))
     }
 
@@ -123,7 +125,7 @@ impl Db {
                 ":now": now.millis(),
             })?;
         self.spare_from_revocation(&old.app, tokens)?;
-        self.record_change(id, event, now)?;
+        self.record_change(id, Before::Version(old.version), event, now)?;
         Ok(Connected::Stored(self.written(id)?))
     }
 
@@ -207,7 +209,7 @@ impl Db {
         if restored == 0 {
             return Ok(None);
         }
-        self.record_change(id, event, now)?;
+        self.record_change(id, Before::Version(shown), event, now)?;
         self.held(id)
     }
 
@@ -312,7 +314,7 @@ impl Db {
                 superseded_by.map(ConnectionId::as_str),
                 state.as_str(),
             ])?;
-        self.record_change(id, event, now)
+        self.record_change(id, Before::OneLess, event, now)
     }
 
     pub(super) fn purge(&self, id: &ConnectionId) -> Stored<()> {
@@ -324,6 +326,12 @@ impl Db {
         self.sql
             .prepare_cached(
                 "DELETE FROM writes
+                  WHERE connection = ?1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = ?1)",
+            )?
+            .execute([id.as_str()])?;
+        self.sql
+            .prepare_cached(
+                "DELETE FROM tallies
                   WHERE connection = ?1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = ?1)",
             )?
             .execute([id.as_str()])?;
@@ -345,42 +353,54 @@ impl Db {
     }
 
     pub(super) fn list(&self, filter: &ConnectionFilter) -> Stored<Vec<Connection>> {
-        // An empty kind asks for nothing: NULL, which each condition lets through.
-        fn asked<'a>(items: impl IntoIterator<Item = &'a str>) -> Option<String> {
-            let mut items = items.into_iter().peekable();
-            items.peek().is_some().then(|| list(items))
+        let mut conditions = Conditions::default();
+        conditions.one_of("c.app", filter.apps.iter().map(AppName::as_str));
+        conditions.one_of("c.customer", filter.customers.iter().map(Customer::as_str));
+        conditions.one_of("c.account_id", filter.accounts.iter().map(String::as_str));
+        conditions.one_of("c.status", filter.statuses.iter().map(String::as_str));
+        within(&filter.limits, &mut conditions);
+        if let Some(asked) = &filter.healths {
+            let lost = conditions.value(asked.now.before(asked.quiet_time).millis());
+            let health = health(&lost, FIRST_ATTEMPT);
+            conditions.one_of(
+                &format!("({health})"),
+                asked.any_of.iter().map(|health| health.as_str()),
+            );
         }
-        let limits = &filter.limits;
-        let mut statement = self.sql.prepare_cached(&format!(
-            "{SELECT_CONNECTION}
-              WHERE (:apps IS NULL OR c.app IN (SELECT value FROM json_each(:apps)))
-                AND (:customers IS NULL OR c.customer IN (SELECT value FROM json_each(:customers)))
-                AND (:accounts IS NULL OR c.account_id IN (SELECT value FROM json_each(:accounts)))
-                AND (:statuses IS NULL OR c.status IN (SELECT value FROM json_each(:statuses)))
-                AND (:within_apps IS NULL OR c.app IN (SELECT value FROM json_each(:within_apps)))
-                AND (:within_customers IS NULL OR c.customer IN (SELECT value FROM json_each(:within_customers)))
-                AND (:within_ids IS NULL OR c.id IN (SELECT value FROM json_each(:within_ids)))
-                AND (:q IS NULL OR instr(lower(c.id), lower(:q)) > 0
-                     OR instr(lower(c.customer), lower(:q)) > 0
-                     OR instr(lower(c.account_id), lower(:q)) > 0
-                     OR instr(lower(c.account_domain), lower(:q)) > 0)
-                AND (:after_at IS NULL OR (c.created_at, c.id) > (:after_at, :after_id))
-              ORDER BY c.created_at, c.id
-              LIMIT :limit"
+        if let Some(q) = &filter.q {
+            let q = conditions.value(q.to_ascii_lowercase());
+            conditions.hold(format!(
+                "(instr(lower(c.id), {q}) > 0 OR instr(lower(c.customer), {q}) > 0
+                  OR instr(lower(c.account_id), {q}) > 0 OR instr(lower(c.account_domain), {q}) > 0)"
+            ));
+        }
+        // As the indexes have it.
+        let by = match filter.sort.by {
+            SortBy::Created => "c.created_at",
+            SortBy::Customer => "c.customer",
+            SortBy::ExpiresAt => "c.expires_at",
+            SortBy::LastCallAt => "coalesce(c.last_call_at, 0)",
+            SortBy::StatusSince => "coalesce(c.status_since, 0)",
+        };
+        let (order, behind) = if filter.sort.descending {
+            ("DESC", "<")
+        } else {
+            ("ASC", ">")
+        };
+        if let Some((key, id)) = &filter.after {
+            let key = match key {
+                SortKey::Time(at) => conditions.value(at.millis()),
+                SortKey::Text(text) => conditions.value(text.clone()),
+            };
+            let id = conditions.value(id.as_str().to_owned());
+            conditions.hold(format!("({by}, c.id) {behind} ({key}, {id})"));
+        }
+        let limit = conditions.value(filter.limit);
+        let mut statement = self.sql.prepare(&format!(
+            "{SELECT_CONNECTION}{} ORDER BY {by} {order}, c.id {order} LIMIT {limit}",
+            conditions.clause()
         ))?;
-        let mut rows = statement.query(named_params! {
-            ":apps": asked(filter.apps.iter().map(AppName::as_str)),
-            ":customers": asked(filter.customers.iter().map(Customer::as_str)),
-            ":accounts": asked(filter.accounts.iter().map(String::as_str)),
-            ":statuses": asked(filter.statuses.iter().map(String::as_str)),
-            ":within_apps": asked(limits.apps.iter().map(AppName::as_str)),
-            ":within_customers": asked(limits.customers.iter().map(Customer::as_str)),
-            ":within_ids": asked(limits.connections.iter().map(ConnectionId::as_str)),
-            ":q": filter.q,
-            ":after_at": filter.after.as_ref().map(|(at, _)| at.millis()),
-            ":after_id": filter.after.as_ref().map(|(_, id)| id.as_str()),
-            ":limit": filter.limit,
-        })?;
+        let mut rows = statement.query(conditions.values())?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             found.push(read_connection(row)?);

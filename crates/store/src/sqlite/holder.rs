@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::record::this_process;
+
 /// The file in the holders' folder that is no holder's: who has its lock may change the schema.
 pub(super) const MIGRATION_LOCK: &str = "migration";
 
@@ -56,6 +58,7 @@ impl Drop for Alive {
 #[derive(Clone)]
 pub(super) struct Holders {
     me: Arc<str>,
+    process: Arc<str>,
     boot: Boot,
     lives: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -93,13 +96,24 @@ impl Holders {
             }
         };
         let directory = directory.to_owned();
-        let holders = Self::new(me.into(), boot, Arc::new(move |holder| lives(&directory, holder)));
+        let mut holders = Self::new(me.into(), boot, Arc::new(move |holder| lives(&directory, holder)));
+        holders.process = this_process();
         Ok((holders, Alive { _lock: lock, path }))
     }
 
     /// An instance called `me`, where `lives` tells of any whether it does.
     pub(super) fn new(me: Arc<str>, boot: Boot, lives: Arc<dyn Fn(&str) -> bool + Send + Sync>) -> Self {
-        Self { me, boot, lives }
+        Self {
+            process: Arc::clone(&me),
+            me,
+            boot,
+            lives,
+        }
+    }
+
+    /// The name under which this instance writes the history.
+    pub(super) fn process(&self) -> &str {
+        &self.process
     }
 
     /// The name under which this instance holds leases.

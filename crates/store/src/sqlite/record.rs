@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use evergrant_domain::event::Event;
 use evergrant_domain::{Connection, ConnectionId, Timestamp, TokenSet, Version};
-use rusqlite::{ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{ErrorCode, OptionalExtension, Row};
 
 use super::holder::Holders;
 use crate::contract::{Held, StoreError};
-use crate::record::{Columns, SELECT_CONNECTION, SealedTokens, Stored, read_connection, read_held};
+use crate::record::{Before, Columns, SELECT_CONNECTION, SealedTokens, Stored, read_connection, read_held};
 use crate::vault::Vault;
 
 /// One database connection, inside a transaction.
@@ -104,26 +104,15 @@ impl Db {
     }
 
     /// Writes the history and the change feed for a change of a connection's state: the one goes with the other.
-    pub(super) fn record_change(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Stored<()> {
-        self.record_event(id, event, now)?;
+    pub(super) fn record_change(
+        &self,
+        id: &ConnectionId,
+        before: Before,
+        event: &Event,
+        now: Timestamp,
+    ) -> Stored<()> {
+        self.append_event(id, before, event, now)?;
         self.feed_connection(id)
-    }
-
-    /// Appends to a connection's history; nothing where there is no such connection.
-    pub(super) fn record_event(&self, id: &ConnectionId, event: &Event, now: Timestamp) -> Stored<()> {
-        self.sql
-            .prepare_cached(
-                "INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
-                 SELECT ?2, id, ?3, ?4, version, ?5 FROM connections WHERE id = ?1",
-            )?
-            .execute(params![
-                id.as_str(),
-                now.millis(),
-                event.kind.as_str(),
-                event.detail,
-                event.provider_correlation_id,
-            ])?;
-        Ok(())
     }
 
     /// Tells every process that a connection changed. When is read from the system's clock, not from a caller: it says

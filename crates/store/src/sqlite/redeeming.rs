@@ -13,7 +13,7 @@ use super::record::Db;
 use crate::contract::{
     CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
-use crate::record::{LandsAs, Stored, list, read_taken};
+use crate::record::{Before, LandsAs, Stored, list, read_taken};
 
 /// No answer of a transaction is lost here, so none is asked for again.
 const ONLY_ASKING: i64 = 0;
@@ -163,7 +163,7 @@ impl Db {
         if let Some(account) = &refreshed.account {
             self.pin_account(id, account)?;
         }
-        self.record_change(id, &refreshed.event, now)?;
+        self.record_change(id, Before::Version(found.version), &refreshed.event, now)?;
         Ok(Landed::Stored(self.written(id)?))
     }
 
@@ -248,7 +248,7 @@ impl Db {
                 ])?;
         }
         if let Some(event) = event {
-            self.record_event(lease.connection(), event, now)?;
+            self.append_event(lease.connection(), Before::Unchanged, event, now)?;
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl Db {
             self.give_up(lease, Presented::Unknown, None, None, now)?;
             return Ok(false);
         }
-        self.record_change(lease.connection(), event, now)?;
+        self.record_change(lease.connection(), Before::Unchanged, event, now)?;
         Ok(true)
     }
 
@@ -316,7 +316,7 @@ impl Db {
                 ReconnectReason::Uninstalled.as_str(),
             ])?;
         if marked > 0 {
-            self.record_change(id, event, now)?;
+            self.record_change(id, Before::Unchanged, event, now)?;
         }
         Ok(marked > 0)
     }

@@ -248,7 +248,7 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
     let raw = file.raw();
     raw.execute_batch(
         "INSERT INTO refinery_schema_history VALUES (99, 'later', '', '0');
-         UPDATE schema_use SET oldest = 3;
+         UPDATE schema_use SET oldest = 99;
          PRAGMA journal_mode = delete",
     )
     .unwrap();
@@ -263,8 +263,8 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
                 error,
                 OpenError::NewerSchema {
                     found: 99,
-                    oldest: 3,
-                    known: 2
+                    oldest: 99,
+                    known: KNOWN
                 }
             ),
             "{error}"
@@ -276,9 +276,13 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
 }
 
 /// What the next version knows: this version's schema, and a column more in most tables, and one table more.
+/// The newest schema that this version knows.
+const KNOWN: i64 = 3;
+
 fn next_version() -> refinery::Runner {
     let first = include_str!("../../migrations-sqlite/V1__first.sql");
     let second = include_str!("../../migrations-sqlite/V2__safe_calls.sql");
+    let third = include_str!("../../migrations-sqlite/V3__history.sql");
     let next = "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE events ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE changes ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
@@ -288,7 +292,8 @@ fn next_version() -> refinery::Runner {
     let migrations = [
         ("V1__first", first),
         ("V2__safe_calls", second),
-        ("V3__next", next),
+        ("V3__history", third),
+        ("V4__next", next),
     ]
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     refinery::Runner::new(&migrations)
@@ -342,8 +347,25 @@ async fn the_version_before_goes_on_beside_this_one() {
     let state = store.app_state(&"crm".parse().unwrap()).await.unwrap();
     assert_eq!(state.secret_that_worked.as_deref(), Some("ours"));
     live(&store, "1").await;
+    // What the version before tells of an event, it tells still.
+    old.execute_batch(
+        "INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
+         SELECT 1, id, 'revoked', 'as before', version, NULL FROM connections WHERE id = '1'",
+    )
+    .unwrap();
+    let told = &store.events(&id("1"), 1).await.unwrap()[0];
+    assert_eq!(
+        (told.app.as_str(), told.detail.as_str(), &told.process),
+        ("crm", "as before", &None)
+    );
     let schema = SqliteStore::schema(&file.path()).await.unwrap();
-    assert_eq!(schema, Schema { found: 2, known: 2 });
+    assert_eq!(
+        schema,
+        Schema {
+            found: KNOWN,
+            known: KNOWN
+        }
+    );
     let oldest: i64 = old
         .query_row("SELECT oldest FROM schema_use", [], |row| row.get(0))
         .unwrap();
@@ -360,7 +382,13 @@ async fn a_newer_schema_that_may_be_used_is_left_alone() {
     drop(raw);
     let before = std::fs::read(file.path()).unwrap();
     let schema = SqliteStore::schema(&file.path()).await.unwrap();
-    assert_eq!(schema, Schema { found: 3, known: 2 });
+    assert_eq!(
+        schema,
+        Schema {
+            found: KNOWN + 1,
+            known: KNOWN
+        }
+    );
     drop(file.open().await);
     assert!(std::fs::read(file.path()).unwrap() == before);
 }
@@ -549,7 +577,7 @@ async fn a_write_that_fails_takes_no_other_with_it() {
     let store = file.open().await;
     create(&store, "1").await;
     let broken = store.write(|db| -> Result<(), StoreError> {
-        db.record_event(&id("1"), &event(), now())?;
+        db.append_event(&id("1"), Before::Unchanged, &event(), now())?;
         Err(StoreError::Corrupt {
             what: "a test".into(),
         })

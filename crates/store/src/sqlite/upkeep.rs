@@ -6,14 +6,17 @@ use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet}
 use rusqlite::{named_params, params};
 
 use super::record::Db;
-use crate::contract::{Change, DueQuery, Revocation, RevocationState, StoredEvent, Usage};
+use crate::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
 use crate::record::{
-    Columns as _, Stored, fingerprint, read_change, read_event, read_revocation, read_revocation_state,
+    Columns as _, Stored, TALLIES_KEPT_ON, fingerprint, read_change, read_revocation, read_revocation_state,
     seal_for_revocation,
 };
 
 /// How many changes one read of the feed brings at most.
 const CHANGES_READ: u32 = 10_000;
+
+/// How many tallies one sweep forgets at most: whoever else writes waits meanwhile.
+const TALLIES_SWEPT: u32 = 50_000;
 
 impl Db {
     /// Seals the token once more, for the queue. One that waits there already is not queued twice.
@@ -149,7 +152,7 @@ impl Db {
     }
 
     /// Merges: of two times the later one wins, and nothing takes one away.
-    pub(super) fn note_usage(&self, usage: &[Usage]) -> Stored<()> {
+    pub(super) fn note_usage(&self, usage: &[Usage], now: Timestamp) -> Stored<()> {
         let mut statement = self.sql.prepare_cached(
             "UPDATE connections
                 SET last_call_at = max(coalesce(last_call_at, ?2), coalesce(?2, last_call_at)),
@@ -160,7 +163,7 @@ impl Db {
                     last_rate_limited_at = max(coalesce(last_rate_limited_at, ?7), coalesce(?7, last_rate_limited_at))
               WHERE id = ?1",
         )?;
-        for Usage { connection, last } in usage {
+        for Usage { connection, last, .. } in usage {
             let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
             statement.execute(params![
                 connection.as_str(),
@@ -172,19 +175,7 @@ impl Db {
                 millis(last.rate_limited_at),
             ])?;
         }
-        Ok(())
-    }
-
-    pub(super) fn events(&self, id: &ConnectionId, limit: u32) -> Stored<Vec<StoredEvent>> {
-        let mut statement = self
-            .sql
-            .prepare_cached("SELECT * FROM events WHERE connection = ?1 ORDER BY id DESC LIMIT ?2")?;
-        let mut rows = statement.query(params![id.as_str(), limit])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(read_event(row)?);
-        }
-        Ok(found)
+        self.add_tallies(usage, now)
     }
 
     /// The number of the newest change, whether or not it was swept since. SQLite has one writer at a time, so numbers
@@ -218,9 +209,16 @@ impl Db {
             "DELETE FROM connect_sessions WHERE expires_at < ?1",
             "DELETE FROM revocations WHERE finished_at < ?1",
             "DELETE FROM budgets WHERE touched_at < ?1",
+            "DELETE FROM app_tallies WHERE minute < ?1",
         ] {
             self.sql.prepare_cached(sql)?.execute([before.millis()])?;
         }
+        self.sql
+            .prepare_cached(
+                "DELETE FROM tallies WHERE (connection, hour) IN (
+                     SELECT connection, hour FROM tallies WHERE hour < ?1 ORDER BY hour LIMIT ?2)",
+            )?
+            .execute(params![before.before(TALLIES_KEPT_ON).millis(), TALLIES_SWEPT])?;
         Ok(())
     }
 }

@@ -19,20 +19,26 @@ pub(crate) async fn a_refusal_of_an_app_keeps_its_first_time_until_accepted(fixt
         credentials_fingerprint: credentials.into(),
     };
     let refused = async |rejected| {
-        store.reject_app(&crm, rejected).await.unwrap();
+        store.reject_app(&crm, rejected, event()).await.unwrap();
         store.app_state(&crm).await.unwrap().rejected
     };
     assert_eq!(refused(refusal(1, "old")).await, Some(refusal(1, "old")));
     assert_eq!(refused(refusal(2, "old")).await, Some(refusal(1, "old")));
     assert_eq!(refused(refusal(3, "new")).await, Some(refusal(3, "new")));
-    store.accept_app(&crm, "secret".into()).await.unwrap();
+    store
+        .accept_app(&crm, "secret".into(), event(), at(9))
+        .await
+        .unwrap();
     let state = store.app_state(&crm).await.unwrap();
     assert_eq!(
         (state.rejected, state.secret_that_worked.as_deref()),
         (None, Some("secret"))
     );
     let head = store.change_head().await.unwrap();
-    store.accept_app(&crm, "secret".into()).await.unwrap();
+    store
+        .accept_app(&crm, "secret".into(), event(), at(9))
+        .await
+        .unwrap();
     assert_eq!(store.change_head().await.unwrap(), head, "nothing changed");
 }
 
@@ -81,7 +87,10 @@ pub(crate) async fn a_success_ends_what_was_probed(fixture: &impl Fixture) {
     };
     assert!(probes().await);
     assert!(!probes().await);
-    store.accept_app(&crm, "secret".into()).await.unwrap();
+    store
+        .accept_app(&crm, "secret".into(), event(), at(9))
+        .await
+        .unwrap();
     assert!(probes().await, "the next trouble is looked at at once");
     store
         .endpoint_failed(&crm, "503".into(), None, Jitter::NONE, at(100))

@@ -5,7 +5,7 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{Connection, ConnectionStatus, Kind, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Change, Connected, ConnectionFilter, Landed, NewConnection, Presented, RevocationState, Revoke,
+    Change, Connected, ConnectionFilter, Landed, NewConnection, Presented, RevocationState, Revoke, SortKey,
 };
 use futures_util::future::join_all;
 
@@ -554,7 +554,7 @@ pub(crate) async fn lists_run_by_creation_and_keep_filters_and_limits(fixture: &
     };
     assert_eq!(list(all()).await, "cabd");
     assert_eq!(list(ConnectionFilter { limit: 2, ..all() }).await, "ca");
-    let after = Some((at(2), id("a")));
+    let after = Some((SortKey::Time(at(2)), id("a")));
     assert_eq!(list(ConnectionFilter { after, ..all() }).await, "bd");
     assert_eq!(
         list(ConnectionFilter {
@@ -654,7 +654,7 @@ pub(crate) async fn every_change_of_state_is_in_the_history(fixture: &impl Fixtu
     let told: Vec<_> = history
         .iter()
         .rev()
-        .map(|event| (event.kind.as_str(), event.version.number()))
+        .map(|event| (event.kind.as_str(), event.version.unwrap().number()))
         .collect();
     assert_eq!(
         told,
@@ -669,6 +669,7 @@ pub(crate) async fn every_change_of_state_is_in_the_history(fixture: &impl Fixtu
         ]
     );
     assert!(history.is_sorted_by(|newer, older| newer.id > older.id));
-    assert_eq!(history[0].provider_correlation_id.as_deref(), Some("correlation"));
+    let correlation_id = &history[0].circumstances.provider_correlation_id;
+    assert_eq!(correlation_id.as_deref(), Some("correlation"));
     assert_eq!(store.events(&id("c1"), 2).await.unwrap(), history[..2]);
 }

@@ -10,6 +10,7 @@ mod apps;
 mod budgets;
 mod connections;
 mod fixture;
+mod history;
 mod landing;
 mod leases;
 #[cfg(feature = "postgres")]
@@ -107,6 +108,18 @@ macro_rules! every_claim {
                 use_is_merged_and_the_later_time_wins
                 the_change_feed_tells_every_process_what_changed
                 a_sweep_forgets_what_has_ended_and_never_turns_the_feed_back
+            }
+            history {
+                an_event_tells_who_why_and_what_stood_around_it
+                an_event_names_the_version_before_and_after
+                events_are_found_by_what_is_asked_for
+                pages_of_events_make_up_the_whole_in_both_directions
+                an_apps_health_changes_with_its_event_and_no_event_without_a_change
+                history_is_kept_by_age_and_by_count
+                refreshes_are_counted_from_the_history
+                what_is_counted_adds_up_over_all_processes
+                connections_are_counted_and_found_by_the_health_that_their_records_show
+                pages_of_connections_make_up_the_whole_in_every_order
             }
             apps {
                 a_refusal_of_an_app_keeps_its_first_time_until_accepted

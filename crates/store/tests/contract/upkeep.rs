@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::connection::LastSeen;
+use evergrant_domain::tally::Tally;
 use evergrant_domain::{Kind, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{Change, DueQuery, Presented, RevocationState, Revoke, Usage};
@@ -81,10 +82,12 @@ pub(crate) async fn only_what_is_due_is_claimed(fixture: &impl Fixture) {
     };
     let usage = |name| Usage {
         connection: id(name),
+        app: app("crm"),
         last: last.clone(),
+        tally: Tally::default(),
     };
     store
-        .note_usage(vec![usage("healthy"), usage("nobody")])
+        .note_usage(vec![usage("healthy"), usage("nobody")], at(50))
         .await
         .unwrap();
     assert!(store.claim_due(used(51)).await.unwrap().is_empty(), "not lately");
@@ -138,8 +141,13 @@ pub(crate) async fn use_is_merged_and_the_later_time_wins(fixture: &impl Fixture
     let store = fixture.open().await;
     create(&store, new("c1")).await;
     let note = async |last| {
-        let connection = id("c1");
-        store.note_usage(vec![Usage { connection, last }]).await.unwrap();
+        let usage = Usage {
+            connection: id("c1"),
+            app: app("crm"),
+            last,
+            tally: Tally::default(),
+        };
+        store.note_usage(vec![usage], at(50)).await.unwrap();
         held(&store, "c1").await.connection.last
     };
     let first = LastSeen {

@@ -19,6 +19,8 @@ use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
 use test_postgres::Server;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(0);
+/// The newest schema that this version knows.
+pub(crate) const KNOWN: i64 = 3;
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Database<'a> {

@@ -384,7 +384,7 @@ async fn a_providers_nul_does_not_cost_a_token_set() {
     refreshed.tokens.token_type = "bear\0er".into();
     refreshed.tokens.scopes = vec!["sc\0pe".into()];
     refreshed.event.detail = "because\0".into();
-    refreshed.event.provider_correlation_id = Some("\0".into());
+    refreshed.event.circumstances.provider_correlation_id = Some("\0".into());
     let landed = store.land(&lease, refreshed, NOW).await;
     let Ok(Landed::Stored(held)) = landed else {
         panic!("it must be stored: {landed:?}");

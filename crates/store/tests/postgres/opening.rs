@@ -32,7 +32,7 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
     let database = Database::new();
     drop(database.open().await);
     database.sql("INSERT INTO evergrant_schema_history VALUES (99, 'later', '', '0')");
-    database.sql("UPDATE schema_use SET oldest = 3");
+    database.sql("UPDATE schema_use SET oldest = 99");
     let before = database.server.dump(&database.name);
     for error in [
         database.try_open(&database.url()).await.unwrap_err(),
@@ -43,8 +43,8 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
                 error,
                 OpenError::NewerSchema {
                     found: 99,
-                    oldest: 3,
-                    known: 2
+                    oldest: 99,
+                    known: KNOWN
                 }
             ),
             "{error}"

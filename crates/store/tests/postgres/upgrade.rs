@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::refresh_policy::Jitter;
+use evergrant_domain::tally::Tally;
 use evergrant_domain::{AppName, ReconnectReason, Version};
 use evergrant_store::contract::{
     BudgetName, Connected, DueQuery, Landed, LeaseAnswer, LeaseOn, Presented, Reserved, Revoke, Schema, Usage,
@@ -60,8 +61,10 @@ async fn live(store: &PostgresStore, name: &str) {
             call_at: Some(NOW),
             ..LastSeen::default()
         },
+        app: AppName::parse("crm").unwrap(),
+        tally: Tally::default(),
     };
-    store.note_usage(vec![usage]).await.unwrap();
+    store.note_usage(vec![usage], NOW).await.unwrap();
     let restored = store
         .restore(
             &id(name),
@@ -80,7 +83,7 @@ async fn live(store: &PostgresStore, name: &str) {
         .await
         .unwrap();
     store.endpoint_works(&crm).await.unwrap();
-    store.accept_app(&crm, name.into()).await.unwrap();
+    store.accept_app(&crm, name.into(), event(), NOW).await.unwrap();
     let answer = store
         .take_lease(&id(name), Version::new(5), LEASE, LeaseOn::Active, NOW)
         .await;
@@ -134,8 +137,24 @@ async fn the_version_before_goes_on_beside_this_one() {
     let state = store.app_state(&"crm".parse().unwrap()).await.unwrap();
     assert_eq!(state.secret_that_worked.as_deref(), Some("theirs"));
     live(&store, "a").await;
+    // What the version before tells of an event, it tells still.
+    database.sql(
+        "INSERT INTO events (at, connection, kind, detail, version, provider_correlation_id)
+         SELECT 1, id, 'revoked', 'as before', version, NULL FROM connections WHERE id = 'a'",
+    );
+    let told = &store.events(&id("a"), 1).await.unwrap()[0];
+    assert_eq!(
+        (told.app.as_str(), told.detail.as_str(), &told.process),
+        ("crm", "as before", &None)
+    );
     let schema = PostgresStore::schema(&database.url()).await.unwrap();
-    assert_eq!(schema, Schema { found: 2, known: 2 });
+    assert_eq!(
+        schema,
+        Schema {
+            found: KNOWN,
+            known: KNOWN
+        }
+    );
     assert_eq!(
         database.sql("SELECT oldest FROM schema_use"),
         "1",
@@ -161,10 +180,12 @@ async fn what_the_next_version_adds_is_not_noticed() {
 async fn upgrade(database: &Database<'_>) {
     let first = include_str!("../../migrations-postgres/V1__first.sql");
     let second = include_str!("../../migrations-postgres/V2__safe_calls.sql");
+    let third = include_str!("../../migrations-postgres/V3__history.sql");
     let migrations = [
         ("V1__first", first),
         ("V2__safe_calls", second),
-        ("V3__next", NEXT_VERSION),
+        ("V3__history", third),
+        ("V4__next", NEXT_VERSION),
     ]
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     let mut runner = refinery::Runner::new(&migrations);
@@ -181,7 +202,13 @@ async fn a_newer_schema_that_may_be_used_is_left_alone() {
     upgrade(&database).await;
     let before = database.server.dump(&database.name);
     let schema = PostgresStore::schema(&database.url()).await.unwrap();
-    assert_eq!(schema, Schema { found: 3, known: 2 });
+    assert_eq!(
+        schema,
+        Schema {
+            found: KNOWN + 1,
+            known: KNOWN
+        }
+    );
     drop(database.open().await);
     assert_eq!(database.server.dump(&database.name), before);
 }
