@@ -25,7 +25,7 @@ const HUBSPOT_API: &str = "https://api.hubapi.com/";
 const HUBSPOT_OAUTH_VERSION: &str = "2026-09";
 
 /// Keys that only one provider has; for the other they are a mix-up rather than a slip of the pen.
-const HUBSPOT_ONLY: [&str; 3] = ["oauth_base", "oauth_version", "optional_scopes"];
+const HUBSPOT_ONLY: [&str; 4] = ["oauth_base", "oauth_version", "optional_scopes", "journal"];
 const GENERIC_ONLY: [&str; 8] = [
     "token_url",
     "revoke_url",
@@ -39,8 +39,15 @@ const GENERIC_ONLY: [&str; 8] = [
 
 const NO_SCOPES: &str = "HubSpot installs no app without scopes: list what the app asks for";
 
-/// Reads one app; `None` only where a problem was noted.
-pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> Option<App> {
+/// Reads one app, and whether its provider's journal is read; `None` only where a problem was noted.
+pub(crate) fn read(name: &str, section: &mut Section<'_>, public_url: &Url) -> (Option<App>, bool) {
+    let app = read_app(name, section, public_url);
+    // Asked for last, and of everybody: for another provider it was refused already.
+    let journal = section.flag("journal").is_some_and(|at| at.value);
+    (app, journal)
+}
+
+fn read_app(name: &str, section: &mut Section<'_>, public_url: &Url) -> Option<App> {
     let reading = section.reading;
     let name = AppName::parse(name)
         .map_err(|error| reading.refuse(&section.place, error.to_string()))

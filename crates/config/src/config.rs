@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evergrant_domain::webhook::Endpoint;
-use evergrant_domain::{App, ConnectionId};
+use evergrant_domain::{App, AppName, ConnectionId};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[apps.NAME]`, by name.
     pub apps: Vec<App>,
+    /// The apps whose provider's journal is read for uninstalls.
+    pub journals: Vec<AppName>,
     /// `[[webhooks]]`, in their order.
     pub webhooks: Vec<Endpoint>,
 }

@@ -32,11 +32,14 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let metrics = root.section("metrics", |section| metrics(section, server.listen));
     let tracing = root.section("tracing", tracing);
     let limits = root.section("limits", limits);
+    let mut journals = Vec::new();
     let apps: Vec<App> = root.section("apps", |apps| {
-        apps.sections(|name, app| apps::read(name, app, &server.public_url))
-            .into_iter()
-            .flatten()
-            .collect()
+        let mut one = |name: &str, app: &mut Section<'_>| {
+            let (app, reads_journal) = apps::read(name, app, &server.public_url);
+            journals.extend(app.as_ref().filter(|_| reads_journal).map(|app| app.name.clone()));
+            app
+        };
+        apps.sections(&mut one).into_iter().flatten().collect()
     });
     let webhooks = webhooks::read(root, &apps);
     Config {
@@ -51,6 +54,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         tracing,
         limits,
         apps,
+        journals,
         webhooks,
     }
 }

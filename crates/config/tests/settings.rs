@@ -8,7 +8,7 @@ use evergrant_config::{Config, CoordinationMode, Limits, LogCalls, Store, TlsFil
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::call_budget::{Limit, Setting};
 use evergrant_domain::webhook::Notice;
-use evergrant_domain::{App, KeepFresh, RefreshPolicy, Rotation};
+use evergrant_domain::{App, AppName, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
 
 const HUBSPOT: &str =
@@ -76,6 +76,13 @@ fn an_empty_file_means_the_defaults_beside_it() {
     assert_eq!(config.log.calls, LogCalls::Failures);
     assert_eq!(config.limits, Limits::default());
     assert!(config.apps.is_empty());
+}
+
+#[test]
+fn a_journal_is_read_where_that_is_asked_for() {
+    assert!(loaded(HUBSPOT, &[]).journals.is_empty());
+    let journals = loaded(&format!("{HUBSPOT}journal = true\n"), &[]).journals;
+    assert_eq!(journals.iter().map(AppName::as_str).collect::<Vec<_>>(), ["crm"]);
 }
 
 #[test]

@@ -44,11 +44,13 @@ pub enum EventKind {
     CredentialsRejected,
     /// The provider accepted them again: an event of the app.
     CredentialsAccepted,
+    /// The provider told of an uninstall that says nothing about the consent that is there now.
+    UninstallIgnored,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connected,
         Self::Refreshed,
         Self::RefreshFailed,
@@ -67,6 +69,7 @@ impl EventKind {
         Self::Revoked,
         Self::CredentialsRejected,
         Self::CredentialsAccepted,
+        Self::UninstallIgnored,
     ];
 
     /// The word in the store and the API.
@@ -90,6 +93,7 @@ impl EventKind {
             Self::Revoked => "revoked",
             Self::CredentialsRejected => "credentials_rejected",
             Self::CredentialsAccepted => "credentials_accepted",
+            Self::UninstallIgnored => "uninstall_ignored",
         }
     }
 

@@ -17,6 +17,7 @@ pub mod diagnosis;
 pub mod event;
 pub mod explain;
 pub mod id;
+pub mod journal;
 pub mod read_before_write;
 pub mod redemption;
 pub mod refresh_policy;

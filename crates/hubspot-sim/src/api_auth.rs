@@ -364,7 +364,7 @@ fn perform(
         Route::ExternalInstall => match token.holder.client_id() {
             Some(client_id) => {
                 let client_id = client_id.to_owned();
-                world.uninstall(&client_id, hub_id);
+                world.uninstall(now, &client_id, hub_id);
                 Answer::empty(StatusCode::NO_CONTENT)
             }
             None => answer::api_error(

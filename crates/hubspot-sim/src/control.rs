@@ -27,6 +27,7 @@ OAuth   /oauth/authorize                     consent page; add _sim_hub_id=1001 
 CRM     /crm/v3/objects/{type}, /crm/objects/{2026-03,2026-09}/{type}
         .../{type}/{id}/associations/... of v4 and dated, and batch/read of /crm/v4/associations/{from}/{to}
 Other   /account-info/v3/details   /appinstalls/v3/external-install   /echo/... (tells what arrived)
+        /webhooks-journal/subscriptions/2026-03, /webhooks-journal/journal/2026-03/{earliest,latest,offset/{o}/next}: uninstalls
 
 Control (JSON in, JSON out, no credentials; client_id may be left out while there is one app)
 GET    /_sim/ledger            what was seen: redemptions, replays, overlaps, calls, 401s
@@ -226,7 +227,7 @@ fn intervene(shared: &Shared, call: &Call, rest: &[&str]) -> Result<Answer, Prob
             let install: Install = read(call)?;
             let mut world = shared.world.lock();
             let client_id = client_id(&world, install.client_id)?;
-            world.uninstall(&client_id, install.hub_id);
+            world.uninstall(now, &client_id, install.hub_id);
             ok(&json!({"uninstalled": {"client_id": client_id, "hub_id": install.hub_id}}))
         }
         ["secret"] => {

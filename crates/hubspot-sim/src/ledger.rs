@@ -38,6 +38,12 @@ pub struct Ledger {
     pub grants_revoked: u64,
     /// Installs removed, by the app or by the portal.
     pub uninstalls: u64,
+    /// Subscriptions to the webhooks journal that were asked for.
+    pub journal_subscriptions: u64,
+    /// Times that the journal was asked for a page.
+    pub journal_reads: u64,
+    /// Pages of the journal that were fetched.
+    pub journal_pages: u64,
     /// API calls that arrived, whatever became of them.
     pub api_calls: u64,
     /// API calls that were executed.

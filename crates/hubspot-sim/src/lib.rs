@@ -48,6 +48,7 @@ mod consent;
 mod control;
 mod crm;
 mod faults;
+mod journal;
 mod ledger;
 mod limits;
 mod oauth;
@@ -263,7 +264,8 @@ impl Simulator {
 
     /// The portal's admin removes the app: every token of the pair dies.
     pub fn uninstall(&self, client_id: &str, hub_id: u64) {
-        self.shared.world.lock().uninstall(client_id, hub_id);
+        let now = self.now();
+        self.shared.world.lock().uninstall(now, client_id, hub_id);
     }
 
     /// Replaces an app's client secret; the old one is refused from now on. Without such an app nothing

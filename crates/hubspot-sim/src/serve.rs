@@ -19,7 +19,7 @@ use crate::Shared;
 use crate::answer::{self, Answer, Body, Cut};
 use crate::clock::httpdate;
 use crate::oauth::{self, Version};
-use crate::{api_auth, consent, control, random};
+use crate::{api_auth, consent, control, journal, random};
 
 /// The largest request body that is taken.
 const BODY_MAX: usize = 256 * 1024 * 1024;
@@ -177,6 +177,8 @@ async fn route(shared: Arc<Shared>, call: Call) -> Result<Answer, Cut> {
                 _ => Ok(answer::not_found(&call.correlation_id)),
             }
         }
+        ["webhooks-journal", rest @ ..] => Ok(journal::answer(&shared, &call, rest)),
+        ["journal-pages", secret] => Ok(journal::page(&shared, &call, secret)),
         [] => Ok(Answer::redirect(StatusCode::FOUND, "/_sim/")),
         _ => api_auth::answer(shared, call).await,
     }

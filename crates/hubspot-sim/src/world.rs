@@ -17,6 +17,7 @@ use crate::clock::after;
 use crate::config::{AppRefused, Rotation, SimApp, SimConfig};
 use crate::crm::{Records, UniqueProperty};
 use crate::faults::ArmedFaults;
+use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::limits::{RateLimits, Traffic};
 use crate::oauth::Refusal;
@@ -97,6 +98,7 @@ pub(crate) struct World {
     deleted_portals: BTreeSet<u64>,
     records: HashMap<u64, Records>,
     pub(crate) traffic: Traffic,
+    pub(crate) journal: Journal,
     unique_properties: BTreeSet<UniqueProperty>,
     families: u64,
 }
@@ -221,6 +223,7 @@ impl World {
             deleted_portals: BTreeSet::new(),
             records: HashMap::new(),
             traffic: Traffic::default(),
+            journal: Journal::default(),
             unique_properties: BTreeSet::new(),
             families: 0,
         };
@@ -456,8 +459,10 @@ impl World {
     }
 
     /// Removes the app from the portal: every token of the pair dies. A reinstall revives none of them.
-    pub(crate) fn uninstall(&mut self, client_id: &str, hub_id: u64) {
+    pub(crate) fn uninstall(&mut self, now: Timestamp, client_id: &str, hub_id: u64) {
         self.ledger.uninstalls += 1;
+        let secret = self.random.grant_token("page");
+        self.journal.uninstalled(client_id, hub_id, now, secret);
         let of_pair = |other_client_id: Option<&str>, other_hub_id: Option<u64>| {
             other_client_id == Some(client_id) && other_hub_id == Some(hub_id)
         };

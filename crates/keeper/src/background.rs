@@ -23,6 +23,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Stored answers come in faster than anything else that is swept.
 const SWEEP_WRITES_EVERY: Duration = Duration::from_secs(60);
 const LAND_EVERY: Duration = Duration::from_secs(10);
+/// More often than a turn at a journal lasts: whoever has it may be gone.
+const JOURNALS_EVERY: Duration = Duration::from_secs(10);
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// How many due connections one look claims.
@@ -63,6 +65,10 @@ impl Keeper {
             keeper.flush_in_turn().await
         });
         self.every(REVOKE_EVERY, |keeper| async move { keeper.revoke_queued().await });
+        self.every(
+            JOURNALS_EVERY,
+            |keeper| async move { keeper.read_journals().await },
+        );
         self.every(SWEEP_EVERY, |keeper| async move {
             let before = keeper.inner.clock.now().before(KEPT);
             keeper.inner.cache.let_go(keeper.inner.clock.boot());

@@ -28,6 +28,7 @@ use crate::clock::{Clock, Timeline};
 use crate::error::KeepError;
 use crate::flight::Flights;
 use crate::gate::Gates;
+use crate::journal::Journals;
 use crate::landing::Afloat;
 use crate::lifeboat::Lifeboat;
 use crate::provider_clock::ProviderClocks;
@@ -101,6 +102,7 @@ pub(crate) struct Inner {
     /// The token set whose refresh token was examined last, by connection: see [`Keeper::examine`].
     pub(crate) examined: Mutex<HashMap<ConnectionId, (Version, Timestamp)>>,
     pub(crate) throttle: Throttle,
+    pub(crate) journals: Mutex<Journals>,
     pub(crate) metrics: Metrics,
     pub(crate) provider_clocks: Arc<ProviderClocks>,
     pub(crate) tasks: Tasks,
@@ -204,6 +206,7 @@ impl Keeper {
                 at_rest: Mutex::default(),
                 examined: Mutex::default(),
                 throttle: Throttle::default(),
+                journals: Mutex::default(),
                 metrics,
                 provider_clocks,
                 tasks: Tasks::new(parts.surroundings.runtime),

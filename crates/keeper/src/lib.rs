@@ -19,6 +19,7 @@ mod error;
 mod feed;
 mod flight;
 mod gate;
+mod journal;
 mod keeper;
 mod landing;
 mod lifeboat;

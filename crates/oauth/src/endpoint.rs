@@ -46,7 +46,7 @@ pub enum ClientCheck {
 /// - not tried, as the provider has no such endpoint: `not_supported`.
 #[derive(Clone)]
 pub struct TokenEndpoint {
-    network: Arc<dyn Network>,
+    pub(crate) network: Arc<dyn Network>,
     listener: Option<Listener>,
 }
 
@@ -203,6 +203,16 @@ impl TokenEndpoint {
         }
     }
 
+    /// Sends a request whose answer is read like any of the token endpoint's.
+    pub(crate) async fn token_request(
+        &self,
+        request: TokenRequest,
+        app: &App,
+        deadline: Duration,
+    ) -> TokenAnswer {
+        token_answer(self.send(request, deadline).await, app)
+    }
+
     async fn send(&self, request: TokenRequest, deadline: Duration) -> Result<Answer, NoAnswer> {
         self.exchange(request, deadline, async || true).await
     }
@@ -302,7 +312,7 @@ fn token_answer(sent: Result<Answer, NoAnswer>, app: &App) -> TokenAnswer {
 }
 
 impl NoAnswer {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::SteppedBack => "stepped_back",
             Self::NotSent(word) | Self::Lost(word) => word,

@@ -10,6 +10,7 @@
 
 mod authorize;
 mod endpoint;
+mod journal;
 mod network;
 mod request;
 mod retry_after;
@@ -18,7 +19,8 @@ mod tls;
 
 pub use authorize::{authorize_url, new_code_verifier};
 pub use endpoint::{ClientCheck, ClockSeen, Redeemed, TokenEndpoint};
-pub use network::{Network, Stream};
+pub use journal::JournalAnswer;
+pub use network::{Network, Stream, machine};
 pub use request::Introspect;
 pub use retry_after::retry_after_from;
 pub use tls::TlsRoots;

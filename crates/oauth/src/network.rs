@@ -1,6 +1,7 @@
 //! How a connection to a token endpoint comes to be. Nothing of a request has left when it stands.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -8,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
-use crate::tls::Tls;
+use crate::tls::{Tls, TlsRoots};
 
 pub(crate) const TIMEOUT: &str = "timeout";
 pub(crate) const UNUSABLE_URL: &str = "unusable_url";
@@ -24,14 +25,27 @@ pub trait Network: Send + Sync + 'static {
     async fn connect(&self, url: &Url, deadline: Instant) -> Result<Box<dyn Stream>, &'static str>;
 }
 
+/// The machine's network, with TLS where the URL says so, for whoever sends something else than a token request. No connection is
+/// made to an address that is refused, whatever name leads to it.
+pub fn machine(roots: TlsRoots, refuses: fn(IpAddr) -> bool) -> Arc<dyn Network> {
+    Arc::new(Machine {
+        tls: Tls::new(roots),
+        refuses,
+    })
+}
+
 /// The machine's network, with TLS where the URL says so.
 pub(crate) struct Machine {
     tls: Tls,
+    refuses: fn(IpAddr) -> bool,
 }
 
 impl Machine {
     pub(crate) fn new(tls: Tls) -> Self {
-        Self { tls }
+        Self {
+            tls,
+            refuses: |_| false,
+        }
     }
 }
 
@@ -49,6 +63,12 @@ impl Network for Machine {
             Host::Ipv4(ip) => vec![(ip, port).into()],
             Host::Ipv6(ip) => vec![(ip, port).into()],
         };
+        if !addresses.is_empty() {
+            addresses.retain(|address| !(self.refuses)(address.ip()));
+            if addresses.is_empty() {
+                return Err("address_refused");
+            }
+        }
         match url.scheme() {
             "https" => {
                 let stream = connect_in_turn(&addresses, deadline).await?;

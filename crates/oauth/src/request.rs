@@ -14,6 +14,8 @@ use http_body_util::Full;
 use url::{Position, Url, form_urlencoded};
 use zeroize::Zeroizing;
 
+use crate::sender::Outgoing;
+
 /// The token to ask about.
 #[derive(Debug, Clone, Copy)]
 pub enum Introspect<'a> {
@@ -57,6 +59,12 @@ impl TokenRequest {
         Self::new(&app.provider.token_url, app, secret, fields)
     }
 
+    /// RFC 6749 §4.4.
+    pub(crate) fn client_credentials(app: &App, secret: &ClientSecret, scope: &str) -> Self {
+        let fields = vec![("grant_type", "client_credentials"), ("scope", scope)];
+        Self::new(&app.provider.token_url, app, secret, fields)
+    }
+
     /// RFC 7662 §2.1. `None` where the provider does not introspect.
     ///
     /// HubSpot's guide names the field after the kind of token, its specification `token`, as the RFC does.
@@ -95,14 +103,16 @@ impl TokenRequest {
             form: form(&fields),
         }
     }
+}
 
+impl Outgoing for TokenRequest {
     /// Where it goes.
-    pub(crate) fn url(&self) -> &Url {
+    fn url(&self) -> &Url {
         &self.url
     }
 
     /// As HTTP/1.1 wants it: the target in origin form, the host in a header. `None` where the URL has no such form.
-    pub(crate) fn into_http(self) -> Option<http::Request<Full<Bytes>>> {
+    fn into_http(self) -> Option<http::Request<Full<Bytes>>> {
         let authority = match (self.url.host_str()?, self.url.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),

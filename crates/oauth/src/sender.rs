@@ -17,11 +17,20 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::network::{Network, Stream, TIMEOUT, UNUSABLE_URL};
-use crate::request::TokenRequest;
 use crate::retry_after::{date, retry_after};
+
+/// What is sent.
+pub(crate) trait Outgoing: Send {
+    /// Where to.
+    fn url(&self) -> &Url;
+
+    /// The request; `None` where its URL cannot be one's target.
+    fn into_http(self) -> Option<http::Request<Full<Bytes>>>;
+}
 
 /// Why there is no answer, not even the head of one.
 #[derive(Clone, Copy)]
@@ -59,7 +68,7 @@ pub(crate) enum Body {
 /// Sends one request, once. `deadline` covers everything, connecting and `before_first_byte` included.
 pub(crate) async fn send<F, G>(
     network: &dyn Network,
-    request: TokenRequest,
+    request: impl Outgoing,
     deadline: Duration,
     before_first_byte: F,
 ) -> Result<Answer, NoAnswer>

@@ -12,4 +12,5 @@ mod consent;
 mod control;
 mod crm;
 mod faults;
+mod journal;
 mod oauth;

@@ -10,6 +10,7 @@ mod clocks;
 mod connecting;
 mod counted;
 mod crash;
+mod journal;
 mod killed;
 mod lifeboat;
 mod lost;
