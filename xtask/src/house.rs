@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 7] = [
         "evergrant-dashboard",
     ],
     &["evergrant-keeper"],
-    &["evergrant-gateway"],
+    &["evergrant-gateway", "evergrant-webhooks"],
     &["evergrant"],
     &["evergrant-server"],
     &["evergrant-cli"],

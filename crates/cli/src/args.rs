@@ -108,6 +108,30 @@ pub(crate) enum Routed {
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
+    /// What webhooks told, and whether it arrived
+    #[command(subcommand)]
+    Webhooks(Webhooks),
+}
+
+/// `evergrant webhooks`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Webhooks {
+    /// List deliveries, the newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_name = "STATE", value_parser = ["pending", "delivered", "dead"])]
+        state: Vec<String>,
+        /// Only those about this connection
+        #[arg(long, value_name = "ID")]
+        connection: Vec<ConnectionId>,
+    },
+    /// Have a delivery sent again
+    Resend {
+        /// Its id
+        id: String,
+    },
+    /// Send every receiver a test, and say what each answers
+    SendTest,
 }
 
 /// `evergrant demo`

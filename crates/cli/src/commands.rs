@@ -11,3 +11,4 @@ pub(crate) mod migrate;
 pub(crate) mod serve;
 pub(crate) mod sim;
 pub(crate) mod token;
+pub(crate) mod webhooks;

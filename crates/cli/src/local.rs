@@ -58,7 +58,9 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
         .counted_apart(config.metrics.connections.clone())
         .build()
         .await?;
-    Ok(Service::new(engine, settings(config)))
+    let service = Service::new(engine, settings(config));
+    service.tell(config.webhooks.clone());
+    Ok(service)
 }
 
 /// What of a configuration a running service goes by, and takes up anew when it is read again.

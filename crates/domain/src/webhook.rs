@@ -92,6 +92,28 @@ impl Notice {
         }
     }
 
+    /// What its receiver can do about it, one sentence; `None` where there is nothing to be done.
+    pub fn action(self) -> Option<&'static str> {
+        match self {
+            Self::ReconnectRequired => Some(
+                "Send the customer to reconnect_url; the connection keeps its id and works again at once.",
+            ),
+            Self::AccountMismatch => Some(
+                "Send the customer to reconnect_url once more, and have them choose the account that the connection belongs to.",
+            ),
+            Self::Degraded => Some(
+                "Wait: it is tried again by itself, and the token at hand serves until it ends. Look at why if it lasts.",
+            ),
+            Self::Disconnected => Some(
+                "Stop using this connection; where another one took its account over, status_reason names it.",
+            ),
+            Self::CredentialsRejected => Some(
+                "Correct client id and secret in the configuration; `evergrant apps check` asks the provider whether they are right.",
+            ),
+            Self::Connected | Self::Reconnected | Self::Recovered | Self::CredentialsAccepted => None,
+        }
+    }
+
     /// Reads that word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|notice| notice.as_str() == word)

@@ -11,7 +11,7 @@ use tracing::field::Empty;
 
 use crate::network::{Machine, Network};
 use crate::request::{Introspect, TokenRequest};
-use crate::sender::{self, Answer, Body, NoAnswer};
+use crate::sender::{self, Answer, Body, NoAnswer, Outgoing as _};
 use crate::tls::{Tls, TlsRoots};
 
 /// What a redemption of a refresh token came to.

@@ -8,6 +8,7 @@ pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod sessions;
 pub(crate) mod tokens;
+pub(crate) mod webhooks;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;

@@ -21,6 +21,7 @@ mod listen;
 mod lists;
 mod log;
 mod metrics;
+mod notices;
 pub mod openapi;
 mod own_words;
 mod pace;

@@ -165,6 +165,10 @@ impl Server {
         let permits = Permits::new();
         let strangers = Arc::new(Strangers::default());
         let threads = Threads::start(self.threads);
+        let told = tokio::spawn({
+            let (webhooks, stop) = (self.service.webhooks().clone(), stop.clone());
+            async move { webhooks.run(stop).await }
+        });
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
@@ -217,6 +221,9 @@ impl Server {
         }
         connections.shutdown().await;
         self.service.finish().await;
+        // It was told to stop; what is on its way may still arrive, else it is sent again by whoever comes next.
+        let left = drained_at.saturating_duration_since(Instant::now());
+        let _ = timeout(left, told).await;
         let left = drained_at.saturating_duration_since(Instant::now());
         self.service.engine().shutdown_within(left).await;
         // Last: what a call began may still have run there.

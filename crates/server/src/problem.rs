@@ -116,6 +116,9 @@ codes! {
     UnknownKey "unknown_key" 404 false "No such API key"
         "There is no API key with this id."
         "Check the id against `evergrant keys list`.";
+    UnknownDelivery "unknown_delivery" 404 false "No such delivery"
+        "There is no delivery of a webhook with this id, it was kept long enough, or it lies outside what the key is limited to."
+        "Check the id against `evergrant webhooks list`.";
     MethodNotAllowed "method_not_allowed" 405 false "The method does not fit the path"
         "The path exists, but not for this method; the header `Allow` names those that do."
         "Compare the method with /docs.";

@@ -6,7 +6,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 
-use crate::api::{apps, connections, explain, import, keys, sessions, tokens};
+use crate::api::{apps, connections, explain, import, keys, sessions, tokens, webhooks};
 use crate::problem::{Code, Problem};
 use crate::service::Shared;
 use crate::{connect, dashboard, health, help, metrics, openapi, pages};
@@ -37,6 +37,9 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/explain", post(explain::answer))
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/webhooks/deliveries", get(webhooks::list))
+        .route("/v1/webhooks/deliveries/{id}/resend", post(webhooks::resend))
+        .route("/v1/webhooks/test", post(webhooks::test))
         .route("/connect/{session}", get(connect::open).post(connect::begin))
         .route(
             "/install/{app}",

@@ -16,8 +16,10 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use evergrant::Evergrant;
 use evergrant_config::{Limits, LogCalls, Network};
+use evergrant_domain::webhook::Endpoint;
 use evergrant_domain::{Connection, ConnectionId, Timestamp};
 use evergrant_keeper::Keeper;
+use evergrant_webhooks::Webhooks;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
@@ -34,6 +36,7 @@ use crate::in_flight::InFlight;
 use crate::input::decoded;
 use crate::log;
 use crate::metrics::OfProcess;
+use crate::notices::Shown;
 use crate::problem::{Code, Door, Problem};
 use crate::router;
 use crate::spans::{self, Traces};
@@ -98,6 +101,7 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     pub(crate) sessions: Sessions,
     pub(crate) login_attempts: Attempts,
+    pub(crate) webhooks: Webhooks,
     settings: ArcSwap<ServiceSettings>,
     traces: OnceLock<Arc<dyn Traces>>,
     draining: AtomicBool,
@@ -114,7 +118,8 @@ impl Service {
         let flow = crate::connect::Flow::new(engine.public_url());
         let sessions = Sessions::new(engine.public_url());
         let process = OfProcess::since(engine.keeper().clock().now());
-        let inner = Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner| Inner {
+            webhooks: Webhooks::new(engine.keeper().clone(), Arc::new(Shown(inner.clone()))),
             engine,
             keys: Keys::default(),
             health: Health::default(),
@@ -143,6 +148,16 @@ impl Service {
     pub fn trace_by(&self, traces: Arc<dyn Traces>) {
         // Who says it again is not heard.
         let _ = self.inner.traces.set(traces);
+    }
+
+    /// Tells these of what happens from now on.
+    pub fn tell(&self, receivers: Vec<Endpoint>) {
+        self.inner.webhooks.tell(receivers);
+    }
+
+    /// Who tells them.
+    pub(crate) fn webhooks(&self) -> &Webhooks {
+        &self.inner.webhooks
     }
 
     /// The limits as of now.

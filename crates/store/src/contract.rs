@@ -797,6 +797,194 @@ pub struct EventTrim {
     pub from: Option<ConnectionId>,
 }
 
+/// A notice to be sent to one receiver.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// Its id, which grows with time; the same on each try.
+    pub id: String,
+    /// A fingerprint of where to.
+    pub endpoint: String,
+    /// Where to, for people.
+    pub url: String,
+    /// The event that it tells of: one delivery for each receiver and event, whoever makes it.
+    pub event: i64,
+    /// [`evergrant_domain::webhook::Notice`] as a word.
+    pub kind: String,
+    /// Of which app.
+    pub app: AppName,
+    /// Of whom, where it is of a connection.
+    pub customer: Option<Customer>,
+    /// Of which connection, where it is of one.
+    pub connection: Option<ConnectionId>,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What is told: JSON, without secrets.
+    pub data: String,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// It is to be sent.
+    Pending,
+    /// It was taken.
+    Delivered,
+    /// It was not, and is not tried again by itself.
+    Dead,
+}
+
+impl DeliveryState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Dead];
+
+    /// The word in the store, the API and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Reads that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// A delivery as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its id.
+    pub id: String,
+    /// A fingerprint of where to.
+    pub endpoint: String,
+    /// Where to, for people.
+    pub url: String,
+    /// The event that it tells of.
+    pub event: i64,
+    /// What kind of notice.
+    pub kind: String,
+    /// Of which app.
+    pub app: AppName,
+    /// Of whom.
+    pub customer: Option<Customer>,
+    /// Of which connection.
+    pub connection: Option<ConnectionId>,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What is told: JSON.
+    pub data: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// How often it was tried, the try that it was claimed for included.
+    pub tries: u32,
+    /// When the first try was due.
+    pub began_at: Timestamp,
+    /// When the next one is.
+    pub next_try_at: Option<Timestamp>,
+    /// When it was tried last.
+    pub last_try_at: Option<Timestamp>,
+    /// What was answered last.
+    pub last_status: Option<u16>,
+    /// Why it was not taken.
+    pub last_error: Option<String>,
+    /// When it was taken or given up.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// One try at a delivery, and what came of it.
+#[derive(Debug, Clone)]
+pub struct TriedDelivery {
+    /// Which.
+    pub id: String,
+    /// The try, by its number: one that was claimed anew meanwhile is not ended by an older one.
+    pub tries: u32,
+    /// The status that was answered, where one was.
+    pub status: Option<u16>,
+    /// Why it was not taken.
+    pub error: Option<String>,
+}
+
+/// What follows from a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TryEnd {
+    /// It was taken.
+    Delivered,
+    /// It is tried again.
+    Again {
+        /// When.
+        at: Timestamp,
+    },
+    /// It is not.
+    Dead,
+}
+
+/// Which deliveries to list, newest first: AND between kinds, OR within one; an empty kind asks for nothing.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// That one alone.
+    pub id: Option<String>,
+    /// In these states.
+    pub states: Vec<DeliveryState>,
+    /// Of these connections.
+    pub connections: Vec<ConnectionId>,
+    /// Within these limits. Notices of an app are beyond those that name customers or connections.
+    pub limits: Limits,
+    /// At most so many.
+    pub limit: u32,
+    /// Before this one, the last of the page before.
+    pub before: Option<String>,
+}
+
+/// Which deliveries are forgotten, and which are given up.
+#[derive(Debug, Clone)]
+pub struct DeliverySweep {
+    /// Forget those that were taken before this.
+    pub delivered_before: Timestamp,
+    /// Forget those that were given up before this.
+    pub dead_before: Timestamp,
+    /// Give up those that were due before this and are for none of these receivers: nobody sends them.
+    pub unclaimed_before: Timestamp,
+    /// The receivers that there are.
+    pub endpoints: Vec<String>,
+    /// What is said of those that are given up.
+    pub unclaimed: String,
+}
+
+/// How far an app's journal was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    /// The provider's name for the place; `None` before the first page.
+    pub position: Option<String>,
+    /// Whether the provider was asked to write it.
+    pub is_subscribed: bool,
+}
+
+/// An uninstall, as a journal tells it.
+#[derive(Debug, Clone)]
+pub struct Uninstall {
+    /// Of which connection's app.
+    pub connection: ConnectionId,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What the history says, where it counts.
+    pub event: Event,
+}
+
+/// What a page of a journal comes to.
+#[derive(Debug, Clone)]
+pub struct JournalStep {
+    /// Where it was read from.
+    pub from: Option<String>,
+    /// From where to read on.
+    pub to: Option<String>,
+    /// What it tells: [`Store::mark_uninstalled`].
+    pub uninstalls: Vec<Uninstall>,
+    /// What the history says of what does not count.
+    pub notes: Vec<(ConnectionId, Event)>,
+}
+
 /// What the engine asks of persistence.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -1159,6 +1347,60 @@ pub trait Store: Send + Sync + 'static {
         state_hash: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError>;
+
+    /// How far the events were read for making deliveries of them; `None` before the first time.
+    async fn webhook_position(&self) -> Result<Option<i64>, StoreError>;
+
+    /// Keeps deliveries and moves on from `from` to `to`, both or neither. `false`: another process has moved on meanwhile, and nothing
+    /// was kept.
+    async fn add_deliveries(
+        &self,
+        from: Option<i64>,
+        to: i64,
+        deliveries: Vec<NewDelivery>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Claims deliveries to a receiver that are due: one more try of each is counted, and its next one pushed on by `push`.
+    async fn claim_deliveries(
+        &self,
+        endpoint: &str,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Ends a try. `false` where the delivery was claimed, ended or asked for anew meanwhile.
+    async fn end_try(&self, tried: TriedDelivery, end: TryEnd, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Lists deliveries, newest first.
+    async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Has a delivery sent again, from its first try on. `None` where there is no such delivery.
+    async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError>;
+
+    /// Forgets and gives up deliveries.
+    async fn sweep_deliveries(&self, sweep: DeliverySweep, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes an app's journal for this process alone for so long. `None` where another one has it.
+    async fn claim_journal(
+        &self,
+        app: &AppName,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Journal>, StoreError>;
+
+    /// The provider was asked to write the app's journal.
+    async fn journal_subscribed(&self, app: &AppName, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Does what a page of an app's journal comes to and moves on, both or neither. The connections that need reconnecting because of
+    /// it; `None` where another process has moved on meanwhile.
+    async fn advance_journal(
+        &self,
+        app: &AppName,
+        step: JournalStep,
+        now: Timestamp,
+    ) -> Result<Option<Vec<ConnectionId>>, StoreError>;
 
     /// Forgets sessions, authorizations, feed entries and what was counted of apps that ended before `before`, budgets that nobody
     /// claimed from since, and what was counted of connections a day before that.

@@ -64,6 +64,16 @@ macro_rules! for_plain_methods {
             fn finish_session(id: &str, outcome: SessionOutcome) -> ();
             fn begin_authorization(authorization: Authorization) -> ();
             fn spend_state(state_hash: [u8; 32], now: Timestamp) -> Option<Authorization>;
+            fn webhook_position() -> Option<i64>;
+            fn add_deliveries(from: Option<i64>, to: i64, deliveries: Vec<evergrant_store::contract::NewDelivery>, now: Timestamp) -> bool;
+            fn claim_deliveries(endpoint: &str, limit: u32, push: Duration, now: Timestamp) -> Vec<evergrant_store::contract::Delivery>;
+            fn end_try(tried: evergrant_store::contract::TriedDelivery, end: evergrant_store::contract::TryEnd, now: Timestamp) -> bool;
+            fn deliveries(filter: evergrant_store::contract::DeliveryFilter) -> Vec<evergrant_store::contract::Delivery>;
+            fn resend_delivery(id: &str, now: Timestamp) -> Option<evergrant_store::contract::Delivery>;
+            fn sweep_deliveries(sweep: evergrant_store::contract::DeliverySweep, now: Timestamp) -> ();
+            fn claim_journal(app: &AppName, lasts: Duration, now: Timestamp) -> Option<evergrant_store::contract::Journal>;
+            fn journal_subscribed(app: &AppName, now: Timestamp) -> ();
+            fn advance_journal(app: &AppName, step: evergrant_store::contract::JournalStep, now: Timestamp) -> Option<Vec<ConnectionId>>;
             fn sweep(before: Timestamp) -> ();
             fn sweep_writes(now: Timestamp, bodies_max: u64) -> ();
             fn ping() -> ();

@@ -24,6 +24,7 @@ mod open;
 mod redeeming;
 mod tls;
 mod upkeep;
+mod webhooks;
 mod write_ledger;
 
 use std::fmt;
@@ -52,10 +53,11 @@ pub(crate) use self::open::sessions;
 use self::write_ledger::SealedEnd;
 use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
-    ConnectionFilter, CooldownAnswer, CredentialsRejected, DueQuery, EventPage, EventQuery, EventTrim, Held,
-    Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented, Pulse, RefreshCount, Refreshed, Reserved,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, Usage, WriteEnd,
-    WriteReservation, WriteTicket,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, Delivery, DeliveryFilter, DeliverySweep, DueQuery,
+    EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease, LeaseAnswer, LeaseOn,
+    NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved, Revocation,
+    RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery, TryEnd,
+    Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::{HighestSeen, SealedAnswer, this_process};
 use crate::vault::Vault;
@@ -523,6 +525,68 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError> {
         in_session!(self, Purpose::Transaction, db => db.spend_state(state_hash, now))
+    }
+
+    async fn webhook_position(&self) -> Result<Option<i64>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.webhook_position())
+    }
+
+    async fn add_deliveries(
+        &self,
+        from: Option<i64>,
+        to: i64,
+        deliveries: Vec<NewDelivery>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.add_deliveries(from, to, &deliveries, now))
+    }
+
+    async fn claim_deliveries(
+        &self,
+        endpoint: &str,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.claim_deliveries(endpoint, limit, push, now))
+    }
+
+    async fn end_try(&self, tried: TriedDelivery, end: TryEnd, now: Timestamp) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.end_try(&tried, &end, now))
+    }
+
+    async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.deliveries(&filter))
+    }
+
+    async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.resend_delivery(id, now))
+    }
+
+    async fn sweep_deliveries(&self, sweep: DeliverySweep, now: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.sweep_deliveries(&sweep, now))
+    }
+
+    async fn claim_journal(
+        &self,
+        app: &AppName,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Journal>, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.claim_journal(app, lasts, now))
+    }
+
+    async fn journal_subscribed(&self, app: &AppName, now: Timestamp) -> Result<(), StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.journal_subscribed(app, now))
+    }
+
+    async fn advance_journal(
+        &self,
+        app: &AppName,
+        step: JournalStep,
+        now: Timestamp,
+    ) -> Result<Option<Vec<ConnectionId>>, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.advance_journal(app, &step, now))
     }
 
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {

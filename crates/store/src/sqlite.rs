@@ -24,6 +24,7 @@ mod tests;
 mod threads;
 mod transaction;
 mod upkeep;
+mod webhooks;
 mod write_ledger;
 
 use std::fmt;
@@ -50,10 +51,11 @@ use self::record::Db;
 use self::threads::Threads;
 use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
-    ConnectionFilter, CooldownAnswer, CredentialsRejected, DueQuery, EventPage, EventQuery, EventTrim, Held,
-    Landed, Lease, LeaseAnswer, LeaseOn, NewConnection, Presented, Pulse, RefreshCount, Refreshed, Reserved,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, Usage, WriteEnd,
-    WriteReservation, WriteTicket,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, Delivery, DeliveryFilter, DeliverySweep, DueQuery,
+    EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease, LeaseAnswer, LeaseOn,
+    NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved, Revocation,
+    RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery, TryEnd,
+    Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::Before;
 use crate::vault::Vault;
@@ -600,6 +602,75 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<Authorization>, StoreError> {
         self.write(move |db| db.spend_state(state_hash, now)).await
+    }
+
+    async fn webhook_position(&self) -> Result<Option<i64>, StoreError> {
+        self.read(|db| db.webhook_position()).await
+    }
+
+    async fn add_deliveries(
+        &self,
+        from: Option<i64>,
+        to: i64,
+        deliveries: Vec<NewDelivery>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.write(move |db| db.add_deliveries(from, to, &deliveries, now))
+            .await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        endpoint: &str,
+        limit: u32,
+        push: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.write(move |db| db.claim_deliveries(&endpoint, limit, push, now))
+            .await
+    }
+
+    async fn end_try(&self, tried: TriedDelivery, end: TryEnd, now: Timestamp) -> Result<bool, StoreError> {
+        self.write(move |db| db.end_try(&tried, &end, now)).await
+    }
+
+    async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
+        self.read(move |db| db.deliveries(&filter)).await
+    }
+
+    async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| db.resend_delivery(&id, now)).await
+    }
+
+    async fn sweep_deliveries(&self, sweep: DeliverySweep, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |db| db.sweep_deliveries(&sweep, now)).await
+    }
+
+    async fn claim_journal(
+        &self,
+        app: &AppName,
+        lasts: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Journal>, StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.claim_journal(&app, lasts, now)).await
+    }
+
+    async fn journal_subscribed(&self, app: &AppName, now: Timestamp) -> Result<(), StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.journal_subscribed(&app, now)).await
+    }
+
+    async fn advance_journal(
+        &self,
+        app: &AppName,
+        step: JournalStep,
+        now: Timestamp,
+    ) -> Result<Option<Vec<ConnectionId>>, StoreError> {
+        let app = app.clone();
+        self.write(move |db| db.advance_journal(&app, &step, now)).await
     }
 
     async fn sweep(&self, before: Timestamp) -> Result<(), StoreError> {

@@ -34,6 +34,7 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         service.trace_by(otlp::parents());
     }
     let engine = service.engine().clone();
+    engine.keeper().read_journals_of(config.journals.clone());
     let (server, metrics) = match bind(service.clone(), &config).await {
         Ok(bound) => bound,
         Err(failure) => {
@@ -216,6 +217,8 @@ impl Reload {
         self.service.change(local::settings(&config));
         let gateway = self.service.engine().gateway();
         gateway.limit(local::gateway_limits(&config));
+        self.service.tell(config.webhooks);
+        keeper.read_journals_of(config.journals);
         let apps = config.apps.len();
         keeper.set_apps(config.apps);
         Ok(apps)

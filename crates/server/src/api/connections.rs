@@ -292,6 +292,8 @@ pub(crate) async fn disconnect(
                 .await
                 .map_err(|error| Problem::keep(error, &id))?;
             if purge {
+                // With its history goes what webhooks would be made of: they are made before.
+                shared.webhooks.make().await?;
                 shared.keeper().store().purge(&id).await?;
             }
             Ok::<_, Problem>(ended)

@@ -385,6 +385,14 @@ impl Db {
             &[&id.as_str()],
         )
         .await?;
+        // What is still to be told is told.
+        self.execute(
+            "DELETE FROM webhook_deliveries
+              WHERE connection = $1 AND state <> 'pending'
+                AND NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)",
+            &[&id.as_str()],
+        )
+        .await?;
         // Whoever has it locked still leaves an empty row behind.
         self.execute(
             "DELETE FROM turns WHERE connection IN

@@ -335,6 +335,14 @@ impl Db {
                   WHERE connection = ?1 AND NOT EXISTS (SELECT 1 FROM connections WHERE id = ?1)",
             )?
             .execute([id.as_str()])?;
+        // What is still to be told is told.
+        self.sql
+            .prepare_cached(
+                "DELETE FROM webhook_deliveries
+                  WHERE connection = ?1 AND state <> 'pending'
+                    AND NOT EXISTS (SELECT 1 FROM connections WHERE id = ?1)",
+            )?
+            .execute([id.as_str()])?;
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod simulated;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
+mod webhooks;
 mod writes;
 
 /// Makes a test of each claim for one store.
@@ -162,6 +163,17 @@ macro_rules! every_claim {
                 the_less_urgent_leave_room
                 budgets_of_different_names_are_different_ones
                 a_sweep_forgets_a_budget_that_nobody_uses
+            }
+            webhooks {
+                deliveries_are_kept_with_how_far_the_events_were_read_or_not_at_all
+                a_delivery_is_claimed_by_one_process_and_again_when_that_is_gone
+                a_try_ends_once_and_not_by_an_older_one
+                what_is_sent_again_begins_anew
+                deliveries_are_listed_within_limits_page_by_page
+                a_sweep_forgets_what_is_old_and_gives_up_what_is_for_nobody
+                a_purge_erases_what_was_told_and_leaves_what_is_to_be_told
+                a_journal_is_read_by_one_process_at_a_time
+                a_page_of_a_journal_counts_once_and_with_its_place
             }
             access {
                 a_key_is_found_by_its_hash_until_and_after_it_is_revoked
