@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evergrant_domain::connection::RefreshTrouble;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::redemption::{self, LEASE, backoff};
 use evergrant_domain::token_answer::{Failure, Introspected};
 use evergrant_domain::token_set::Due;
@@ -106,7 +106,8 @@ impl Keeper {
         let now = self.inner.clock.now();
         let connection = &holding.held.connection;
         let trouble = connection.trouble.as_ref();
-        let failures = trouble.map_or(0, |trouble| trouble.failures).saturating_add(1);
+        let failures_before = trouble.map_or(0, |trouble| trouble.failures);
+        let failures = failures_before.saturating_add(1);
         let pause = backoff(failures, failure.retry_after, self.jitter());
         tracing::warn!(
             event = "refresh_failed",
@@ -125,7 +126,11 @@ impl Keeper {
                 Presented::Unknown => format!("the answer was lost: {failure}"),
             },
         )
-        .correlated(failure.correlation_id.clone());
+        .during(Circumstances {
+            provider_correlation_id: failure.correlation_id.clone(),
+            failures_before: Some(failures_before),
+            ..Circumstances::default()
+        });
         let trouble = RefreshTrouble {
             failed_at: now,
             code: failure.code.clone(),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::connection::{Account, Landing};
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::token_answer::Issued;
 use evergrant_domain::{
     AppName, ConnectionId, ConnectionStatus, ReconnectReason, Rotation, Timestamp, TokenSet,
@@ -280,7 +280,19 @@ impl Keeper {
             _ => None,
         };
         let event = match &mismatch {
-            None => Event::new(EventKind::Refreshed, "a new access token was issued and stored"),
+            None => Event::new(EventKind::Refreshed, "a new access token was issued and stored").during(
+                Circumstances {
+                    failures_before: Some(
+                        holding
+                            .held
+                            .connection
+                            .trouble
+                            .as_ref()
+                            .map_or(0, |trouble| trouble.failures),
+                    ),
+                    ..Circumstances::default()
+                },
+            ),
             Some(got) => Event::new(
                 EventKind::AccountMismatch,
                 format!("the provider answered for account {got}, which is not the one that was connected"),

@@ -246,3 +246,34 @@ async fn a_record_that_does_not_open_is_said_to_need_repair_and_redeems_nothing(
     assert!(matches!(error, KeepError::Unreadable { .. }), "{error:?}");
     assert_eq!(world.hubspot.ledger().token_requests, 0);
 }
+
+#[tokio::test]
+async fn the_history_says_how_many_refreshes_in_a_row_had_failed_before() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world
+        .hubspot
+        .arm(Fault::token(FaultKind::Locked).times(2));
+    world.pass(PAST_EXPIRY);
+    for _ in 0..2 {
+        keeper.current(&connection.id, None).await.unwrap_err();
+        world.pass(Duration::from_secs(3600));
+    }
+    keeper.current(&connection.id, None).await.unwrap();
+    let events = keeper.store().events(&connection.id, 10).await.unwrap();
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind.starts_with("refresh"))
+        .map(|event| (event.kind.as_str(), event.circumstances.failures_before))
+        .collect();
+    told.reverse();
+    assert_eq!(
+        told,
+        [
+            ("refresh_failed", Some(0)),
+            ("refresh_failed", Some(1)),
+            ("refreshed", Some(2))
+        ]
+    );
+}

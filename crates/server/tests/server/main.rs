@@ -17,3 +17,4 @@ mod metrics;
 mod pages;
 mod secrets;
 mod tokens;
+mod webhooks;
