@@ -252,9 +252,7 @@ async fn the_history_says_how_many_refreshes_in_a_row_had_failed_before() {
     let world = World::new().await;
     let keeper = world.keeper().await;
     let connection = world.connected(&keeper).await;
-    world
-        .hubspot
-        .arm(Fault::token(FaultKind::Locked).times(2));
+    world.hubspot.arm(Fault::token(FaultKind::Locked).times(2));
     world.pass(PAST_EXPIRY);
     for _ in 0..2 {
         keeper.current(&connection.id, None).await.unwrap_err();

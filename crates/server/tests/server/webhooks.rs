@@ -121,49 +121,96 @@ async fn dead_deliveries_are_listed_within_limits_and_sent_again() {
     house.import("c1", "acme", 1001).await;
     receiver.next().await;
     let dead = loop {
-        match listed(&house, &house.admin, "?state=dead").await.as_array().unwrap().as_slice() {
+        match listed(&house, &house.admin, "?state=dead")
+            .await
+            .as_array()
+            .unwrap()
+            .as_slice()
+        {
             [dead] => break dead.clone(),
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    assert_eq!((dead["last_status"].as_u64(), dead["tries"].as_u64()), (Some(410), Some(1)));
+    assert_eq!(
+        (dead["last_status"].as_u64(), dead["tries"].as_u64()),
+        (Some(410), Some(1))
+    );
     assert_eq!(dead["connection"], "c1");
     assert!(!dead.to_string().contains("canary"), "{dead}");
-    assert!(listed(&house, &house.admin, "?state=pending&state=delivered").await.as_array().unwrap().is_empty());
+    assert!(
+        listed(&house, &house.admin, "?state=pending&state=delivered")
+            .await
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
     let path = format!("/v1/webhooks/deliveries/{}/resend", dead["id"].as_str().unwrap());
 
     let limited = house
         .key(json!({"name": "n", "role": "support", "customers": ["globex"]}))
         .await;
     assert_eq!(listed(&house, &limited, "").await, json!([]));
-    house.post(&limited, &path, json!({})).await.refused(404, "unknown_delivery");
+    house
+        .post(&limited, &path, json!({}))
+        .await
+        .refused(404, "unknown_delivery");
     let gateway = house.key(json!({"name": "n", "role": "gateway"})).await;
-    house.get(&gateway, "/v1/webhooks/deliveries").await.refused(403, "forbidden");
-    house.post(&gateway, &path, json!({})).await.refused(403, "forbidden");
+    house
+        .get(&gateway, "/v1/webhooks/deliveries")
+        .await
+        .refused(403, "forbidden");
+    house
+        .post(&gateway, &path, json!({}))
+        .await
+        .refused(403, "forbidden");
 
     let support = house.key(json!({"name": "n", "role": "support"})).await;
     let again = house.post(&support, &path, json!({})).await.expect(200).json();
-    assert_eq!((again["state"].as_str(), again["tries"].as_u64()), (Some("pending"), Some(0)));
+    assert_eq!(
+        (again["state"].as_str(), again["tries"].as_u64()),
+        (Some("pending"), Some(0))
+    );
     receiver.next().await;
     house
         .post(&support, "/v1/webhooks/deliveries/msg_none/resend", json!({}))
         .await
         .refused(404, "unknown_delivery");
-    house.get(&support, "/v1/webhooks/deliveries?state=lost").await.refused(400, "bad_request");
-    house.get(&support, "/v1/webhooks/deliveries?cursor=x").await.refused(400, "bad_request");
+    house
+        .get(&support, "/v1/webhooks/deliveries?state=lost")
+        .await
+        .refused(400, "bad_request");
+    house
+        .get(&support, "/v1/webhooks/deliveries?cursor=x")
+        .await
+        .refused(400, "bad_request");
 }
 
 #[tokio::test]
 async fn receivers_are_tried_out_by_an_operator() {
     let house = House::build().await;
-    let (mut takes, refuses) = (Receiver::answering("200 OK").await, Receiver::answering("500 No").await);
+    let (mut takes, refuses) = (
+        Receiver::answering("200 OK").await,
+        Receiver::answering("500 No").await,
+    );
     house.service.tell(vec![takes.endpoint(), refuses.endpoint()]);
-    let tried = house.post(&house.admin, "/v1/webhooks/test", json!({})).await.expect(200).json();
-    let results: Vec<_> = tried["items"].as_array().unwrap().iter().map(|one| one["delivered"].clone()).collect();
+    let tried = house
+        .post(&house.admin, "/v1/webhooks/test", json!({}))
+        .await
+        .expect(200)
+        .json();
+    let results: Vec<_> = tried["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["delivered"].clone())
+        .collect();
     assert_eq!(results, [json!(true), json!(false)]);
     assert_eq!(tried["items"][1]["status"], 500);
     assert_eq!(takes.next().await["type"], "evergrant.test");
     assert!(!tried.to_string().contains("canary"));
     let support = house.key(json!({"name": "n", "role": "support"})).await;
-    house.post(&support, "/v1/webhooks/test", json!({})).await.refused(403, "forbidden");
+    house
+        .post(&support, "/v1/webhooks/test", json!({}))
+        .await
+        .refused(403, "forbidden");
 }

@@ -9,7 +9,7 @@ use super::record::Db;
 use crate::contract::{
     Delivery, DeliveryFilter, DeliverySweep, Journal, JournalStep, NewDelivery, TriedDelivery, TryEnd,
 };
-use crate::record::{EndColumns, Stored, list, read_delivery, read_journal};
+use crate::record::{Before, EndColumns, Stored, list, read_delivery, read_journal};
 
 impl Db {
     pub(super) fn webhook_position(&self) -> Stored<Option<i64>> {
@@ -215,7 +215,7 @@ impl Db {
             }
         }
         for (connection, event) in &step.notes {
-            self.record_event(connection, event, now)?;
+            self.append_event(connection, Before::Unchanged, event, now)?;
         }
         Ok(Some(marked))
     }
