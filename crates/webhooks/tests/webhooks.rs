@@ -16,7 +16,7 @@ use evergrant_domain::{
 use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings, SystemClock};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
 use evergrant_store::contract::{Delivery, DeliveryFilter, DeliveryState, Revoke};
-use evergrant_store::{ByLease, SqliteStore, Store, Vault, VaultKey};
+use evergrant_store::{ByLease, SqliteStore, Vault, VaultKey};
 use evergrant_webhooks::{Describe, Webhooks, signature};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
