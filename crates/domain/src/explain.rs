@@ -242,6 +242,10 @@ fn bare(class: Class) -> Explanation {
 /// What is to be said of an answer beyond its class.
 fn special(status: u16, policy: Option<&str>) -> Option<(&'static str, &'static str)> {
     let (cause, action) = match status {
+        207 => (
+            "The provider carried out a part of the batch and refused the rest; its answer lists what it refused, and why.",
+            "Read `errors` in the answer, correct what was refused, and send only that again.",
+        ),
         404 => (
             "There is no such thing in the account that was called.",
             "Check path and id, and that the connection is that of the account which is meant.",

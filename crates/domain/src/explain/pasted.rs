@@ -248,23 +248,21 @@ fn find_body(text: &str) -> Option<Value> {
 
 /// The first object in the text that is decidedly an error, or else the first that looks like one.
 fn find_json(text: &str, depth: u32) -> Option<Value> {
-    // Each brace is one try, and each try may read on to the end.
-    const TRIES: usize = 256;
-    const READ_MAX: usize = 4 * 1024 * 1024;
-    let mut read = 0;
+    // Each brace is one try, and each that fails may have read on to the end.
+    const FAILURES_MAX: usize = 96;
+    let mut failures = 0;
     let mut first = None;
     let mut searched_to = 0;
-    for (at, _) in text.match_indices('{').take(TRIES) {
+    for (at, _) in text.match_indices('{') {
         if at < searched_to {
             continue;
         }
-        let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Value>();
-        let value = values.next();
-        read += values.byte_offset().max(64);
-        if read > READ_MAX {
+        if failures == FAILURES_MAX {
             break;
         }
-        let Some(Ok(value)) = value else {
+        let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Value>();
+        let Some(Ok(value)) = values.next() else {
+            failures += 1;
             continue;
         };
         let end = at + values.byte_offset();

@@ -684,3 +684,37 @@ fn a_refresh_helps_where_the_token_may_be_at_fault_and_nowhere_else() {
     let helps = Class::ALL.into_iter().filter(|class| class.refresh_helps());
     assert_eq!(helps.collect::<Vec<_>>(), [Class::Expired, Class::Rejected]);
 }
+
+#[test]
+fn a_part_of_a_batch_is_no_whole_success() {
+    let found =
+        explained("HTTP/1.1 207 Multi-Status\n\n{\"status\":\"COMPLETE\",\"numErrors\":1,\"errors\":[]}");
+    assert!(found.expect("an answer").cause.contains("part of the batch"));
+}
+
+#[test]
+fn many_braces_take_no_long_time() {
+    for text in [
+        "{\"a\":[1,".repeat(30_000),
+        "{ 'a': ".repeat(30_000),
+        "status: {".repeat(30_000),
+    ] {
+        drop(explained(&text));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_pasted_nothing_breaks_and_no_token_is_repeated(
+        before in "(?s).{0,80}",
+        name in proptest::sample::select(vec!["category", "message", "error", "correlationId", "policyName", "detail", "action", "code", "x-hubspot-correlation-id", "requiredScopes"]),
+        separator in proptest::sample::select(vec![": ", "=", "=>", "\": \"", "\\\": \\\"", ": '", ":[\""]),
+        after in "(?s).{0,80}",
+        status in 100u16..600,
+    ) {
+        let token = "CJSP5qf1canaryKgECAwQYs-gEMTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw";
+        let text = format!("HTTP/1.1 {status} x\n{before}{name}{separator}{token}{after}");
+        let found = explained(&text).expect("there is a status");
+        proptest::prop_assert!(!format!("{found:?}").contains("canary"), "{:?}", found);
+    }
+}
