@@ -137,8 +137,8 @@ fn judge(causes: &[String], alerts: &[Alert], index: &str, pages: &[(String, Str
             broken.push(format!("{FOLDER}/{name}: does not say when to stop"));
         }
         for linked in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let is_page = !linked.contains('/') && linked.ends_with(".md");
-            if is_page && linked != INDEX && !is_there(linked) {
+            let is_page = !linked.contains(['/', '#']) && linked != INDEX;
+            if is_page && !is_there(linked) {
                 broken.push(format!("{FOLDER}/{name}: leads to {linked}, which is not there"));
             }
         }
