@@ -8,6 +8,7 @@ use bytes::Bytes;
 use evergrant_domain::event::EventKind;
 use evergrant_gateway::{Answer, GatewayLimits, Refusal, RefusalKind};
 use evergrant_keeper::{KeepError, Renewal};
+use evergrant_oauth::TlsRoots;
 use http::Request;
 use hubspot_sim::{Fault, FaultKind};
 use tokio::time::timeout;
@@ -278,7 +279,13 @@ async fn a_write_that_never_left_may_run() {
 async fn a_shortened_timeout_does_not_make_an_unsent_write_an_unknown_one() {
     // Takes connections, and never speaks TLS.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = World::at(&format!("https://{}/", silent.local_addr().unwrap())).await;
+    let base = format!("https://{}/", silent.local_addr().unwrap());
+    let trusted = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let settings = Settings {
+        roots: TlsRoots::Only(vec![trusted.cert.der().clone()]),
+        ..Settings::default()
+    };
+    let world = World::with(Some(&base), settings).await;
     world.gateway.limit(GatewayLimits {
         upstream_timeout: Duration::from_millis(400),
         ..GatewayLimits::default()
