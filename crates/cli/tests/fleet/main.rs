@@ -21,7 +21,9 @@
 //! 2. *no store*: 503 `store_unavailable` with `Retry-After`, the process could not reach its store at some moment of the call or up
 //!    to [`witness::AFTERSHOCK`] before it began, and had no token at hand that still served. A process has one at hand if it
 //!    served one before, which nobody has replaced since and which has not ended, unless its store was away for longer than
-//!    `max_stale`. A stopped process may hold a lock, so then nobody is sure to reach the store;
+//!    `max_stale`. A stopped process may hold a lock, so then nobody is sure to reach the store. Without its store a process has half
+//!    of the budget that it used, so then a call through the gateway may also wait for its turn, find none (429 `budget_exhausted`), or
+//!    find its token past its end;
 //! 3. *no token*: 503 `provider_unavailable` or `overloaded` with `Retry-After`, every token that anybody has seen of the connection had
 //!    ended or the process itself was stopped at some moment of the call, and up to [`witness::STANDSTILL`] before there was
 //!    what keeps everybody from another one: the token endpoint failed, or a process died or was stopped, maybe with the lease;

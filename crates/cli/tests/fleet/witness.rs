@@ -18,6 +18,8 @@ pub(crate) const STANDSTILL: Duration = Duration::from_secs(45);
 const MOMENT: Duration = Duration::from_millis(500);
 /// How long it takes at most until a process knows what another one stored: the feed is read every 500 ms.
 const FEED: Duration = Duration::from_secs(5);
+/// A call that took longer has waited for its turn.
+const TURN: Duration = Duration::from_millis(500);
 /// For how long a store may be away and what is at hand still serves: `max_stale` is 60 s, counted from the last look at the feed.
 const SERVES_WITHOUT_STORE: Duration = Duration::from_secs(55);
 
@@ -284,6 +286,16 @@ impl Seen {
                 Err("no answer of this connection was lost")
             };
         }
+        // Without its store a process has half of the budget that it used: whoever waits for a turn may find none, or find its token
+        // past its end by then.
+        let is_thrifty = troubles.store_since(process, sent, AFTERSHOCK);
+        if answer.status == 429 && problem(answer).as_deref() == Some("budget_exhausted") {
+            return if is_thrifty {
+                Ok(|counts| counts.no_store += 1)
+            } else {
+                Err("there was budget enough")
+            };
+        }
         if answer.status != 503 {
             return Err("only 503 says that there is no token now");
         }
@@ -293,6 +305,11 @@ impl Seen {
         match problem(answer).as_deref() {
             Some("store_unavailable") if !troubles.store_since(process, sent, AFTERSHOCK) => {
                 Err("the store was there all the time")
+            }
+            Some("store_unavailable")
+                if call.kind == Kind::Gateway && is_thrifty && sent.elapsed() > TURN =>
+            {
+                Ok(|counts| counts.no_store += 1)
             }
             Some("store_unavailable")
                 if call.kind != Kind::Refresh && self.is_at_hand(fleet, portal, call) =>
