@@ -461,6 +461,33 @@ fn metrics_have_an_address_of_their_own_or_none() {
         "[metrics]\nlissten = \"localhost:9484\"\n",
         "evergrant.toml:2: metrics.lissten: unknown key: did you mean \"listen\"?",
     );
+    check(
+        "[metrics]\nconnections = [\"acme\", \"a b\"]\n",
+        "evergrant.toml:2: metrics.connections: \"a b\": an id is 1 to 128 characters",
+    );
+    let many = format!("[metrics]\nconnections = [{}]\n", "\"a\",".repeat(101));
+    check(
+        &many,
+        "evergrant.toml:2: metrics.connections: names 101 connections, and each has the series of an app: at most 100",
+    );
+}
+
+#[test]
+fn traces_go_to_an_address_without_a_password_and_a_share_of_them_is_kept() {
+    check(
+        "[tracing]\notlp_endpoint = \"localhost:4318\"\n",
+        "evergrant.toml:2: tracing.otlp_endpoint: must be an http or https address, like \"http://localhost:4318/v1/traces\"",
+    );
+    check(
+        "[tracing]\notlp_endpoint = \"http://me:secret@collector/v1/traces\"\n",
+        "evergrant.toml:2: tracing.otlp_endpoint: must not hold a user name or password: OTEL_EXPORTER_OTLP_HEADERS can carry what the collector asks for",
+    );
+    for ratio in ["1.5", "-0.1", "true", "\"0.5\""] {
+        check(
+            &format!("[tracing]\nsample_ratio = {ratio}\n"),
+            "evergrant.toml:2: tracing.sample_ratio: must be a number from 0 to 1, like 0.1",
+        );
+    }
 }
 
 #[test]

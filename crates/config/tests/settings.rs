@@ -8,7 +8,7 @@ use evergrant_config::{Config, CoordinationMode, Limits, LogCalls, Store, TlsFil
 use evergrant_domain::app::{ClientAuth, Dialect};
 use evergrant_domain::call_budget::{Limit, Setting};
 use evergrant_domain::webhook::Notice;
-use evergrant_domain::{App, AppName, KeepFresh, RefreshPolicy, Rotation};
+use evergrant_domain::{App, AppName, ConnectionId, KeepFresh, RefreshPolicy, Rotation};
 use tempfile::TempDir;
 
 const HUBSPOT: &str =
@@ -292,6 +292,9 @@ fn the_environment_wins_over_the_file() {
             ("EVERGRANT_APPS__CRM__PUBLIC_INSTALL", "true"),
             ("EVERGRANT_APPS__CRM__REFRESH_BUFFER", "3m"),
             ("EVERGRANT_URL", "http://elsewhere"),
+            ("EVERGRANT_METRICS__CONNECTIONS", "acme, beta"),
+            ("EVERGRANT_TRACING__OTLP_ENDPOINT", "http://collector:4318/v1/traces"),
+            ("EVERGRANT_TRACING__SAMPLE_RATIO", "0.25"),
             ("EVERGRANT_LOG", "debug"),
         ],
     );
@@ -306,6 +309,11 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
     assert_eq!(config.log.calls, LogCalls::All);
     assert_eq!(config.metrics.listen, "0.0.0.0:9484".parse().ok());
+    let named: Vec<&str> = config.metrics.connections.iter().map(ConnectionId::as_str).collect();
+    assert_eq!(named, ["acme", "beta"]);
+    let endpoint = config.tracing.otlp_endpoint.as_ref().map(url::Url::as_str);
+    assert_eq!(endpoint, Some("http://collector:4318/v1/traces"));
+    assert_eq!(config.tracing.sample_ratio, Some(0.25));
     assert_eq!(config.coordination.max_stale, Duration::from_secs(300));
     assert_eq!(config.apps[0].scopes, ["oauth", "crm.objects.contacts.read"]);
     assert!(config.apps[0].public_install);

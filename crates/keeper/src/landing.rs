@@ -103,11 +103,15 @@ impl Answer {
     /// Another token set was stored for the version that this answer was issued for, so two were issued for one. Where it may have
     /// been stored itself, only the very next version says so: a later one may have come from this answer.
     fn was_issued_twice(&self, held: &Held) -> bool {
+        let next = held.connection.version == self.lease.version().next();
+        let may_have_been_stored = self.tried.may_have_been_stored.load(Ordering::Relaxed);
+        self.is_of_the_consent_of(held) && (next || !may_have_been_stored)
+    }
+
+    /// Whether no newer consent is there, and no other connection under this id.
+    fn is_of_the_consent_of(&self, held: &Held) -> bool {
         let connection = &held.connection;
-        let next = connection.version == self.lease.version().next();
-        connection.created_at == self.created_at
-            && connection.connected_at <= self.connected_at
-            && (next || !self.tried.may_have_been_stored.load(Ordering::Relaxed))
+        connection.created_at == self.created_at && connection.connected_at <= self.connected_at
     }
 
     /// A commit whose answer was lost had happened: token sets are compared by what they are, not by number alone.
@@ -434,6 +438,9 @@ impl Keeper {
             Landed::Moved(held) if answer.is_settled_in(&held) => {
                 if answer.was_issued_twice(&held) {
                     self.tell_of_double_redemption(answer, &held);
+                } else if answer.is_of_the_consent_of(&held) && self.inner.afloat.has(id, &answer.name) {
+                    // It was stored without saying so, and what came of it is there by now.
+                    self.count_stored(answer);
                 }
                 Ashore::Superseded
             }

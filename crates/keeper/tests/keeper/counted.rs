@@ -147,6 +147,28 @@ async fn two_token_sets_for_one_version_are_a_double_redemption() {
 }
 
 #[tokio::test]
+async fn a_token_set_that_was_stored_without_saying_so_and_refreshed_since_is_no_double_redemption() {
+    let world = World::new().await;
+    let (store, vault) = world.store().await;
+    let permits = Arc::new(tokio::sync::Semaphore::new(1));
+    let store = Steps::gated(store, "land", permits.clone());
+    let store = Steps::failing(store, "land", 1, Moment::After);
+    let first = world::keeper(world.app(), store, vault, world.clock.clone());
+    let second = world.keeper().await;
+    let connection = world.connected(&second).await;
+    world.pass(PAST_EXPIRY);
+    first.current(&connection.id, None).await.unwrap();
+    // Before the first one asks again whether it was stored, the second one has redeemed what was.
+    let renewal = evergrant_keeper::Renewal::Forced;
+    let report = second.refresh(&connection.id, None, renewal).await.unwrap();
+    assert_eq!(report.version, connection.version.next().next());
+    permits.add_permits(9);
+    first.shutdown().await;
+    check(&first, &[(ISSUED, 1.0), (STORED, 1.0), (DOUBLE, 0.0)]);
+    check(&second, &[(ISSUED, 1.0), (STORED, 1.0), (DOUBLE, 0.0)]);
+}
+
+#[tokio::test]
 async fn a_newer_consent_is_no_double_redemption() {
     let world = World::new().await;
     let keeper = world.keeper().await;
