@@ -165,7 +165,9 @@ impl opentelemetry_http::HttpClient for Sender {
             let body = Limited::new(body, ANSWER_MAX).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
-        let sent = self.runtime.spawn(timeout(EXPORT_TIMEOUT, exchange)).await;
+        // A timeout, too, wants to be made on a runtime.
+        let in_time = async move { timeout(EXPORT_TIMEOUT, exchange).await };
+        let sent = self.runtime.spawn(in_time).await;
         let sent = match sent {
             Ok(Ok(sent)) => sent,
             Ok(Err(elapsed)) => Err(elapsed.into()),

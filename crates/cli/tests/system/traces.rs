@@ -125,9 +125,16 @@ async fn call(installation: &Installation, service: &Service, key: &str, trace: 
     assert_eq!(answer.status, StatusCode::NOT_FOUND, "{answer:?}");
 }
 
-fn stop(service: Service) {
+/// Stops it, and waits until everything that it printed is here.
+async fn stop(installation: &Installation, service: Service) {
     service.signal(Signal::TERM);
-    assert!(service.ended().success());
+    let ended = tokio::task::spawn_blocking(move || service.ended())
+        .await
+        .unwrap();
+    assert!(ended.success());
+    while !installation.printed().contains(r#""event":"stopped""#) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +154,7 @@ async fn a_call_with_a_401_is_one_trace_from_call_to_refresh_to_repeat() {
     call(&installation, &service, &key, Some((&trace(1), 1))).await;
     // The caller does not keep its trace, so nobody keeps a part of it.
     call(&installation, &service, &key, Some((&trace(2), 0))).await;
-    stop(service);
+    stop(&installation, service).await;
 
     let spans = collector.trace(&trace(1));
     let shown: Vec<_> = spans
@@ -264,7 +271,7 @@ async fn a_call_that_waits_for_anothers_refresh_is_linked_to_it() {
         installation.hubspot.release_held();
     };
     futures_util::future::join(futures_util::future::join_all(calls), released).await;
-    stop(service);
+    stop(&installation, service).await;
     let spans = collector.spans();
     let refreshes: Vec<_> = spans.iter().filter(|span| span.name == "refresh").collect();
     let [refresh] = refreshes.as_slice() else {
@@ -304,7 +311,7 @@ async fn a_collector_that_is_away_costs_its_spans_and_one_line() {
     for _ in 0..20 {
         call(&installation, &service, &key, None).await;
     }
-    stop(service);
+    stop(&installation, service).await;
     let printed = installation.printed();
     assert_eq!(printed.matches("traces_lost").count(), 1, "{printed}");
 }
