@@ -34,6 +34,8 @@ pub enum EventKind {
     AccountMismatch,
     /// A lease was taken over from a holder that is gone or too slow.
     LeaseTakenOver,
+    /// Two token sets were issued for one version: its refresh token was redeemed twice.
+    DoubleRedemption,
     /// The store had lost a token set, and was given it back.
     StoreRegressed,
     /// An access token was handed to a caller.
@@ -50,7 +52,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Connected,
         Self::Refreshed,
         Self::RefreshFailed,
@@ -64,6 +66,7 @@ impl EventKind {
         Self::Disconnected,
         Self::AccountMismatch,
         Self::LeaseTakenOver,
+        Self::DoubleRedemption,
         Self::StoreRegressed,
         Self::TokenHandedOut,
         Self::Revoked,
@@ -88,6 +91,7 @@ impl EventKind {
             Self::Disconnected => "disconnected",
             Self::AccountMismatch => "account_mismatch",
             Self::LeaseTakenOver => "lease_taken_over",
+            Self::DoubleRedemption => "double_redemption",
             Self::StoreRegressed => "store_regressed",
             Self::TokenHandedOut => "token_handed_out",
             Self::Revoked => "revoked",

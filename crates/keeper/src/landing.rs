@@ -485,6 +485,12 @@ impl Keeper {
             return;
         }
         self.inner.metrics.double_redemption();
+        let detail = format!(
+            "two token sets were issued for version {}; the other one is stored",
+            answer.lease.version()
+        );
+        let event = Event::new(EventKind::DoubleRedemption, detail);
+        self.event(answer.lease.connection(), event);
         tracing::error!(
             event = "double_redemption",
             connection_id = %answer.lease.connection(),

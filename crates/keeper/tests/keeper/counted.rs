@@ -144,6 +144,9 @@ async fn two_token_sets_for_one_version_are_a_double_redemption() {
         &first,
         &[(ISSUED, 1.0), (STORED, 0.0), (DOUBLE, 1.0), (FOUND, 1.0)],
     );
+    let events = second.store().events(&connection.id, 9).await.unwrap();
+    let told = events.iter().filter(|event| event.kind == "double_redemption");
+    assert_eq!(told.count(), 1, "{events:?}");
 }
 
 #[tokio::test]
