@@ -463,7 +463,7 @@ fn metrics_have_an_address_of_their_own_or_none() {
     );
     check(
         "[metrics]\nconnections = [\"acme\", \"a b\"]\n",
-        "evergrant.toml:2: metrics.connections: \"a b\": an id is 1 to 128 characters",
+        "evergrant.toml:2: metrics.connections: \"a b\": a connection id is 1 to 128 letters, digits, '.', '_', '~' or '-', and begins with a letter or digit",
     );
     let many = format!("[metrics]\nconnections = [{}]\n", "\"a\",".repeat(101));
     check(

@@ -293,7 +293,10 @@ fn the_environment_wins_over_the_file() {
             ("EVERGRANT_APPS__CRM__REFRESH_BUFFER", "3m"),
             ("EVERGRANT_URL", "http://elsewhere"),
             ("EVERGRANT_METRICS__CONNECTIONS", "acme, beta"),
-            ("EVERGRANT_TRACING__OTLP_ENDPOINT", "http://collector:4318/v1/traces"),
+            (
+                "EVERGRANT_TRACING__OTLP_ENDPOINT",
+                "http://collector:4318/v1/traces",
+            ),
             ("EVERGRANT_TRACING__SAMPLE_RATIO", "0.25"),
             ("EVERGRANT_LOG", "debug"),
         ],
@@ -309,7 +312,12 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
     assert_eq!(config.log.calls, LogCalls::All);
     assert_eq!(config.metrics.listen, "0.0.0.0:9484".parse().ok());
-    let named: Vec<&str> = config.metrics.connections.iter().map(ConnectionId::as_str).collect();
+    let named: Vec<&str> = config
+        .metrics
+        .connections
+        .iter()
+        .map(ConnectionId::as_str)
+        .collect();
     assert_eq!(named, ["acme", "beta"]);
     let endpoint = config.tracing.otlp_endpoint.as_ref().map(url::Url::as_str);
     assert_eq!(endpoint, Some("http://collector:4318/v1/traces"));

@@ -6,6 +6,7 @@ use axum::response::Response;
 use http::{HeaderMap, Request};
 use tracing::Span;
 use tracing::field::Empty;
+use tracing::level_filters::LevelFilter;
 
 use crate::log::GatewayCall;
 use crate::problem::Problem;
@@ -23,6 +24,9 @@ const GATEWAY: &str = "/gateway/{connection_id}/{path}";
 
 /// Begins the span of a call, and names the trace in the call's log line.
 pub(crate) fn begin<B>(request: &Request<B>, traces: Option<&Arc<dyn Traces>>, trace: &mut Trace) -> Span {
+    if LevelFilter::current() < LevelFilter::DEBUG {
+        return Span::none();
+    }
     let path = request.uri().path();
     // A name does not change any more once its span has begun.
     let route = if path.starts_with("/gateway/") {

@@ -1,11 +1,15 @@
 //! What is shown beside the counts and has to be looked up: in the store, in the lifeboat. Looked up behind the answers and not all
 //! the time, so that neither who scrapes nor a store that hangs is in the other's way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::AppName;
+use evergrant_domain::access::Limits;
 use evergrant_domain::app::AppHealth;
+use evergrant_domain::connection::Health;
+use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_keeper::Keeper;
 use evergrant_metrics::{Exposition, Kind};
 use parking_lot::Mutex;
@@ -38,6 +42,8 @@ pub(crate) struct LookedUp {
 struct Fleet {
     /// Whether the provider refuses an app's credentials.
     rejected: Vec<(AppName, bool)>,
+    /// How many connections of an app do how; each configured app with each word, and no connection that was disconnected.
+    connections: BTreeMap<(AppName, &'static str), u64>,
 }
 
 impl Fleet {
@@ -48,7 +54,28 @@ impl Fleet {
             let refused = matches!(health, AppHealth::CredentialsRejected { .. });
             rejected.push((app.name.clone(), refused));
         }
-        Some(Self { rejected })
+        let now = keeper.clock().now();
+        let store = keeper.store();
+        let counts = store
+            .count_connections(Limits::default(), QUIET_TIME, now)
+            .await
+            .ok()?;
+        let configured = keeper.apps();
+        let words = configured
+            .iter()
+            .flat_map(|app| Health::ALL.map(|health| (app, health)));
+        let mut connections: BTreeMap<_, _> = words
+            .map(|(app, health)| ((app.name.clone(), health.as_str()), 0))
+            .collect();
+        for counted in counts {
+            if let Some(health) = counted.health {
+                connections.insert((counted.app, health.as_str()), counted.count);
+            }
+        }
+        Some(Self {
+            rejected,
+            connections,
+        })
     }
 }
 
@@ -72,6 +99,9 @@ impl LookedUp {
             Kind::Gauge,
             "Connections by how they do. The same in each process of a fleet.",
         );
+        for ((app, health), count) in fleet.iter().flat_map(|fleet| &fleet.connections) {
+            text.sample(CONNECTIONS, &[("app", app.as_str()), ("health", health)], count);
+        }
         text.family(
             REJECTED,
             Kind::Gauge,

@@ -138,6 +138,7 @@ async fn what_rules_and_dashboard_ask_for_is_there() {
 async fn what_is_not_counted_but_looked_up_is_shown_beside_it() {
     let house = House::build().await;
     let metrics = house.key(json!({"name": "n", "role": "metrics"})).await;
+    house.import("c1", "acme", 1001).await;
     house
         .get("", "/v1/connections")
         .await
@@ -146,6 +147,10 @@ async fn what_is_not_counted_but_looked_up_is_shown_beside_it() {
     let text = answer.text();
     for sample in [
         r#"evergrant_app_credentials_rejected{app="crm"} 0"#,
+        r#"evergrant_connections{app="crm",health="unverified"} 1"#,
+        r#"evergrant_connections{app="crm",health="reconnect_required"} 0"#,
+        r#"evergrant_connections{app="other",health="healthy"} 0"#,
+        r#"evergrant_token_sets_stored_total{app="crm",source="import"} 1"#,
         r#"evergrant_problems_total{code="invalid_api_key"} 1"#,
         r#"evergrant_problems_total{code="overloaded"} 0"#,
         r#"evergrant_store_errors_total{op="land"} 0"#,
