@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
-use evergrant_gateway::{BrokenOff, Gateway, GatewayBody, NoAnswer, Outgoing, Rest, Transport};
+use evergrant_gateway::{BrokenOff, Gateway, GatewayBody, Leaving, NoAnswer, Rest, Transport};
 use http::{Extensions, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -182,7 +182,8 @@ struct ByClient {
 }
 
 impl Transport for ByClient {
-    async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
+    async fn send(&self, call: Leaving<'_>) -> Result<Response<Rest>, NoAnswer> {
+        let request = call.request();
         if is_in_clear(request.uri()) {
             return Err(NoAnswer::NotSent);
         }

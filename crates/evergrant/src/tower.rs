@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
-use evergrant_gateway::{Gateway, GatewayBody, NoAnswer, Outgoing, Rest, Transport};
+use evergrant_gateway::{Gateway, GatewayBody, Leaving, NoAnswer, Outgoing, Rest, Transport};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -185,7 +185,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
+    async fn send(&self, call: Leaving<'_>) -> Result<Response<Rest>, NoAnswer> {
+        let request = call.request();
         if is_in_clear(request.uri()) {
             return Err(NoAnswer::NotSent);
         }

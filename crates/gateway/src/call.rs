@@ -8,13 +8,14 @@ use evergrant_domain::repeat::Effect;
 use evergrant_domain::write_lookup::{LookUp, look_up};
 use evergrant_domain::{ConnectionId, Timestamp};
 use evergrant_keeper::Current;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use tokio::time::Instant;
 
 use crate::budget::{Patience, Permit};
-use crate::call_body::{CallBody, Outgoing};
+use crate::call_body::CallBody;
 use crate::guard::Place;
+use crate::transport::Leaving;
 
 /// What is sent, however often.
 pub(crate) struct Call<'a> {
@@ -48,16 +49,15 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The only place where an access token is put on a request.
-    pub(crate) fn request(&self) -> Request<Outgoing> {
-        let mut request = Request::new(self.body.send());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-            .headers_mut()
-            .insert(AUTHORIZATION, self.token.bearer.clone());
-        request
+    /// The only place where an access token is put on a call.
+    pub(crate) fn leaving(&self) -> Leaving<'_> {
+        Leaving {
+            method: &self.method,
+            uri: &self.uri,
+            headers: &self.headers,
+            bearer: &self.token.bearer,
+            body: self.body.send(),
+        }
     }
 
     /// What to ask to find out whether it was carried out.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::call_budget::Lane;
 use evergrant_domain::{Timestamp, Version};
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::budget::MAX_WAIT_MAX;
@@ -48,8 +48,7 @@ pub(crate) struct Asked {
 pub(crate) fn asked(headers: &HeaderMap, headers_max: usize) -> Result<Asked, RefusalKind> {
     let bad_request = |what| Err(RefusalKind::BadRequest { what });
     let named = Named::by(headers);
-    // Room for the bearer and the host.
-    let mut on = HeaderMap::with_capacity(headers.len() + 2);
+    let mut on = HeaderMap::new();
     let (mut min_ttl, mut enqueued_at) = (None, None);
     let mut guards = GuardsAsked::None;
     let (mut lane, mut max_wait) = (None, None);
@@ -139,22 +138,35 @@ fn time(value: &HeaderValue) -> Option<Timestamp> {
 /// Removes from a provider's headers what is not for the caller: what concerns one connection only, what only we may say, and
 /// what a browser or client would take as said by us: cookies, and other doors to the same service.
 pub(crate) fn clean_answer(headers: &mut HeaderMap) {
-    let named = Named::by(headers);
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // The body's length was decided by the coding. Another length beside it must not reach anyone.
-        headers.remove(CONTENT_LENGTH);
+    // One look at each, and no hash of a name: most answers have nothing to be removed.
+    let (mut is_coded, mut names_some) = (false, false);
+    let mut strangers = Vec::new();
+    for name in headers.keys() {
+        match name.as_str() {
+            "set-cookie" | "alt-svc" => {}
+            "connection" => names_some = true,
+            "transfer-encoding" => is_coded = true,
+            other if is_hop_by_hop(other) || other.starts_with(OURS) => {}
+            _ => continue,
+        }
+        strangers.push(name.clone());
     }
-    let is_stranger = |name: &str| is_hop_by_hop(name) || name.starts_with(OURS) || named.contains(name);
-    let strangers: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_stranger(name.as_str()))
-        .cloned()
-        .collect();
+    if is_coded {
+        // The body's length was decided by the coding. Another length beside it must not reach anyone.
+        strangers.push(CONTENT_LENGTH);
+    }
+    if names_some {
+        let named = Named::by(headers);
+        strangers.extend(
+            headers
+                .keys()
+                .filter(|name| named.contains(name.as_str()))
+                .cloned(),
+        );
+    }
     for name in strangers {
         headers.remove(name);
     }
-    headers.remove(SET_COOKIE);
-    headers.remove(ALT_SVC);
 }
 
 /// RFC 9110 §7.6.1, and what is in use beside it.
@@ -171,7 +183,8 @@ struct Named(Vec<String>);
 impl Named {
     fn by(headers: &HeaderMap) -> Self {
         let mut named = Vec::new();
-        for value in headers.get_all(CONNECTION) {
+        let values = headers.iter().filter(|(name, _)| **name == CONNECTION);
+        for (_, value) in values {
             for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
                 if !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close") {
                     named.push(name.to_ascii_lowercase());
@@ -204,10 +217,10 @@ impl Said {
     /// Adds it.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(CLASS, HeaderValue::from_static(self.class.as_str()));
-        headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
-        headers.insert(TOKEN_VERSION, HeaderValue::from(self.version.number()));
+        headers.insert(ATTEMPTS, number(self.attempts.into()));
+        headers.insert(TOKEN_VERSION, number(self.version.number()));
         if let Some(seconds) = self.seconds_remaining {
-            headers.insert(TOKEN_TTL, HeaderValue::from(seconds));
+            headers.insert(TOKEN_TTL, number(seconds));
         }
         if self.outcome_unknown {
             headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
@@ -232,6 +245,15 @@ impl Said {
         if let Ok(timing) = HeaderValue::from_maybe_shared(bytes::Bytes::from(timing)) {
             headers.append(SERVER_TIMING, timing);
         }
+    }
+}
+
+/// A number as a header's value. The smallest, which are the most frequent, are at hand.
+fn number(number: i64) -> HeaderValue {
+    const SMALL: &str = "0123456789";
+    match usize::try_from(number) {
+        Ok(small) if small < SMALL.len() => HeaderValue::from_static(&SMALL[small..=small]),
+        Ok(_) | Err(_) => HeaderValue::from(number),
     }
 }
 

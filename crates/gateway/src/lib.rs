@@ -28,5 +28,5 @@ pub use answer_body::{BrokenOff, GatewayBody, Rest};
 pub use call_body::Outgoing;
 pub use gateway::{Gateway, GatewayLimits, Terms, outlives_its_caller};
 pub use record::{Answer, CallRecord, Refusal, RefusalKind};
-pub use transport::{NoAnswer, Transport};
+pub use transport::{Leaving, NoAnswer, Transport};
 pub use upstream::{Remaining, Upstream};

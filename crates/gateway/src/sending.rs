@@ -224,7 +224,7 @@ impl<T: Transport> Inner<T> {
     /// While the caller's body moves on, the provider is not late.
     async fn answer_in_time(&self, call: &Call<'_>, began: Instant) -> Result<Response<Rest>, NoAnswer> {
         let patience = self.upstream_timeout();
-        let mut answer = pin!(self.transport.send(call.request()));
+        let mut answer = pin!(self.transport.send(call.leaving()));
         let mut until = began + patience;
         loop {
             match timeout_at(until, &mut answer).await {

@@ -30,15 +30,32 @@ impl<'a> Target<'a> {
         if whole.starts_with("//") {
             return refuse("the path begins with two slashes; is there one at the end of the base URL, too?");
         }
-        if !whole.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // All of it, whatever is found on the way: so the processor looks at many bytes at a time.
+        let is_graphic = whole
+            .bytes()
+            .fold(true, |fine, byte| fine & byte.is_ascii_graphic());
+        if !is_graphic {
             return refuse(
                 "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
             );
         }
-        if whole.contains(['\\', '#']) {
+        let is_plain = whole
+            .bytes()
+            .fold(true, |fine, byte| fine & (byte != b'\\') & (byte != b'#'));
+        if !is_plain {
             return refuse("path and query hold a backslash or '#', which must be percent-encoded");
         }
-        let path = whole.split_once('?').map_or(whole, |(path, _)| path);
+        let path = match whole.bytes().position(|byte| byte == b'?') {
+            Some(end) => &whole[..end],
+            None => whole,
+        };
+        // Without these there is no dot segment, and nothing encoded.
+        let may_hide = path
+            .bytes()
+            .fold(false, |found, byte| found | (byte == b'.') | (byte == b'%'));
+        if !may_hide {
+            return Ok(Self { whole, path });
+        }
         // Decoded twice, because some servers do. Then there is nothing left that they could find.
         let mut seen = Cow::Borrowed(path.as_bytes());
         for _ in 0..=DECODED_TIMES {

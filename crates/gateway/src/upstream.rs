@@ -1,28 +1,28 @@
 //! The connections to providers, and what is known when no answer came: whether the call left.
 //!
-//! A pool of our own: hyper speaks HTTP/1.1, and everything around it is here. Start reading at [`Upstream`]'s `send`; `connect` makes
-//! connections, `exchange` is one connection and the call that has it, `shelf` keeps those that wait for the next call.
+//! A pool of our own. Start reading at [`Upstream`]'s `send`; `connect` makes connections, `exchange` is one connection and the call
+//! that has it, `short` speaks HTTP/1.1 where that is simple, and hyper where it is not; `shelf` keeps those that wait for the next
+//! call.
 //! Redirects are answers like any other here.
 
 mod connect;
 mod exchange;
 mod shelf;
+mod short;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use evergrant_oauth::TlsRoots;
-use http::header::HOST;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Response, Uri};
 use tokio::time::timeout;
 
 use crate::answer_body::Rest;
-use crate::call_body::{BoxError, Outgoing};
-use crate::transport::{NoAnswer, Transport};
+use crate::transport::{Leaving, NoAnswer, Transport};
 use crate::upstream::connect::Connector;
 use crate::upstream::exchange::{Failed, Line};
-use crate::upstream::shelf::{Origin, Shelves};
+use crate::upstream::shelf::{Origin, Shelf, Shelves};
 
 pub use exchange::Remaining;
 
@@ -46,10 +46,21 @@ impl Upstream {
         upstream
     }
 
-    async fn connect(&self, to: Uri) -> Result<Box<Line>, BoxError> {
+    async fn connect(&self, to: &Uri, origin: Origin<'_>, home: &Arc<Shelf>) -> Result<Box<Line>, NoAnswer> {
+        let host = HeaderValue::from_str(origin.host).map_err(|_| NoAnswer::NotSent)?;
         let connect_max = Duration::from_millis(self.connect_max.load(Ordering::Relaxed));
-        let stream = timeout(connect_max, self.connector.connect(to)).await??;
-        Ok(Line::begin(stream).await?)
+        let stream = match timeout(connect_max, self.connector.connect(to.clone())).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &*error, "the provider was not reached");
+                return Err(NoAnswer::NotSent);
+            }
+            Err(_) => {
+                tracing::debug!("the provider was not reached in time");
+                return Err(NoAnswer::NotSent);
+            }
+        };
+        Ok(Line::begin(stream, home, origin.is_tls, host))
     }
 }
 
@@ -62,53 +73,31 @@ impl Transport for Upstream {
             .store(u64::try_from(connect_max).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
-        let (mut parts, body) = request.into_parts();
-        let to = std::mem::take(&mut parts.uri);
-        let (Some(origin), Some(path)) = (Origin::of(&to), to.path_and_query()) else {
+    async fn send(&self, mut call: Leaving<'_>) -> Result<Response<Rest>, NoAnswer> {
+        let to = call.uri;
+        let Some(origin) = Origin::of(to) else {
             return Err(NoAnswer::NotSent);
         };
-        parts.uri = Uri::from(path.clone());
         let home = self.shelves.here();
-        let mut kept = home.take(origin);
-        let host = match &kept {
-            Some(kept) => kept.origin().clone(),
-            None => match HeaderValue::from_str(origin.host) {
-                Ok(host) => host,
-                Err(_) => return Err(NoAnswer::NotSent),
-            },
-        };
-        parts.headers.insert(HOST, host.clone());
-        let mut request = Request::from_parts(parts, body);
         loop {
-            let line = if let Some(line) = kept {
-                line
-            } else {
-                let mut line = Box::pin(self.connect(to.clone())).await.map_err(|error| {
-                    tracing::debug!(error = &*error, "the provider was not reached");
-                    NoAnswer::NotSent
-                })?;
-                line.belongs(&home, origin.is_tls, host.clone());
-                line
+            let line = match home.take(origin) {
+                Some(line) => line,
+                None => Box::pin(self.connect(to, origin, &home)).await?,
             };
             let was_kept = line.was_kept();
-            let failed = match line.exchange(request).await {
+            let failed = match line.exchange(call).await {
                 Ok(response) => return Ok(response.map(Rest::Own)),
                 Err(failed) => failed,
             };
             let Failed { error, unwritten } = *failed;
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "no answer from the provider"
-            );
-            // In doubt it left. hyper gives back only what it did not begin to write (hyper 1.12, `client::dispatch` and
-            // `proto::h1::dispatch`): such a call goes to another connection, unless this one was new.
-            request = match unwritten {
+            tracing::debug!(error = &*error, "no answer from the provider");
+            // In doubt it left. Only what was not begun to be written comes back, also from hyper (hyper 1.12, `client::dispatch`
+            // and `proto::h1::dispatch`): such a call goes to another connection, unless this one was new.
+            call = match unwritten {
                 None => return Err(NoAnswer::Cut),
                 Some(_) if !was_kept => return Err(NoAnswer::NotSent),
-                Some(request) => request,
+                Some(call) => call,
             };
-            kept = home.take(origin);
         }
     }
 }

@@ -10,12 +10,11 @@ use std::time::Duration;
 use evergrant_oauth::TlsRoots;
 use http::Uri;
 use http::uri::Scheme;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
@@ -51,13 +50,13 @@ impl Connector {
             if host.parse().is_ok_and(|address: IpAddr| !address.is_loopback()) {
                 return Err(PLAIN_REFUSED.into());
             }
-            return Ok(Stream::Plain(self.plain.clone().call(to).await?));
+            return Ok(Stream::Plain(self.plain.clone().call(to).await?.into_inner()));
         }
         let tls = self.tls.get_or_try_init(|| tls(&self.roots)).await?;
         let stream = self.everywhere.clone().call(to).await?.into_inner();
         let name = ServerName::try_from(host)?;
         let stream = tls.connect(name, stream).await?;
-        Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+        Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
@@ -65,15 +64,15 @@ const PLAIN_REFUSED: &str = "plain HTTP is spoken with this machine only";
 
 /// The bytes of a connection.
 pub(crate) enum Stream {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Read for Stream {
+impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -82,7 +81,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -2,15 +2,14 @@
 //!
 //! A socket lives in the runtime that opened it. So each runtime has a shelf of its own, and no call wakes another's thread.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::Uri;
 use http::uri::Scheme;
+use http::{HeaderValue, Uri};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{self, Handle};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::upstream::exchange::Line;
 
@@ -113,18 +112,19 @@ type Lines = Vec<Box<Line>>;
 /// The waiting connections of one runtime: by host, the one that was used last on top.
 #[derive(Default)]
 pub(crate) struct Shelf {
-    waiting: Mutex<HashMap<Box<str>, Hosts>>,
+    /// Few, so that looking through them costs less than a hash.
+    waiting: Mutex<Vec<Host>>,
 }
 
-#[derive(Default)]
-struct Hosts {
-    plain: Lines,
-    tls: Lines,
+struct Host {
+    name: HeaderValue,
+    is_tls: bool,
+    lines: Lines,
 }
 
-impl Hosts {
-    fn of(&mut self, is_tls: bool) -> &mut Lines {
-        if is_tls { &mut self.tls } else { &mut self.plain }
+impl Host {
+    fn is(&self, name: &[u8], is_tls: bool) -> bool {
+        self.is_tls == is_tls && self.name.as_bytes() == name
     }
 }
 
@@ -132,9 +132,13 @@ impl Shelf {
     /// A connection to this origin, if one waits.
     pub(crate) fn take(&self, origin: Origin<'_>) -> Option<Box<Line>> {
         let mut waiting = self.waiting.lock();
-        let lines = waiting.get_mut(origin.host)?.of(origin.is_tls);
-        let line = lines.pop()?;
-        if is_current(&line) {
+        let name = origin.host.as_bytes();
+        let lines = &mut waiting
+            .iter_mut()
+            .find(|host| host.is(name, origin.is_tls))?
+            .lines;
+        let mut line = lines.pop()?;
+        if line.has_waited() < IDLE_MAX {
             return Some(line);
         }
         // All others wait longer.
@@ -146,15 +150,18 @@ impl Shelf {
 
     /// Takes a connection back that is free.
     pub(crate) fn put(&self, line: Box<Line>) {
-        let Ok(host) = line.origin().to_str() else { return };
+        let (name, is_tls) = (line.origin(), line.is_tls());
         let mut waiting = self.waiting.lock();
-        if !waiting.contains_key(host) {
-            waiting.insert(host.into(), Hosts::default());
-        }
-        let Some(hosts) = waiting.get_mut(host) else {
-            return;
-        };
-        let lines = hosts.of(line.is_tls());
+        let known = waiting.iter().position(|host| host.is(name.as_bytes(), is_tls));
+        let at = known.unwrap_or_else(|| {
+            waiting.push(Host {
+                name: name.clone(),
+                is_tls,
+                lines: Vec::new(),
+            });
+            waiting.len() - 1
+        });
+        let lines = &mut waiting[at].lines;
         if lines.len() < IDLE_AT_ONCE {
             lines.push(line);
         }
@@ -163,18 +170,14 @@ impl Shelf {
     fn sweep(&self) {
         let mut ended = Vec::new();
         let mut waiting = self.waiting.lock();
-        waiting.retain(|_, hosts| {
-            for lines in [&mut hosts.plain, &mut hosts.tls] {
-                ended.extend(lines.extract_if(.., |line| !is_current(line) || line.has_ended()));
-            }
-            !hosts.plain.is_empty() || !hosts.tls.is_empty()
+        waiting.retain_mut(|host| {
+            ended.extend(
+                host.lines
+                    .extract_if(.., |line| line.has_waited() >= IDLE_MAX || line.has_ended()),
+            );
+            !host.lines.is_empty()
         });
         drop(waiting);
         drop(ended);
     }
-}
-
-fn is_current(line: &Line) -> bool {
-    line.idle_since()
-        .is_some_and(|since| Instant::now() - since < IDLE_MAX)
 }

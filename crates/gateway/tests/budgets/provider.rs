@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evergrant_gateway::{NoAnswer, Outgoing, Rest, Transport};
-use http::{Request, Response};
+use evergrant_gateway::{Leaving, NoAnswer, Rest, Transport};
+use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -114,7 +114,8 @@ pub(crate) fn too_many(policy: &str) -> Reply {
 }
 
 impl Transport for Provider {
-    async fn send(&self, request: Request<Outgoing>) -> Result<Response<Rest>, NoAnswer> {
+    async fn send(&self, call: Leaving<'_>) -> Result<Response<Rest>, NoAnswer> {
+        let request = call.request();
         let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap());
         let mut call = Arrived {
             at: Instant::now(),
