@@ -8,6 +8,7 @@
 //! in `problem`, and the customer's way in `connect`.
 
 mod access;
+mod answer;
 mod api;
 mod connect;
 mod dashboard;
@@ -28,6 +29,7 @@ mod pace;
 mod pages;
 mod patience;
 mod problem;
+mod rarely;
 mod router;
 mod service;
 mod spans;
@@ -36,6 +38,7 @@ mod tls;
 mod trace;
 mod views;
 
+pub use answer::AnswerBody;
 pub use listen::{BindError, ListenSettings, Server};
 pub use metrics::{MetricsBindError, MetricsServer};
 pub use problem::Code;

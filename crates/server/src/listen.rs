@@ -1,22 +1,24 @@
 //! The listeners: accept, speak TLS where that is configured, serve HTTP/1.1 and HTTP/2, drain.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evergrant_config::TlsFiles;
+use futures_util::FutureExt as _;
 use futures_util::future::select_all;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +27,8 @@ use crate::guest::{Stay, Strangers};
 use crate::leftover;
 use crate::own_words::{InTurn, OwnWords};
 use crate::patience::Patience;
-use crate::service::{KeyWasValid, Peer, Reach, Service};
+use crate::rarely::Rarely;
+use crate::service::{Peer, Reach, Service};
 use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
@@ -169,7 +172,7 @@ impl Server {
             let (webhooks, stop) = (self.service.webhooks().clone(), stop.clone());
             async move { webhooks.run(stop).await }
         });
-        let graceful = GracefulShutdown::new();
+        let (drain, draining) = watch::channel(());
         let mut connections = JoinSet::new();
         loop {
             let (stream, peer, permit) = tokio::select! {
@@ -185,7 +188,7 @@ impl Server {
                     address: peer.ip(),
                     reach: self.reach,
                 },
-                watcher: graceful.watcher(),
+                draining: draining.clone(),
                 stop: stop.clone(),
             };
             let tls = self.tls.clone();
@@ -213,7 +216,9 @@ impl Server {
         let drained_at = Instant::now() + self.drain_timeout;
         self.service.begin_to_drain();
         drop(self.listeners);
-        if timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
+        drop(draining);
+        drain.send_replace(());
+        if timeout(self.drain_timeout, drain.closed()).await.is_err() {
             tracing::warn!(
                 event = "drain_timeout",
                 "calls were still in flight at the end of drain_timeout and are cut off"
@@ -325,7 +330,8 @@ struct Connection {
     header_timeout: Duration,
     service: Service,
     peer: Peer,
-    watcher: Watcher,
+    /// Says that no more requests are taken. Held until the connection ends.
+    draining: watch::Receiver<()>,
     stop: CancellationToken,
 }
 
@@ -335,7 +341,7 @@ impl Connection {
         let stay = self.stay.clone();
         tokio::select! {
             biased;
-            () = stay.asked_to_leave() => tracing::debug!("a connection made room for others"),
+            () = Rarely::new(stay.asked_to_leave()) => tracing::debug!("a connection made room for others"),
             () = self.greet(stream, tls) => {}
         }
     }
@@ -378,7 +384,7 @@ impl Connection {
             header_timeout,
             service,
             peer,
-            watcher,
+            mut draining,
             stop: _,
         } = self;
         let guest = stay.guest.clone();
@@ -387,14 +393,14 @@ impl Connection {
             let turn = stay.guest.turn();
             async move {
                 let (request, leftover) = leftover::watch(request);
-                let response = service.answer(request, peer).await;
+                let answer = service.respond(request, Some(peer)).await;
                 if let Some(leftover) = leftover {
                     leftover.throw_away().await;
                 }
-                if response.extensions().get::<KeyWasValid>().is_some() {
+                if answer.key_was_valid {
                     stay.is_known_now();
                 }
-                Ok::<_, Infallible>(response.map(|body| InTurn { body, _turn: turn }))
+                Ok::<_, Infallible>(answer.response.map(|body| InTurn { body, _turn: turn }))
             }
         });
         let io = TokioIo::new(stream);
@@ -402,9 +408,13 @@ impl Connection {
             Protocol::Http1 => {
                 let io = OwnWords::new(io, guest.clone());
                 let builder = http1(Patience::with(guest), header_timeout);
-                watcher.watch(builder.serve_connection(io, answer)).await
+                let connection = builder.serve_connection(io, answer);
+                until_drained(&mut draining, connection, http1::Connection::graceful_shutdown).await
             }
-            Protocol::Http2 => watcher.watch(http2().serve_connection(io, answer)).await,
+            Protocol::Http2 => {
+                let connection = http2().serve_connection(io, answer);
+                until_drained(&mut draining, connection, http2::Connection::graceful_shutdown).await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(
@@ -413,6 +423,24 @@ impl Connection {
             );
         }
     }
+}
+
+/// Serves a connection to its end, and lets it take no more requests once that is said.
+async fn until_drained<C: Future>(
+    draining: &mut watch::Receiver<()>,
+    connection: C,
+    take_no_more: impl Fn(Pin<&mut C>),
+) -> C::Output {
+    let mut connection = pin!(connection);
+    // Nobody left to say it is as good as said.
+    let mut said = pin!(Rarely::new(draining.changed()).fuse());
+    poll_fn(|cx| {
+        if said.as_mut().poll(cx).is_ready() {
+            take_no_more(connection.as_mut());
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 fn http1(timer: Patience, header_timeout: Duration) -> http1::Builder {

@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-use axum::response::Response;
 use evergrant_config::{LogCalls, Network};
 use evergrant_domain::ConnectionId;
 use evergrant_gateway::CallRecord;
 use http::{HeaderMap, HeaderName, Request};
 use tokio::time::Instant;
 
-use crate::problem::Problem;
+use crate::answer::Answer;
 use crate::router::Endpoint;
 use crate::service::{Peer, ServiceSettings};
 use crate::trace::Trace;
@@ -18,7 +17,6 @@ use crate::views::time;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What of the gateway's doing goes into the log; travels beside its answer.
-#[derive(Clone)]
 pub(crate) struct GatewayCall {
     pub(crate) connection: ConnectionId,
     pub(crate) record: CallRecord,
@@ -55,24 +53,24 @@ impl Line {
     }
 
     /// Writes it, where this call is one of those that get a line.
-    pub(crate) fn end(self, response: &Response, trace: &Trace) {
-        let call = response.extensions().get::<GatewayCall>();
-        let failed =
-            is_failure(response.status().as_u16()) || call.is_some_and(|call| is_trouble(&call.record));
+    pub(crate) fn end(self, answer: &Answer, trace: &Trace) {
+        let call = answer.call.as_deref();
+        let failed = is_failure(answer.response.status().as_u16())
+            || call.is_some_and(|call| is_trouble(&call.record));
         match self.calls {
             LogCalls::Off => return,
             LogCalls::Failures if !failed => return,
             LogCalls::Failures | LogCalls::All => {}
         }
         match call {
-            Some(call) => self.gateway(call, response, trace, failed),
-            None => self.api(response, trace, failed),
+            Some(call) => self.gateway(call, answer, trace, failed),
+            None => self.api(answer, trace, failed),
         }
     }
 }
 
 impl Line {
-    fn gateway(&self, call: &GatewayCall, response: &Response, trace: &Trace, failed: bool) {
+    fn gateway(&self, call: &GatewayCall, answer: &Answer, trace: &Trace, failed: bool) {
         let record = &call.record;
         let endpoint = record.endpoint();
         macro_rules! line {
@@ -83,7 +81,7 @@ impl Line {
                     app = record.app.as_ref().map(tracing::field::display),
                     endpoint = %endpoint,
                     method = %self.method,
-                    status_code = response.status().as_u16(),
+                    status_code = answer.response.status().as_u16(),
                     class = record.class.as_str(),
                     attempt = record.attempts,
                     refresh_attempt = u32::from(record.refreshed),
@@ -102,22 +100,16 @@ impl Line {
         if failed { line!(warn) } else { line!(info) }
     }
 
-    fn api(&self, response: &Response, trace: &Trace, failed: bool) {
-        let endpoint = response
-            .extensions()
-            .get::<Endpoint>()
-            .map_or(self.door, Endpoint::as_str);
-        let code = response
-            .extensions()
-            .get::<Problem>()
-            .map(|problem| problem.code().as_str());
+    fn api(&self, answer: &Answer, trace: &Trace, failed: bool) {
+        let endpoint = answer.endpoint.as_ref().map_or(self.door, Endpoint::as_str);
+        let code = answer.problem.as_ref().map(|problem| problem.code().as_str());
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
                     event = "request",
                     endpoint,
                     method = %self.method,
-                    status_code = response.status().as_u16(),
+                    status_code = answer.response.status().as_u16(),
                     code,
                     request_id = trace.request_id(),
                     trace_id = trace.trace_id.as_deref(),

@@ -5,6 +5,7 @@
 //! its words are told by exactly that, and replaced by a problem document; whatever belongs to an answer passes untouched,
 //! whatever it may look like.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -105,11 +106,29 @@ impl<I: Write + Unpin> Write for OwnWords<I> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = parts.first().map_or(&[][..], |part| &**part);
+        let length = parts.iter().map(|part| part.len()).sum();
         if self.is_hypers(first) {
-            return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
+            return Poll::Ready(Ok(length));
         }
-        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+        if length > JOINED_MAX {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        }
+        JOINED.with_borrow_mut(|joined| {
+            joined.clear();
+            for part in parts {
+                joined.extend_from_slice(part);
+            }
+            Pin::new(&mut self.io).poll_write(cx, joined)
+        })
     }
+}
+
+/// Up to so many bytes, copying parts together costs less than the kernel's looking at a list of them.
+const JOINED_MAX: usize = 4 * 1024;
+
+thread_local! {
+    /// Where they are put together. Empty in between, but for what is overwritten next.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The status of hyper's own answers: 400, 414 and 431.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use axum::Router;
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use evergrant::Evergrant;
 use evergrant_config::{Limits, LogCalls, Network};
@@ -29,6 +29,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use crate::access::{Caller, Keys};
+use crate::answer::{Answer, AnswerBody};
 use crate::connect::link::{self, ReconnectLink};
 use crate::dashboard::{Attempts, Sessions};
 use crate::health::Health;
@@ -74,7 +75,7 @@ pub enum Reach {
     Network,
 }
 
-/// Lies beside the answer to a call whose API key was valid, whatever came of it.
+/// Lies beside a route's answer to a request that showed a valid API key in another way than by its header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyWasValid;
 
@@ -178,15 +179,16 @@ impl Service {
     }
 
     /// Answers one request from the network.
-    pub async fn answer<B>(&self, request: Request<B>, peer: Peer) -> Response
+    pub async fn answer<B>(&self, request: Request<B>, peer: Peer) -> http::Response<AnswerBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.respond(request, Some(peer)).await
+        self.respond(request, Some(peer)).await.response
     }
 
-    async fn respond<B>(&self, mut request: Request<B>, peer: Option<Peer>) -> Response
+    /// The same with what is known of the answer besides.
+    pub(crate) async fn respond<B>(&self, mut request: Request<B>, peer: Option<Peer>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -205,34 +207,32 @@ impl Service {
         }
         let span = spans::begin(&request, self.inner.traces.get(), &mut trace);
         let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
-        // A fault in one answer is one answer's fault: its locks are released, the process goes on. In a place of its own, or all
-        // that an answer may need would be carried from hand to hand before it begins.
-        let dispatched = AssertUnwindSafe(Box::pin(self.dispatch(request, peer))).catch_unwind();
-        let response = if span.is_disabled() {
-            dispatched.await
+        // A fault in one answer is one answer's fault: its locks are released, the process goes on.
+        let answer = if span.is_disabled() {
+            AssertUnwindSafe(self.dispatch(request, peer))
+                .catch_unwind()
+                .await
         } else {
-            dispatched.instrument(span.clone()).await
+            let dispatched = AssertUnwindSafe(self.dispatch(request, peer)).catch_unwind();
+            Box::pin(dispatched.instrument(span.clone())).await
         };
-        let mut response = response.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
-        if let Some(problem) = response.extensions().get::<Problem>() {
+        let mut answer = answer.unwrap_or_else(|_| Answer::from(Problem::new(Code::Internal)));
+        if let Some(problem) = &answer.problem {
             self.inner.process.answered_with(problem.code());
-            let mut written = problem.write(trace.request_id(), door);
-            if let Some(call) = response.extensions().get::<log::GatewayCall>() {
-                crate::api::gateway::describe(&call.record, written.headers_mut());
+            answer.response = problem.write(trace.request_id(), door).map(AnswerBody::routed);
+            if let Some(call) = &answer.call {
+                crate::api::gateway::describe(&call.record, answer.response.headers_mut());
             }
-            // What the log line needs lies beside the answer.
-            *written.extensions_mut() = std::mem::take(response.extensions_mut());
-            response = written;
         }
-        line.end(&response, &trace);
+        line.end(&answer, &trace);
         if !span.is_disabled() {
-            spans::end(&span, &response);
+            spans::end(&span, &answer);
         }
-        response.headers_mut().insert(REQUEST_ID, trace.request_id);
-        response
+        answer.response.headers_mut().insert(REQUEST_ID, trace.request_id);
+        answer
     }
 
-    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>) -> Response
+    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -240,7 +240,7 @@ impl Service {
         if let Some(peer) = peer
             && let Err(problem) = self.admit(&request, peer)
         {
-            return problem.into_response();
+            return problem.into();
         }
         let path = request.uri().path();
         if is_meant_for_the_gateway(path) {
@@ -248,7 +248,7 @@ impl Service {
             return Problem::bad_request(
                 "the path of a call begins with /gateway/, written exactly like that: look at the client's base URL",
             )
-            .into_response();
+            .into();
         }
         let caller = if peer.is_none() {
             Some(Caller::OPERATOR)
@@ -260,28 +260,27 @@ impl Service {
                 .await
             {
                 Ok(caller) => Some(caller),
-                Err(problem) => return problem.into_response(),
+                Err(problem) => return problem.into(),
             }
         } else {
             None
         };
         let is_known = caller.is_some();
-        let mut response = self.hand_over(request, caller).await;
-        if is_known {
-            response.extensions_mut().insert(KeyWasValid);
-        }
-        response
+        let mut answer = self.hand_over(request, caller).await;
+        answer.key_was_valid |= is_known;
+        answer
     }
 
-    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>) -> Response
+    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let path = request.uri().path();
         if let Some(caller) = &caller {
+            // In a place of its own, like what follows: else every answer would carry the room of the largest from hand to hand.
             if is_gateway(path) {
-                return crate::api::gateway::call(&self.inner, caller, request).await;
+                return Box::pin(crate::api::gateway::call(&self.inner, caller, request)).await;
             }
             if matches!(*request.method(), Method::GET | Method::HEAD)
                 && let Some(id) = path
@@ -296,15 +295,14 @@ impl Service {
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        // In a place of its own: calls that do not go to the router need not carry the room that this takes.
         let response = Box::pin(self.router.clone().oneshot(request))
             .await
             .unwrap_or_else(|never| match never {});
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             let allow = response.headers().get(header::ALLOW).cloned();
-            return Problem::new(Code::MethodNotAllowed).allow(allow).into_response();
+            return Problem::new(Code::MethodNotAllowed).allow(allow).into();
         }
-        response
+        response.into()
     }
 
     /// What every request must keep to, whatever it asks for.
@@ -312,24 +310,25 @@ impl Service {
         if peer.reach == Reach::Loopback && !self.is_our_name(request) {
             return Err(Problem::new(Code::HostNotAllowed));
         }
-        let size: usize = request
-            .headers()
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 4)
-            .sum();
-        let headers = request.headers();
+        let (mut size, mut hosts, mut codings) = (0, 0, 0);
+        let mut is_chunked = true;
+        for (name, value) in request.headers() {
+            size += name.as_str().len() + value.len() + 4;
+            if name == header::HOST {
+                hosts += 1;
+            } else if name == header::TRANSFER_ENCODING {
+                codings += 1;
+                is_chunked &= value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            }
+        }
         // hyper takes what ends in `chunked`. Of another coding below it nobody at the provider's would be told.
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        if let Some(coding) = codings.next()
-            && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        {
+        if codings > 1 || !is_chunked {
             return Err(Problem::bad_request(
                 "the only transfer coding that is taken is chunked",
             ));
         }
         // RFC 9112 §3.2.
-        let is_named_once = headers.get_all(header::HOST).iter().count() == 1;
-        if request.version() == Version::HTTP_11 && !is_named_once {
+        if request.version() == Version::HTTP_11 && hosts != 1 {
             return Err(Problem::bad_request("the request must have one Host header"));
         }
         let limit = self.limits().header_bytes;
@@ -498,7 +497,7 @@ pub struct Operator {
 impl Operator {
     /// Answers one request, with all rights.
     pub async fn call(&self, request: Request<Full<Bytes>>) -> Response {
-        self.service.respond(request, None).await
+        self.service.respond(request, None).await.response.map(Body::new)
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::response::Response;
 use http::{HeaderMap, Request};
 use tracing::Span;
 use tracing::field::Empty;
 use tracing::level_filters::LevelFilter;
 
-use crate::log::GatewayCall;
-use crate::problem::Problem;
+use crate::answer::Answer;
 use crate::router::Endpoint;
 use crate::trace::Trace;
 
@@ -70,10 +68,9 @@ pub(crate) fn begin<B>(request: &Request<B>, traces: Option<&Arc<dyn Traces>>, t
 }
 
 /// Says what came of it.
-pub(crate) fn end(span: &Span, response: &Response) {
-    let status = response.status();
-    let extensions = response.extensions();
-    match extensions.get::<GatewayCall>() {
+pub(crate) fn end(span: &Span, answer: &Answer) {
+    let status = answer.response.status();
+    match &answer.call {
         Some(call) => {
             let record = &call.record;
             span.record("evergrant.connection_id", call.connection.as_str());
@@ -87,11 +84,11 @@ pub(crate) fn end(span: &Span, response: &Response) {
             span.record("http.route", GATEWAY);
         }
         None => {
-            span.record("http.route", extensions.get::<Endpoint>().map(Endpoint::as_str));
+            span.record("http.route", answer.endpoint.as_ref().map(Endpoint::as_str));
         }
     }
     span.record("http.response.status_code", status.as_u16());
-    if let Some(problem) = extensions.get::<Problem>() {
+    if let Some(problem) = &answer.problem {
         span.record("evergrant.error", problem.code().as_str());
     }
     // Of a server's spans a 4xx is no error: the caller may have meant it.

@@ -1,7 +1,5 @@
 //! `ANY /gateway/{connection_id}/{path}`: an app's call, sent with the connection's access token.
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::access::Role;
@@ -9,6 +7,7 @@ use evergrant_gateway::{CallRecord, outlives_its_caller};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::access::Caller;
+use crate::answer::{Answer, AnswerBody};
 use crate::in_flight::{Held, Place, Placed};
 use crate::input::{parse_id, parse_id_in_path};
 use crate::log::GatewayCall;
@@ -60,7 +59,7 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
             ))
     )
 )]
-pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request: Request<B>) -> Response
+pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request: Request<B>) -> Answer
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -87,28 +86,28 @@ where
             .call_on(&terms, &id, target, request)
             .await
         {
-            Ok(answer) => {
-                let mut response = answer.response.map(|body| {
+            Ok(called) => {
+                let response = called.response.map(|body| {
                     let place = Some(place);
-                    Body::new(Placed { body, place })
+                    AnswerBody::call(Placed { body, place })
                 });
-                response.extensions_mut().insert(GatewayCall {
-                    connection: id,
-                    record: answer.record,
-                });
-                Ok(response)
+                Ok(beside(Answer::new(response), id, called.record))
             }
             Err(refusal) => {
-                let mut response = shared.problem(Problem::refusal(&refusal, &id)).into_response();
-                response.extensions_mut().insert(GatewayCall {
-                    connection: id,
-                    record: refusal.record,
-                });
-                Ok::<_, Problem>(response)
+                let problem = shared.problem(Problem::refusal(&refusal, &id));
+                Ok::<_, Problem>(beside(problem.into(), id, refusal.record))
             }
         }
     };
-    answer.await.unwrap_or_else(IntoResponse::into_response)
+    answer.await.unwrap_or_else(Answer::from)
+}
+
+/// The answer to a call, with what the log needs to know of it.
+fn beside(answer: Answer, connection: ConnectionId, record: CallRecord) -> Answer {
+    Answer {
+        call: Some(Box::new(GatewayCall { connection, record })),
+        ..answer
+    }
 }
 
 /// Says on an answer of Evergrant's own what was done before it. The provider's answers carry these headers from the gateway.
@@ -133,8 +132,9 @@ fn destination<'a>(uri: &'a http::Uri, headers: &HeaderMap) -> Result<(Connectio
     let (name, _) = rest.split_once('/').ok_or_else(|| {
         Problem::bad_request("the path of the call must follow the connection: /gateway/{id}/{path}")
     })?;
-    let mut named = headers.get_all(CONNECTION).iter();
-    let header = named.next().map(|value| value.to_str().unwrap_or_default());
+    // Looked through: few requests have so many headers that hashing the name would be worth it.
+    let mut named = headers.iter().filter(|(found, _)| **found == CONNECTION);
+    let header = named.next().map(|(_, value)| value.to_str().unwrap_or_default());
     if named.next().is_some() {
         return Err(Problem::bad_request(
             "Evergrant-Connection is there more than once",

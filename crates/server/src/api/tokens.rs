@@ -14,10 +14,12 @@ use evergrant_domain::tally::Counted;
 use evergrant_domain::{ConnectionId, Version};
 use evergrant_keeper::{AfterRejection, Current, Renewal};
 use futures_util::{StreamExt as _, stream};
+use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Caller;
+use crate::answer::{Answer, AnswerBody};
 use crate::input::{self, NoQuery, OptionalJson, PathId, Query, parse_id, parse_id_in_path};
 use crate::problem::{Problem, ProblemView};
 use crate::router::Endpoint;
@@ -42,7 +44,7 @@ const BATCH_AT_ONCE: usize = 32;
     params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
     responses((status = 200, body = TokenView<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
-pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Response {
+pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Answer {
     let answer = async {
         let id = parse_id_in_path(id)?;
         let mut query = Query::parse(query);
@@ -50,19 +52,22 @@ pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Opt
         query.done()?;
         hand_out(shared, caller, &id, min_ttl).await
     };
-    let mut response = match answer.await {
-        Ok(token) => show(shared, &token),
-        Err(problem) => problem.into_response(),
+    let answer = match answer.await {
+        Ok(token) => Answer::new(show(shared, &token)),
+        Err(problem) => problem.into(),
     };
-    response
-        .extensions_mut()
-        .insert(Endpoint::Known("/v1/connections/{id}/token"));
-    response
+    Answer {
+        endpoint: Some(Endpoint::Known("/v1/connections/{id}/token")),
+        ..answer
+    }
 }
 
-fn show(shared: &Inner, token: &Current) -> Response {
-    let mut response = Json(TokenView::new(token, shared.now())).into_response();
-    no_store(response.headers_mut());
+fn show(shared: &Inner, token: &Current) -> http::Response<AnswerBody> {
+    let json = TokenView::new(token, shared.now()).written();
+    let mut response = http::Response::new(AnswerBody::from(json));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    no_store(headers);
     response
 }
 
