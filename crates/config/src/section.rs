@@ -197,19 +197,13 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         let place = self.place_of(key, &written);
-        match written.value {
-            Value::List(items) => items
-                .into_iter()
-                .map(|item| self.below(key, Some(item)).read_with(&mut read))
-                .collect(),
-            _ => {
-                self.reading.refuse(
-                    &place,
-                    format!("must be a list of sections: begin each with [[{key}]]"),
-                );
-                Vec::new()
-            }
+        if let Value::List(items) = written.value {
+            let one = |item| self.below(key, Some(item)).read_with(&mut read);
+            return items.into_iter().map(one).collect();
         }
+        let reason = format!("must be a list of sections: begin each with [[{key}]]");
+        self.reading.refuse(&place, reason);
+        Vec::new()
     }
 
     /// Whether anyone wrote it, and as a section.

@@ -269,6 +269,8 @@ pub fn next_try(
 /// The receivers are the operator's own choice, private networks included. What no receiver can be, and what machines of clouds
 /// answer secrets at, is refused all the same.
 pub fn refusal_of(address: IpAddr) -> Option<&'static str> {
+    /// Where a cloud answers what it answers at 169.254.169.254.
+    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     let v4 = |address: Ipv4Addr| {
         if address.is_link_local() {
             Some("is link-local, where clouds keep credentials")
@@ -278,8 +280,6 @@ pub fn refusal_of(address: IpAddr) -> Option<&'static str> {
             None
         }
     };
-    /// Where a cloud answers what it answers at 169.254.169.254.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address {
         IpAddr::V4(address) => v4(address),
         IpAddr::V6(address) => match address.to_ipv4_mapped() {

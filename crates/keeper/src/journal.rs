@@ -88,7 +88,10 @@ impl Keeper {
                 .await;
             let answer = match asked {
                 Ok(answer) => answer,
-                Err(failure) => return Ok(self.leave_alone(app, &failure.code, failure.retry_after)),
+                Err(failure) => {
+                    self.leave_alone(app, &failure.code, failure.retry_after);
+                    return Ok(());
+                }
             };
             let (uninstalled, to) = match read_next(answer.status, &answer.body) {
                 NextPage::At { url, position } => match self.uninstalls_at(app, url).await {
@@ -111,11 +114,13 @@ impl Keeper {
                     return Ok(());
                 }
                 NextPage::Forbidden => {
-                    return Ok(self.leave_alone(app, "missing_scopes", Some(REFUSED_REST)));
+                    self.leave_alone(app, "missing_scopes", Some(REFUSED_REST));
+                    return Ok(());
                 }
                 NextPage::Unclear => {
                     let code = format!("status {}", answer.status);
-                    return Ok(self.leave_alone(app, &code, answer.retry_after));
+                    self.leave_alone(app, &code, answer.retry_after);
+                    return Ok(());
                 }
             };
             let step = self.judged(app, position, to.clone(), uninstalled).await?;

@@ -605,7 +605,7 @@ impl Store for SqliteStore {
     }
 
     async fn webhook_position(&self) -> Result<Option<i64>, StoreError> {
-        self.read(|db| db.webhook_position()).await
+        self.read(Db::webhook_position).await
     }
 
     async fn add_deliveries(

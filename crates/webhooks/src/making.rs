@@ -129,16 +129,13 @@ impl Webhooks {
             "why": event.detail,
             "action": notice.action(),
         });
-        match record {
-            Some(record) => {
-                data["connection"] = self.inner.describe.connection(record);
-                let has_link = record.kind == Kind::OAuth && notice != Notice::Disconnected;
-                data[LINK] = json!(has_link);
-            }
-            None => {
-                let app = self.inner.keeper.app(&event.app);
-                data["app"] = self.inner.describe.app(&event.app, app.as_deref());
-            }
+        if let Some(record) = record {
+            data["connection"] = self.inner.describe.connection(record);
+            let has_link = record.kind == Kind::OAuth && notice != Notice::Disconnected;
+            data[LINK] = json!(has_link);
+        } else {
+            let app = self.inner.keeper.app(&event.app);
+            data["app"] = self.inner.describe.app(&event.app, app.as_deref());
         }
         data
     }
