@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use evergrant::{BuildError, Coordination, Evergrant, GatewayLimits, VaultKey};
+use evergrant::{BuildError, Coordination, EventsKept, Evergrant, GatewayLimits, VaultKey};
 use evergrant_config::{Config, CoordinationMode, Store};
 use evergrant_server::{Service, ServiceSettings};
 use evergrant_store::{OpenError, postgres};
@@ -58,6 +58,7 @@ pub(crate) async fn open(config: &Config) -> Result<Service, Failure> {
         .counted_apart(config.metrics.connections.clone())
         .build()
         .await?;
+    engine.keeper().keep_events(events_kept(config));
     let service = Service::new(engine, settings(config));
     service.tell(config.webhooks.clone());
     Ok(service)
@@ -69,6 +70,14 @@ pub(crate) fn settings(config: &Config) -> ServiceSettings {
         calls: config.log.calls,
         trusted_proxies: config.server.trusted_proxies.clone(),
         limits: config.limits,
+    }
+}
+
+/// How much history is kept.
+pub(crate) fn events_kept(config: &Config) -> EventsKept {
+    EventsKept {
+        keep: config.events.keep,
+        per_connection: config.events.keep_per_connection,
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Config {
     pub vault: Vault,
     /// `[coordination]`
     pub coordination: Coordination,
+    /// `[events]`
+    pub events: Events,
     /// `[lifeboat]`
     pub lifeboat: Lifeboat,
     /// `[log]`
@@ -226,6 +228,15 @@ impl fmt::Debug for VaultKeyText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VaultKeyText(.. from {})", self.source)
     }
+}
+
+/// How much history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events {
+    /// For how long.
+    pub keep: Duration,
+    /// How many events of each connection.
+    pub keep_per_connection: u32,
 }
 
 /// How processes that share a store stay in step.

@@ -24,8 +24,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use config::{
-    Config, Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server,
-    Store, TlsFiles, Tracing, Vault, VaultKeyText,
+    Config, Coordination, CoordinationMode, DatabaseUrl, Events, Lifeboat, Limits, Log, LogCalls, Metrics,
+    Server, Store, TlsFiles, Tracing, Vault, VaultKeyText,
 };
 pub use error::{ConfigError, Problem};
 pub use network::Network;

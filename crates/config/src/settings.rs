@@ -8,8 +8,8 @@ use evergrant_domain::{App, ConnectionId};
 use url::{Host, Url};
 
 use crate::config::{
-    Coordination, CoordinationMode, DatabaseUrl, Lifeboat, Limits, Log, LogCalls, Metrics, Server, Store,
-    TlsFiles, Tracing, Vault, VaultKeyText,
+    Coordination, CoordinationMode, DatabaseUrl, Events, Lifeboat, Limits, Log, LogCalls, Metrics, Server,
+    Store, TlsFiles, Tracing, Vault, VaultKeyText,
 };
 use crate::network::Network;
 use crate::section::{At, Section};
@@ -27,6 +27,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
     let store = root.section("store", store);
     let vault = root.section("vault", vault);
     let coordination = root.section("coordination", |section| coordination(section, &store));
+    let events = root.section("events", events);
     let lifeboat = root.section("lifeboat", lifeboat);
     let log = root.section("log", log);
     let metrics = root.section("metrics", |section| metrics(section, server.listen));
@@ -48,6 +49,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Config {
         store,
         vault,
         coordination,
+        events,
         lifeboat,
         log,
         metrics,
@@ -337,6 +339,17 @@ fn coordination(section: &mut Section<'_>, store: &Store) -> Coordination {
     Coordination {
         mode: mode.map_or(CoordinationMode::Lease, |mode| mode.value),
         max_stale: max_stale.map_or(Duration::from_secs(60), |at| at.value),
+    }
+}
+
+fn events(section: &mut Section<'_>) -> Events {
+    let keep = section.duration("keep", HOUR..=3650 * 24 * HOUR);
+    let keep_per_connection = section.number("keep_per_connection", 10..=1_000_000);
+    Events {
+        keep: keep.map_or(90 * 24 * HOUR, |at| at.value),
+        keep_per_connection: keep_per_connection
+            .and_then(|at| u32::try_from(at.value).ok())
+            .unwrap_or(1000),
     }
 }
 

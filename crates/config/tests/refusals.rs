@@ -159,6 +159,25 @@ fn a_wrong_type_is_refused_by_both_names() {
 }
 
 #[test]
+fn how_much_history_is_kept_has_bounds() {
+    let events = |setting: &str, expected: &str| {
+        check(
+            &format!("[events]\n{setting}\n"),
+            &format!("evergrant.toml:2: events.{expected}"),
+        );
+    };
+    events(
+        "keep = 90",
+        "keep: 90 has no unit: write \"90s\" for seconds, or m, h, d",
+    );
+    events("keep = \"1m\"", "keep: must be from 1h to 3650d, not 1m");
+    events(
+        "keep_per_connection = 1",
+        "keep_per_connection: must be from 10 to 1000000, not 1",
+    );
+}
+
+#[test]
 fn a_duration_needs_a_unit_and_bounds() {
     let max_stale = |value: &str, expected: &str| {
         check(

@@ -70,5 +70,5 @@ pub use evergrant_domain::{
 pub use evergrant_gateway::{
     Answer, BrokenOff, CallRecord, Gateway, GatewayBody, GatewayLimits, Outgoing, Refusal, RefusalKind,
 };
-pub use evergrant_keeper::{Clock, KeepError, Keeper, RefreshReport, Renewal, SystemClock};
+pub use evergrant_keeper::{Clock, EventsKept, KeepError, Keeper, RefreshReport, Renewal, SystemClock};
 pub use evergrant_store::VaultKey;

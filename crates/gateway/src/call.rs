@@ -7,7 +7,7 @@ use evergrant_domain::call_budget::Counted;
 use evergrant_domain::repeat::Effect;
 use evergrant_domain::write_lookup::{LookUp, look_up};
 use evergrant_domain::{ConnectionId, Timestamp};
-use evergrant_keeper::Current;
+use evergrant_keeper::{Asker, Current};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::transport::Leaving;
 /// What is sent, however often.
 pub(crate) struct Call<'a> {
     pub(crate) id: &'a ConnectionId,
+    /// Who asks, for the history.
+    pub(crate) asker: Asker<'a>,
     pub(crate) method: Method,
     /// Path and query, as the caller wrote them.
     pub(crate) target: &'a str,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::call_budget::{Lane, counted};
 use evergrant_domain::repeat::{Effect, effect};
-use evergrant_keeper::Keeper;
+use evergrant_keeper::{Asker, Keeper, KeptAsker};
 use evergrant_metrics::{CallSeen, Series};
 use evergrant_oauth::TlsRoots;
 use http::{HeaderMap, Method, Request, Response};
@@ -185,13 +185,15 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.call_on(&Terms::default(), id, target, request).await
+        self.call_on(&Terms::default(), Asker::UNKNOWN, id, target, request)
+            .await
     }
 
-    /// The same on somebody's terms.
+    /// The same on somebody's terms; the history names who asked.
     pub async fn call_on<B>(
         &self,
         terms: &Terms,
+        asker: Asker<'_>,
         id: &ConnectionId,
         target: &str,
         request: Request<B>,
@@ -209,12 +211,13 @@ impl<T: Transport> Gateway<T> {
             let passing = Passing {
                 gateway: self.clone(),
                 terms: terms.clone(),
+                asker: asker.kept(),
                 id: id.clone(),
                 target: target.to_owned(),
             };
             Box::pin(passing.finish(request, &mut record, &mut series)).await
         } else {
-            self.pass(terms, id, target, request, &mut record, &mut series)
+            self.pass(terms, asker, id, target, request, &mut record, &mut series)
                 .await
         };
         record.duration = began.elapsed();
@@ -227,6 +230,10 @@ impl<T: Transport> Gateway<T> {
                 // After a 401 the class says what kind it was; the code says why there is no token to repeat the call with.
                 if record.attempts == 0 || !matches!(kind, RefusalKind::Keep(_)) {
                     record.class = kind.class();
+                }
+                // One that the provider answered was counted with the answer.
+                if let Some(app) = &record.app {
+                    self.inner.keeper.count_call(id, app, &record.ended());
                 }
                 Err(Refusal { kind, record })
             }
@@ -242,6 +249,7 @@ impl<T: Transport> Gateway<T> {
     async fn pass<B>(
         &self,
         terms: &Terms,
+        asker: Asker<'_>,
         id: &ConnectionId,
         target: &str,
         request: Request<B>,
@@ -252,7 +260,7 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (call, guards) = self.prepare(terms, id, target, request).await?;
+        let (call, guards) = self.prepare(terms, asker, id, target, request, record).await?;
         *series = Some(call.token.series.here());
         match guards {
             // What only reads needs no guard, whatever a client puts on each of its calls.
@@ -267,9 +275,11 @@ impl<T: Transport> Gateway<T> {
     async fn prepare<'a, B>(
         &self,
         terms: &'a Terms,
+        asker: Asker<'a>,
         id: &'a ConnectionId,
         target: &'a str,
         request: Request<B>,
+        record: &mut CallRecord,
     ) -> Result<(Call<'a>, GuardsAsked), RefusalKind>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -290,16 +300,19 @@ impl<T: Transport> Gateway<T> {
             (asked, CallBody::new(body, limits.body_kept, limits.body_max)?)
         };
         if let Some(at) = asked.enqueued_at {
-            keeper.metrics().enqueued(keeper.clock().now().since(at));
+            let now = keeper.clock().now();
+            keeper.metrics().enqueued(now.since(at));
+            record.enqueued_for = Some(now.seconds_from(at));
         }
         let began = Instant::now();
-        let token = keeper.current(id, asked.min_ttl).await?;
+        let token = keeper.current_for(asker, id, asked.min_ttl).await?;
         let ready_at = Instant::now();
         let provider = &token.app.provider;
         let mut headers = asked.headers;
         frame(&mut headers, &parts.method, body.length());
         let call = Call {
             id,
+            asker,
             target: written,
             uri: target.at(provider)?,
             effect: effect(provider.dialect, parts.method.as_str(), target.path()),
@@ -331,6 +344,7 @@ impl<T: Transport> Gateway<T> {
 struct Passing<T> {
     gateway: Gateway<T>,
     terms: Terms,
+    asker: KeptAsker,
     id: ConnectionId,
     target: String,
 }
@@ -355,6 +369,7 @@ impl<T: Transport> Passing<T> {
                 .gateway
                 .pass(
                     &self.terms,
+                    self.asker.asker(),
                     &self.id,
                     &self.target,
                     request,

@@ -196,7 +196,8 @@ impl<T: Transport> Inner<T> {
                 let event = Event::new(
                     EventKind::WriteSuppressed,
                     "a write came again and was answered with its first answer; it was not sent again",
-                );
+                )
+                .during(record.circumstances(call.asker));
                 self.keeper.event(call.id, event);
                 Ok(kept::replay(answer, record))
             }

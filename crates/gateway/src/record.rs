@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::event::Circumstances;
 use evergrant_domain::tally::EndedCall;
 use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{AppName, Timestamp, Version};
-use evergrant_keeper::KeepError;
+use evergrant_keeper::{Asker, KeepError};
 
 use crate::answer_body::GatewayBody;
 
@@ -195,6 +196,19 @@ impl CallRecord {
             budget_wait: None,
             upstream: None,
             path: path.into(),
+        }
+    }
+
+    /// What the history says of it.
+    pub(crate) fn circumstances(&self, asker: Asker<'_>) -> Circumstances {
+        Circumstances {
+            class: Some(self.class),
+            attempt: Some(self.attempts),
+            method: Some(self.method.as_str().to_owned()),
+            endpoint: Some(self.endpoint()),
+            seconds_remaining: self.seconds_remaining,
+            token_version: self.version,
+            ..asker.circumstances()
         }
     }
 

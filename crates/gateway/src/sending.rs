@@ -9,7 +9,7 @@ use evergrant_domain::api_answer::{Class, Judgement};
 use evergrant_domain::app::Dialect;
 use evergrant_domain::call_budget::rest;
 use evergrant_domain::connection::LastSeen;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::repeat::Effect;
 use evergrant_domain::upstream_breaker::Reached;
 use evergrant_keeper::{AfterRejection, Current};
@@ -99,10 +99,10 @@ impl<T: Transport> Inner<T> {
             && !place.has_left()
         {
             // Whether there is a token at all shows before it is on record that the call leaves.
-            self.keeper.current(call.id, call.min_ttl).await?;
+            self.keeper.current_for(call.asker, call.id, call.min_ttl).await?;
             self.leaves(place).await?;
             // That may have taken a while: the one that is sent is chosen after it. Without one nothing leaves, and that is its end.
-            call.token = self.keeper.current(call.id, call.min_ttl).await?;
+            call.token = self.keeper.current_for(call.asker, call.id, call.min_ttl).await?;
         }
         Ok(())
     }
@@ -129,7 +129,7 @@ impl<T: Transport> Inner<T> {
         waited(call, record, call.ready_at);
         if call.permit.has_waited() {
             // Time has passed since it was chosen, and the connection may be another by now.
-            call.token = self.keeper.current(call.id, call.min_ttl).await?;
+            call.token = self.keeper.current_for(call.asker, call.id, call.min_ttl).await?;
         }
         Ok(())
     }
@@ -263,15 +263,22 @@ impl<T: Transport> Inner<T> {
             401 | 403 => {
                 let missing = call.token.app.about_missing_scopes(&judged.missing_scopes);
                 let detail = format!("a call came back {}: {missing}", response.status().as_u16());
-                self.event(call, EventKind::PermissionDenied, detail, &judged);
+                self.event(
+                    call,
+                    record,
+                    EventKind::PermissionDenied,
+                    detail,
+                    Some((response.status().as_u16(), &judged)),
+                );
             }
             429 => {
                 let policy = judged.policy.as_deref().unwrap_or("not named");
                 self.event(
                     call,
+                    record,
                     EventKind::RateLimited,
                     format!("a call came back 429, limit {policy}"),
-                    &judged,
+                    Some((429, &judged)),
                 );
                 let policy = judged.policy.as_deref();
                 if let Some(pause) = rest(policy, judged.retry_after, window(response.headers())) {
@@ -304,7 +311,13 @@ impl<T: Transport> Inner<T> {
                     "a write came back {}; it may have been carried out",
                     response.status().as_u16()
                 );
-                self.event(call, EventKind::OutcomeUnknown, detail, &judged);
+                self.event(
+                    call,
+                    record,
+                    EventKind::OutcomeUnknown,
+                    detail,
+                    Some((response.status().as_u16(), &judged)),
+                );
             }
             _ => {}
         }
@@ -325,7 +338,7 @@ impl<T: Transport> Inner<T> {
     ) -> Result<Option<Arc<Current>>, RefusalKind> {
         let (class, newer, why) = match self
             .keeper
-            .rejected(call.id, call.token.version, judged.class)
+            .rejected_for(call.asker, call.id, call.token.version, judged.class)
             .await
         {
             Ok(AfterRejection::Newer { token, class }) => {
@@ -338,7 +351,13 @@ impl<T: Transport> Inner<T> {
                     "a call came back 401, {}: no newer token could be had",
                     judged.class.as_str()
                 );
-                self.event(call, EventKind::CallUnauthorized, detail, judged);
+                self.event(
+                    call,
+                    record,
+                    EventKind::CallUnauthorized,
+                    detail,
+                    Some((401, judged)),
+                );
                 self.note_unauthorized(call);
                 return Err(RefusalKind::Keep(error));
             }
@@ -362,7 +381,13 @@ impl<T: Transport> Inner<T> {
             why
         };
         let detail = format!("a call came back 401, {}: {what}", record.class.as_str());
-        self.event(call, EventKind::CallUnauthorized, detail, judged);
+        self.event(
+            call,
+            record,
+            EventKind::CallUnauthorized,
+            detail,
+            Some((401, judged)),
+        );
         if newer.is_some() {
             self.note_unauthorized(call);
         }
@@ -432,11 +457,8 @@ impl<T: Transport> Inner<T> {
                 if !call.effect.may_repeat_blindly() || call.place.is_some() =>
             {
                 record.outcome_unknown = true;
-                let event = Event::new(
-                    EventKind::OutcomeUnknown,
-                    "a write left and no answer came; it may have been carried out",
-                );
-                self.keeper.event(call.id, event);
+                let detail = "a write left and no answer came; it may have been carried out";
+                self.event(call, record, EventKind::OutcomeUnknown, detail.to_owned(), None);
                 Err(RefusalKind::OutcomeUnknown {
                     look_up: call.look_up(),
                 })
@@ -453,13 +475,25 @@ impl<T: Transport> Inner<T> {
     /// The token is chosen anew: time has passed since.
     async fn repeat_blindly(&self, call: &mut Call<'_>) -> Result<Next, RefusalKind> {
         call.repeated_blindly = true;
-        call.token = self.keeper.current(call.id, call.min_ttl).await?;
+        call.token = self.keeper.current_for(call.asker, call.id, call.min_ttl).await?;
         Ok(Next::Again)
     }
 
-    fn event(&self, call: &Call<'_>, kind: EventKind, detail: String, judged: &Judgement) {
-        let event = Event::new(kind, detail).correlated(judged.correlation_id.clone());
-        self.keeper.event(call.id, event);
+    fn event(
+        &self,
+        call: &Call<'_>,
+        record: &CallRecord,
+        kind: EventKind,
+        detail: String,
+        answer: Option<(u16, &Judgement)>,
+    ) {
+        self.keeper.event_with(call.id, kind, || {
+            Event::new(kind, detail).during(Circumstances {
+                provider_correlation_id: answer.and_then(|(_, judged)| judged.correlation_id.clone()),
+                status_code: answer.map(|(status, _)| status),
+                ..record.circumstances(call.asker)
+            })
+        });
     }
 
     /// Of a call that the provider's answer ends.

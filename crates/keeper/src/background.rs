@@ -8,9 +8,10 @@ use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Revoked};
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
-use evergrant_store::contract::{DueQuery, Revocation, RevocationState, Usage};
+use evergrant_store::contract::{DueQuery, EventTrim, Revocation, RevocationState, Usage};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use crate::asker::Asker;
 use crate::keeper::{Keeper, Used};
 
 const DUE_EVERY: Duration = Duration::from_secs(1);
@@ -18,6 +19,8 @@ const DUE_EVERY: Duration = Duration::from_secs(1);
 const USAGE_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 const USAGE_EVERY: Duration = Duration::from_secs(30);
 const FEW: usize = 1_000;
+/// How many bites of the history one sweep takes.
+const BITES: u32 = 10;
 const REVOKE_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Stored answers come in faster than anything else that is swept.
@@ -73,7 +76,8 @@ impl Keeper {
             let before = keeper.inner.clock.now().before(KEPT);
             keeper.inner.cache.let_go(keeper.inner.clock.boot());
             keeper.forget_examined(before);
-            keeper.inner.store.sweep(before).await
+            keeper.inner.store.sweep(before).await?;
+            keeper.trim_history().await
         });
         self.every(SWEEP_WRITES_EVERY, |keeper| async move {
             let now = keeper.inner.clock.now();
@@ -209,7 +213,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = keeper.inner.stopping.cancelled() => {}
-                () = tokio::time::sleep(pause) => keeper.refresh_behind(&id),
+                () = tokio::time::sleep(pause) => keeper.refresh_behind(Asker::SCHEDULER, &id),
             }
         });
     }
@@ -237,6 +241,24 @@ impl Keeper {
             }
             KeepFresh::Always => true,
         })
+    }
+
+    /// Forgets what is too old or too much of the history, a few bites of it: others write meanwhile.
+    async fn trim_history(&self) -> Result<(), StoreError> {
+        let kept = *self.inner.events_kept.lock();
+        for _ in 0..BITES {
+            let trim = EventTrim {
+                before: self.inner.clock.now().before(kept.keep),
+                keep_per_connection: kept.per_connection,
+                from: self.inner.trimmed_to.lock().clone(),
+            };
+            let read_on = self.inner.store.trim_events(trim).await?;
+            self.inner.trimmed_to.lock().clone_from(&read_on);
+            if read_on.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Writes what connections were used for, where it is time.

@@ -17,6 +17,7 @@ use evergrant_store::StoreError;
 use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revoke};
 use tokio::time::Instant;
 
+use crate::asker::Asker;
 use crate::error::{ConnectError, KeepError};
 use crate::keeper::Keeper;
 
@@ -85,6 +86,11 @@ pub enum ImportTokens {
 impl Keeper {
     /// Redeems an authorization code and stores what it brings: a new connection, or an old one restored in place.
     pub async fn consent(&self, consent: Consent) -> Result<Connection, ConnectError> {
+        self.consent_for(Asker::CUSTOMER, consent).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn consent_for(&self, asker: Asker<'_>, consent: Consent) -> Result<Connection, ConnectError> {
         let app = self
             .configured(&consent.app)
             .map_err(|_| ConnectError::AppNotConfigured {
@@ -121,12 +127,17 @@ impl Keeper {
             ends: app.refresh_policy.ends(sent_at, issued.lifetime, self.jitter()),
             unproven: false,
         };
-        self.connect(&app, customer, consent.connection, account, tokens)
+        self.connect(asker, &app, customer, consent.connection, account, tokens)
             .await
     }
 
     /// Takes over a connection whose tokens were issued elsewhere.
     pub async fn import(&self, import: Import) -> Result<Connection, ConnectError> {
+        self.import_for(Asker::UNKNOWN, import).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn import_for(&self, asker: Asker<'_>, import: Import) -> Result<Connection, ConnectError> {
         let app = self
             .configured(&import.app)
             .map_err(|_| ConnectError::AppNotConfigured {
@@ -204,7 +215,7 @@ impl Keeper {
             account,
             tokens,
             labels: import.labels,
-            event: Event::new(EventKind::Connected, "a record was imported"),
+            event: Event::new(EventKind::Connected, "a record was imported").during(asker.circumstances()),
         };
         let made = self.inner.store.create(new, now).await?;
         announce(&self.inner.metrics, made, Source::Import)
@@ -216,11 +227,22 @@ impl Keeper {
         id: &ConnectionId,
         revoke: Revoke,
     ) -> Result<(Connection, RevocationState), KeepError> {
+        self.disconnect_for(Asker::UNKNOWN, id, revoke).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn disconnect_for(
+        &self,
+        asker: Asker<'_>,
+        id: &ConnectionId,
+        revoke: Revoke,
+    ) -> Result<(Connection, RevocationState), KeepError> {
         let connection = self.inner.store.connection(id).await?.ok_or(KeepError::Unknown)?;
         let revokes = self
             .app(&connection.app)
             .is_some_and(|app| app.provider.revoke_url.is_some());
-        let event = Event::new(EventKind::Disconnected, "its owner disconnected it");
+        let event =
+            Event::new(EventKind::Disconnected, "its owner disconnected it").during(asker.circumstances());
         let ended = self
             .inner
             .store
@@ -287,6 +309,7 @@ impl Keeper {
     /// that was chosen, that one is restored if none was named, and ends in favour of the one that was.
     async fn connect(
         &self,
+        asker: Asker<'_>,
         app: &App,
         customer: Customer,
         named: Option<ConnectionId>,
@@ -298,7 +321,9 @@ impl Keeper {
         let now = self.inner.clock.now();
         let mut tries = 1;
         loop {
-            let existing = self.meant(app, &customer, named.as_ref(), &account, now).await?;
+            let existing = self
+                .meant(asker, app, &customer, named.as_ref(), &account, now)
+                .await?;
             let id = existing
                 .as_ref()
                 .or(named.as_ref())
@@ -308,7 +333,8 @@ impl Keeper {
             let event = match existing {
                 Some(_) => Event::new(EventKind::Reconnected, "the customer gave consent again"),
                 None => Event::new(EventKind::Connected, "a customer gave consent"),
-            };
+            }
+            .during(asker.circumstances());
             let new = NewConnection {
                 id: id.clone(),
                 app: app.name.clone(),
@@ -322,7 +348,11 @@ impl Keeper {
             let mut connected = self.store_consent(existing.is_some(), new.clone(), now).await?;
             if let (Connected::AccountTaken { by }, Some(_)) = (&connected, &named) {
                 let by = by.clone();
-                connected = self.inner.store.supersede(new, retired_for(&id), now).await?;
+                connected = self
+                    .inner
+                    .store
+                    .supersede(new, retired_for(&id).during(asker.circumstances()), now)
+                    .await?;
                 self.inner.cache.forget(&by);
                 if matches!(connected, Connected::Stored(_)) {
                     tracing::info!(
@@ -368,6 +398,7 @@ impl Keeper {
     /// The connection that a consent restores, where there is one and the consent fits it.
     async fn meant(
         &self,
+        asker: Asker<'_>,
         app: &App,
         customer: &Customer,
         named: Option<&ConnectionId>,
@@ -394,7 +425,7 @@ impl Keeper {
             let detail = format!(
                 "consent was given for {got}, but the connection belongs to {expected}; nothing was changed"
             );
-            let event = Event::new(EventKind::AccountMismatch, detail);
+            let event = Event::new(EventKind::AccountMismatch, detail).during(asker.circumstances());
             store.note_event(&existing.id, event, now).await?;
             return Err(ConnectError::AccountMismatch { expected, got });
         }

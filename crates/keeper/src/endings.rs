@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evergrant_domain::connection::RefreshTrouble;
-use evergrant_domain::event::{Circumstances, Event, EventKind};
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::redemption::{self, LEASE, backoff};
 use evergrant_domain::token_answer::{Failure, Introspected};
 use evergrant_domain::token_set::Due;
@@ -13,7 +13,9 @@ use evergrant_domain::{
 use evergrant_oauth::Introspect;
 use evergrant_store::StoreError;
 use evergrant_store::contract::{Held, Lease, LeaseAnswer, LeaseOn, Presented};
+use tokio::time::Instant;
 
+use crate::asker::Asker;
 use crate::cache::Current;
 use crate::error::KeepError;
 use crate::flight::Outcome;
@@ -106,8 +108,7 @@ impl Keeper {
         let now = self.inner.clock.now();
         let connection = &holding.held.connection;
         let trouble = connection.trouble.as_ref();
-        let failures_before = trouble.map_or(0, |trouble| trouble.failures);
-        let failures = failures_before.saturating_add(1);
+        let failures = trouble.map_or(0, |trouble| trouble.failures).saturating_add(1);
         let pause = backoff(failures, failure.retry_after, self.jitter());
         tracing::warn!(
             event = "refresh_failed",
@@ -126,11 +127,7 @@ impl Keeper {
                 Presented::Unknown => format!("the answer was lost: {failure}"),
             },
         )
-        .during(Circumstances {
-            provider_correlation_id: failure.correlation_id.clone(),
-            failures_before: Some(failures_before),
-            ..Circumstances::default()
-        });
+        .during(holding.circumstances(Some(&failure), now));
         let trouble = RefreshTrouble {
             failed_at: now,
             code: failure.code.clone(),
@@ -199,7 +196,7 @@ impl Keeper {
             None => reason.meaning().to_owned(),
         };
         let event = Event::new(EventKind::ReconnectRequired, detail)
-            .correlated(failure.and_then(|failure| failure.correlation_id));
+            .during(holding.circumstances(failure.as_ref(), now));
         if !self
             .inner
             .store
@@ -274,7 +271,7 @@ impl Keeper {
             EventKind::RefreshFailed,
             format!("the provider refused the app's credentials: {failure}"),
         )
-        .correlated(failure.correlation_id.clone());
+        .during(holding.circumstances(Some(&failure), self.inner.clock.now()));
         self.step_back(&holding.lease, &holding.held, Some(event)).await?;
         self.reject_app(&holding.app, &failure).await?;
         let error = KeepError::AppCredentialsRejected {
@@ -352,6 +349,9 @@ impl Keeper {
             .await?
         {
             let holding = Holding {
+                asker: Asker::SCHEDULER.kept(),
+                waited_for: false,
+                began: Instant::now(),
                 app,
                 why: Why::Rejected { version },
                 at_hand: None,

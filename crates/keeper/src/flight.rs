@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, span};
 
+use crate::asker::Asker;
 use crate::cache::Current;
 use crate::error::KeepError;
 use crate::gate::WaitedFor;
@@ -42,8 +43,8 @@ struct Flight {
 
 impl Keeper {
     /// Joins the connection's flight, or starts it, and waits for its outcome.
-    pub(crate) async fn fly(&self, id: &ConnectionId, why: Why) -> Outcome {
-        let flight = self.join(id, why);
+    pub(crate) async fn fly(&self, asker: Asker<'_>, id: &ConnectionId, why: Why) -> Outcome {
+        let flight = self.join(asker, id, why);
         if !flight.waited_for.swap(true, Ordering::SeqCst) {
             self.hurry(id);
         }
@@ -55,11 +56,11 @@ impl Keeper {
     }
 
     /// Starts a flight that nobody waits for, unless one is on its way.
-    pub(crate) fn refresh_behind(&self, id: &ConnectionId) {
-        drop(self.join(id, Why::Due { min_ttl: None }));
+    pub(crate) fn refresh_behind(&self, asker: Asker<'_>, id: &ConnectionId) {
+        drop(self.join(asker, id, Why::Due { min_ttl: None }));
     }
 
-    fn join(&self, id: &ConnectionId, why: Why) -> Flight {
+    fn join(&self, asker: Asker<'_>, id: &ConnectionId, why: Why) -> Flight {
         let mut flights = self.inner.flights.by_connection.lock();
         if let Some(flight) = flights.get(id) {
             // While it is on the list its span has not ended. A call that did not begin it waits for it all the same, and its trace
@@ -96,13 +97,14 @@ impl Keeper {
         drop(flights);
         let keeper = self.clone();
         let id = id.clone();
+        let asker = asker.kept();
         // The task is its own: a caller that goes away does not take a redemption with it.
         let work = async move {
             let leaves = Leaves {
                 keeper: &keeper,
                 id: &id,
             };
-            let outcome = keeper.redeem(&id, why, &waited_for).await;
+            let outcome = keeper.redeem(&asker, &id, why, &waited_for).await;
             // Out of the list before the outcome is told: who comes after it finds what it stored, or starts anew.
             drop(leaves);
             // Where nobody waits any more, what it brought is stored all the same.

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::asker::Asker;
 use crate::background::merge;
 use crate::cache::{Cache, Current};
 use crate::clock::{Clock, Timeline};
@@ -91,6 +92,9 @@ pub(crate) struct Inner {
     pub(crate) usage: Mutex<HashMap<ConnectionId, Used>>,
     /// When that was last written, in boot time.
     pub(crate) usage_flushed_at: Mutex<Duration>,
+    pub(crate) events_kept: Mutex<EventsKept>,
+    /// Behind which connection the next bite of history is looked at.
+    pub(crate) trimmed_to: Mutex<Option<ConnectionId>>,
     /// Boot-time milliseconds of the last time that the change feed was read to its end.
     pub(crate) feed_read_at: AtomicU64,
     pub(crate) max_stale: Duration,
@@ -107,6 +111,25 @@ pub(crate) struct Inner {
     pub(crate) provider_clocks: Arc<ProviderClocks>,
     pub(crate) tasks: Tasks,
     pub(crate) stopping: CancellationToken,
+}
+
+/// How much history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventsKept {
+    /// For how long.
+    pub keep: Duration,
+    /// How many events of each connection.
+    pub per_connection: u32,
+}
+
+/// What holds where nothing is said.
+impl Default for EventsKept {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(90 * 24 * 3600),
+            per_connection: 1000,
+        }
+    }
 }
 
 /// What a connection was used for since that was last written.
@@ -199,6 +222,8 @@ impl Keeper {
                 flights: Flights::default(),
                 usage: Mutex::default(),
                 usage_flushed_at: Mutex::default(),
+                events_kept: Mutex::default(),
+                trimmed_to: Mutex::default(),
                 feed_read_at: AtomicU64::new(booted),
                 max_stale: parts.max_stale,
                 store_away: AtomicBool::new(false),
@@ -229,6 +254,11 @@ impl Keeper {
         }
         self.inner.apps.store(Arc::new(apps));
         self.inner.cache.doubt_all();
+    }
+
+    /// Keeps so much history from now on.
+    pub fn keep_events(&self, kept: EventsKept) {
+        *self.inner.events_kept.lock() = kept;
     }
 
     /// A configured app.
@@ -278,23 +308,34 @@ impl Keeper {
         id: &ConnectionId,
         min_ttl: Option<Duration>,
     ) -> Result<Arc<Current>, KeepError> {
+        self.current_for(Asker::UNKNOWN, id, min_ttl).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn current_for(
+        &self,
+        asker: Asker<'_>,
+        id: &ConnectionId,
+        min_ttl: Option<Duration>,
+    ) -> Result<Arc<Current>, KeepError> {
         let boot = self.inner.clock.boot();
         let at_hand = self
             .serving(id, min_ttl, boot)
             .map(|token| (token, self.trust_at(boot)));
         if let Some((token, Trust::Full)) = at_hand {
             if boot >= token.soft && !token.rests(boot) {
-                self.refresh_behind(id);
+                self.refresh_behind(asker, id);
             }
             return Ok(token);
         }
         // In a place of its own: whoever has a token at hand, as most have, need not carry the room that this takes.
-        Box::pin(self.current_as_stored(id, min_ttl, at_hand)).await
+        Box::pin(self.current_as_stored(asker, id, min_ttl, at_hand)).await
     }
 
     /// The same where what is at hand does not do, or not alone.
     async fn current_as_stored(
         &self,
+        asker: Asker<'_>,
         id: &ConnectionId,
         min_ttl: Option<Duration>,
         at_hand: Option<(Arc<Current>, Trust)>,
@@ -325,15 +366,26 @@ impl Keeper {
         }
         if self.due(&held) == Due::Soft && token.satisfies(min_ttl, now) {
             self.inner.cache.keep(&token, sight);
-            self.refresh_behind(id);
+            self.refresh_behind(asker, id);
             return Ok(token);
         }
-        self.fly(id, why).await
+        self.fly(asker, id, why).await
     }
 
     /// What follows from a 401 that came back for `version`. At most one redemption per connection and cooldown.
     pub async fn rejected(
         &self,
+        id: &ConnectionId,
+        version: Version,
+        class: Class,
+    ) -> Result<AfterRejection, KeepError> {
+        self.rejected_for(Asker::UNKNOWN, id, version, class).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn rejected_for(
+        &self,
+        asker: Asker<'_>,
         id: &ConnectionId,
         version: Version,
         class: Class,
@@ -349,7 +401,7 @@ impl Keeper {
             // A stale token: the newer one is taken through the same door as for any call. The feed may not have told of it
             // yet, and then it is the stale one that is at hand.
             self.inner.cache.keep(&stored, sight);
-            let token = self.current(id, None).await?;
+            let token = self.current_for(asker, id, None).await?;
             return Ok(AfterRejection::Newer {
                 token,
                 class: Class::StaleToken,
@@ -368,10 +420,10 @@ impl Keeper {
             });
         }
         let why = Why::Rejected { version };
-        let mut token = self.fly(id, why).await?;
+        let mut token = self.fly(asker, id, why).await?;
         if token.version <= version {
             // The flight that was joined may have been on its way for another reason, and found nothing to do.
-            token = self.fly(id, why).await?;
+            token = self.fly(asker, id, why).await?;
         }
         if token.version > version {
             return Ok(AfterRejection::Newer { token, class });
@@ -386,6 +438,17 @@ impl Keeper {
     /// Redeems because somebody asks for it; joins a redemption that is on its way.
     pub async fn refresh(
         &self,
+        id: &ConnectionId,
+        if_version: Option<Version>,
+        renewal: Renewal,
+    ) -> Result<RefreshReport, KeepError> {
+        self.refresh_for(Asker::UNKNOWN, id, if_version, renewal).await
+    }
+
+    /// The same for somebody, whom the history names.
+    pub async fn refresh_for(
+        &self,
+        asker: Asker<'_>,
         id: &ConnectionId,
         if_version: Option<Version>,
         renewal: Renewal,
@@ -443,13 +506,14 @@ impl Keeper {
                 {
                     return Ok(as_it_is("a forced refresh was made within the last 10 s"));
                 }
+                self.note_counted(id, &held.connection.app, Counted::RefreshForced);
             }
         }
         let why = Why::Asked {
             version: before,
             renewal,
         };
-        let token = self.fly(id, why).await?;
+        let token = self.fly(asker, id, why).await?;
         let redeemed = token.version > before;
         Ok(RefreshReport {
             redeemed,

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::connection::{Account, Landing};
-use evergrant_domain::event::{Circumstances, Event, EventKind};
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::tally::Counted;
 use evergrant_domain::token_answer::Issued;
 use evergrant_domain::{
     AppName, ConnectionId, ConnectionStatus, ReconnectReason, Rotation, Timestamp, TokenSet,
@@ -284,24 +285,13 @@ impl Keeper {
             _ => None,
         };
         let event = match &mismatch {
-            None => Event::new(EventKind::Refreshed, "a new access token was issued and stored").during(
-                Circumstances {
-                    failures_before: Some(
-                        holding
-                            .held
-                            .connection
-                            .trouble
-                            .as_ref()
-                            .map_or(0, |trouble| trouble.failures),
-                    ),
-                    ..Circumstances::default()
-                },
-            ),
+            None => Event::new(EventKind::Refreshed, "a new access token was issued and stored"),
             Some(got) => Event::new(
                 EventKind::AccountMismatch,
                 format!("the provider answered for account {got}, which is not the one that was connected"),
             ),
-        };
+        }
+        .during(holding.circumstances(None, sent_at));
         let print = self
             .inner
             .vault
@@ -473,6 +463,7 @@ impl Keeper {
         if !answer.tried.counted.swap(true, Ordering::Relaxed) {
             let series = self.inner.metrics.of(&answer.app, answer.lease.connection());
             series.here().token_set_stored(Source::Refresh);
+            self.note_counted(answer.lease.connection(), &answer.app, Counted::Stored);
         }
     }
 

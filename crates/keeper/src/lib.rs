@@ -10,6 +10,7 @@
 #[path = "../tests/keeper/app.rs"]
 mod app;
 mod apps;
+mod asker;
 mod background;
 mod cache;
 mod clock;
@@ -36,8 +37,9 @@ mod watched_store;
 pub use clock::{Clock, SystemClock};
 pub use connect::{Consent, Import, ImportTokens};
 pub use error::{ConnectError, KeepError};
-pub use keeper::{AfterRejection, Keeper, KeeperParts, RefreshReport, Renewal};
+pub use keeper::{AfterRejection, EventsKept, Keeper, KeeperParts, RefreshReport, Renewal};
 pub use lifeboat::{Lifeboat, LifeboatFolder, LifeboatRefused};
 pub use surroundings::{Chance, Runtime, Surroundings, SystemChance, TokioRuntime, Work};
 
+pub use asker::{Asker, KeptAsker};
 pub use cache::Current;

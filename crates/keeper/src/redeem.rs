@@ -5,11 +5,13 @@
 //! nothing is in `endings`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evergrant_domain::breaker::{self, Evidence};
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind, RefreshReason};
 use evergrant_domain::redemption::{self, DEADLINE, Intent, LEASE, Presenting};
+use evergrant_domain::tally::Counted;
 use evergrant_domain::token_answer::{Failure, Introspected, TokenAnswer};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::{
@@ -24,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
+use crate::asker::KeptAsker;
 use crate::cache::Current;
 use crate::error::KeepError;
 use crate::flight::Outcome;
@@ -139,6 +142,8 @@ impl Why {
 
 /// What is told of a flight once it has ended.
 struct Course {
+    /// Who began it.
+    asker: KeptAsker,
     began: Instant,
     /// Whose connection it is, once that was read.
     app: Option<AppName>,
@@ -151,8 +156,9 @@ struct Course {
 }
 
 impl Course {
-    fn begin() -> Self {
+    fn begin(asker: KeptAsker) -> Self {
         Self {
+            asker,
             began: Instant::now(),
             app: None,
             first: None,
@@ -187,6 +193,12 @@ pub(crate) enum Turn {
 
 /// A right to redeem, and what was read under it.
 pub(crate) struct Holding {
+    /// Who began the flight.
+    pub(crate) asker: KeptAsker,
+    /// Whether a caller waits for it.
+    pub(crate) waited_for: bool,
+    /// When the flight began.
+    pub(crate) began: Instant,
     pub(crate) app: Arc<App>,
     pub(crate) why: Why,
     /// The token that serves meanwhile, where there is one.
@@ -202,8 +214,14 @@ pub(crate) struct Holding {
 
 impl Keeper {
     /// One flight: until the connection has a token that serves, or there is a reason why not.
-    pub(crate) async fn redeem(&self, id: &ConnectionId, why: Why, waited_for: &WaitedFor) -> Outcome {
-        let mut course = Course::begin();
+    pub(crate) async fn redeem(
+        &self,
+        asker: &KeptAsker,
+        id: &ConnectionId,
+        why: Why,
+        waited_for: &WaitedFor,
+    ) -> Outcome {
+        let mut course = Course::begin(asker.clone());
         let outcome = self.redeem_on(id, why, waited_for, &mut course).await;
         self.count(id, &course, &outcome);
         outcome
@@ -358,7 +376,8 @@ impl Keeper {
                         let event = Event::new(
                             EventKind::LeaseTakenOver,
                             "the process that was redeeming is gone or too slow; another one went on",
-                        );
+                        )
+                        .during(course.asker.asker().circumstances());
                         self.inner.store.note_event(id, event, now).await?;
                     }
                     self.inner.store.app_state(&app.name).await
@@ -372,6 +391,9 @@ impl Keeper {
                 };
                 let tenure = Arc::new(Tenure::new(lease.clone(), asked_at));
                 self.under_lease(Holding {
+                    asker: course.asker.clone(),
+                    waited_for: waited_for.load(Ordering::SeqCst),
+                    began: course.began,
                     app,
                     why,
                     at_hand,
@@ -490,6 +512,7 @@ impl Keeper {
                 .of(&holding.app.name, &holding.held.connection.id);
             let counted = counted_as(&answer);
             series.here().redemption(counted);
+            self.note_counted(&holding.held.connection.id, &holding.app.name, Counted::Redeemed);
             Span::current().record("evergrant.redemption", counted.as_str());
             let turn = match answer {
                 TokenAnswer::Issued(issued) => {
@@ -582,6 +605,35 @@ fn counted_as(answer: &TokenAnswer) -> Redemption {
 }
 
 impl Holding {
+    /// What the history says of what came of it.
+    pub(crate) fn circumstances(&self, failure: Option<&Failure>, now: Timestamp) -> Circumstances {
+        let connection = &self.held.connection;
+        let earlier = self.earlier.as_ref().map_or(0, |earlier| earlier.attempts);
+        Circumstances {
+            provider_correlation_id: failure.and_then(|failure| failure.correlation_id.clone()),
+            status_code: failure.and_then(|failure| failure.http_status),
+            reason: Some(match self.why {
+                Why::Due { .. } if self.waited_for => RefreshReason::WaitedFor,
+                Why::Due { .. } => RefreshReason::Due,
+                Why::Rejected { .. } => RefreshReason::Rejected,
+                Why::Asked {
+                    renewal: Renewal::IfOld,
+                    ..
+                } => RefreshReason::Asked,
+                Why::Asked {
+                    renewal: Renewal::Forced,
+                    ..
+                } => RefreshReason::Forced,
+            }),
+            attempt: Some(earlier.saturating_add(1)),
+            seconds_remaining: Some(connection.ends.expires.seconds_from(now)),
+            token_version: Some(connection.version),
+            failures_before: Some(connection.trouble.as_ref().map_or(0, |trouble| trouble.failures)),
+            took: Some(self.began.elapsed()),
+            ..self.asker.asker().circumstances()
+        }
+    }
+
     /// What attempts of unknown outcome allow; where the outcome was given up for lost, a person asked for one more.
     fn presenting(&self, tokens: &TokenSet, now: Timestamp) -> Presenting {
         let earlier = self.earlier.as_ref();

@@ -14,7 +14,7 @@ use evergrant_domain::call_budget::Lane;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{AppName, Connection, ConnectionId, Customer};
 use evergrant_gateway::Terms;
-use evergrant_keeper::Keeper;
+use evergrant_keeper::{Asker, Keeper};
 use evergrant_store::contract::ApiKey;
 use evergrant_store::vault::random_token;
 use http::{HeaderMap, header};
@@ -54,6 +54,8 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     key: Option<Arc<KnownKey>>,
+    /// The request, where it goes to the router.
+    request_id: Option<Arc<str>>,
 }
 
 /// A key, and on which terms it calls through the gateway.
@@ -83,7 +85,29 @@ impl KnownKey {
 
 impl Caller {
     /// Who works on the store itself and needs no key.
-    pub(crate) const OPERATOR: Self = Self { key: None };
+    pub(crate) const OPERATOR: Self = Self {
+        key: None,
+        request_id: None,
+    };
+
+    /// The same in this request.
+    pub(crate) fn in_request(mut self, request_id: &str) -> Self {
+        self.request_id = Some(request_id.into());
+        self
+    }
+
+    /// How the history names it, in this request.
+    pub(crate) fn asker<'a>(&'a self, request_id: Option<&'a str>) -> Asker<'a> {
+        Asker {
+            by: Some(self.key.as_ref().map_or("operator", |key| key.record.id.as_str())),
+            request_id,
+        }
+    }
+
+    /// The same in the request that it came with.
+    pub(crate) fn asked(&self) -> Asker<'_> {
+        self.asker(self.request_id.as_deref())
+    }
 
     /// What it is limited to; `None` for nothing.
     pub(crate) fn limits(&self) -> Option<&Limits> {
@@ -125,6 +149,30 @@ impl Caller {
         match &self.key {
             Some(key) => Cow::Borrowed(&key.terms),
             None => Cow::Owned(Terms::default()),
+        }
+    }
+
+    /// Whether its key still counts: for what goes on for long. `generation` is what was known of the keys when it was last looked up.
+    pub(crate) async fn lives(&self, keeper: &Keeper, generation: &mut Option<u64>) -> bool {
+        let Some(key) = &self.key else { return true };
+        let lives = |record: &ApiKey| {
+            record.revoked_at.is_none() && record.expires_at.is_none_or(|end| end > keeper.clock().now())
+        };
+        if !lives(&key.record) {
+            return false;
+        }
+        let now = keeper.keys_generation();
+        if *generation == Some(now) {
+            return true;
+        }
+        match keeper.store().keys().await {
+            Ok(keys) => {
+                *generation = Some(now);
+                keys.iter()
+                    .any(|record| record.id == key.record.id && lives(record))
+            }
+            // What is known without the store counts for as long as cached tokens do.
+            Err(_) => keeper.trust() != Trust::Lapsed,
         }
     }
 
@@ -287,9 +335,10 @@ impl Keys {
         let has_ended = |end| end <= keeper.clock().now();
         let lives =
             |record: &ApiKey| record.revoked_at.is_none() && !record.expires_at.is_some_and(has_ended);
-        Ok(key
-            .filter(|key| lives(&key.record))
-            .map(|key| Caller { key: Some(key) }))
+        Ok(key.filter(|key| lives(&key.record)).map(|key| Caller {
+            key: Some(key),
+            request_id: None,
+        }))
     }
 
     /// The key where what is at hand does not do, or not alone.

@@ -4,6 +4,7 @@ pub(crate) mod apps;
 pub(crate) mod connections;
 pub(crate) mod explain;
 pub(crate) mod gateway;
+pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod sessions;

@@ -23,6 +23,7 @@ use evergrant_webhooks::Webhooks;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -100,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) flow: crate::connect::Flow,
     pub(crate) process: OfProcess,
     pub(crate) in_flight: InFlight,
+    /// The places of those who follow the events.
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) sessions: Sessions,
     pub(crate) login_attempts: Attempts,
     pub(crate) webhooks: Webhooks,
@@ -109,6 +112,9 @@ pub(crate) struct Inner {
     /// What goes on although its caller hung up.
     tasks: TaskTracker,
 }
+
+/// How many may follow the events at a time: each looks into the store every second.
+const STREAMS_MAX: usize = 64;
 
 /// What handlers work with.
 pub(crate) type Shared = Arc<Inner>;
@@ -127,6 +133,7 @@ impl Service {
             flow,
             process,
             in_flight: InFlight::default(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             sessions,
             login_attempts: Attempts::default(),
             settings: ArcSwap::from_pointee(settings),
@@ -209,11 +216,11 @@ impl Service {
         let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
         // A fault in one answer is one answer's fault: its locks are released, the process goes on.
         let answer = if span.is_disabled() {
-            AssertUnwindSafe(self.dispatch(request, peer))
+            AssertUnwindSafe(self.dispatch(request, peer, &trace))
                 .catch_unwind()
                 .await
         } else {
-            let dispatched = AssertUnwindSafe(self.dispatch(request, peer)).catch_unwind();
+            let dispatched = AssertUnwindSafe(self.dispatch(request, peer, &trace)).catch_unwind();
             Box::pin(dispatched.instrument(span.clone())).await
         };
         let mut answer = answer.unwrap_or_else(|_| Answer::from(Problem::new(Code::Internal)));
@@ -232,7 +239,7 @@ impl Service {
         answer
     }
 
-    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>) -> Answer
+    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>, trace: &Trace) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -266,12 +273,12 @@ impl Service {
             None
         };
         let is_known = caller.is_some();
-        let mut answer = self.hand_over(request, caller).await;
+        let mut answer = self.hand_over(request, caller, trace).await;
         answer.key_was_valid |= is_known;
         answer
     }
 
-    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>) -> Answer
+    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>, trace: &Trace) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -280,7 +287,13 @@ impl Service {
         if let Some(caller) = &caller {
             // In a place of its own, like what follows: else every answer would carry the room of the largest from hand to hand.
             if is_gateway(path) {
-                return Box::pin(crate::api::gateway::call(&self.inner, caller, request)).await;
+                return Box::pin(crate::api::gateway::call(
+                    &self.inner,
+                    caller,
+                    trace.request_id(),
+                    request,
+                ))
+                .await;
             }
             if matches!(*request.method(), Method::GET | Method::HEAD)
                 && let Some(id) = path
@@ -288,12 +301,15 @@ impl Service {
                     .and_then(|rest| rest.strip_suffix("/token"))
                 && !id.contains('/')
             {
-                return crate::api::tokens::token(&self.inner, caller, id, request.uri().query()).await;
+                let query = request.uri().query();
+                return crate::api::tokens::token(&self.inner, caller, trace.request_id(), id, query).await;
             }
         }
         let mut request = request.map(Body::new);
         if let Some(caller) = caller {
-            request.extensions_mut().insert(caller);
+            request
+                .extensions_mut()
+                .insert(caller.in_request(trace.request_id()));
         }
         let response = Box::pin(self.router.clone().oneshot(request))
             .await

@@ -38,14 +38,6 @@ impl<T> List<T> {
             next_cursor: self.next_cursor,
         }
     }
-
-    /// A list that is never long enough to be cut.
-    pub(crate) fn whole(items: Vec<T>) -> Self {
-        Self {
-            items,
-            next_cursor: None,
-        }
-    }
 }
 
 /// A connection, without its tokens.

@@ -217,6 +217,7 @@ impl Reload {
         self.service.change(local::settings(&config));
         let gateway = self.service.engine().gateway();
         gateway.limit(local::gateway_limits(&config));
+        keeper.keep_events(local::events_kept(&config));
         self.service.tell(config.webhooks);
         keeper.read_journals_of(config.journals);
         let apps = config.apps.len();

@@ -10,6 +10,7 @@ use evergrant_domain::read_before_write::{AsAnswered, Found, Wanted};
 use evergrant_domain::repeat::Effect;
 use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{App, ConnectionId};
+use evergrant_keeper::Asker;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Response};
 use http_body_util::Empty;
@@ -115,7 +116,8 @@ impl<T: Transport> Inner<T> {
         let event = Event::new(
             EventKind::WriteSuppressed,
             "what a write would bring was found to be there; it was not sent for that",
-        );
+        )
+        .during(record.circumstances(Asker::UNKNOWN));
         self.keeper.event(id, event);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -175,6 +177,7 @@ impl<T: Transport> Inner<T> {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         Ok(Call {
             id,
+            asker: Asker::UNKNOWN,
             method: Method::GET,
             target: &look.path,
             uri: target.at(&app.provider)?,

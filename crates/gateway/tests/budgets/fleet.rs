@@ -12,7 +12,7 @@ use evergrant_domain::{
     Provider as Endpoints, RefreshPolicy, RefreshToken, Rotation, Timestamp,
 };
 use evergrant_gateway::{Answer, Gateway, GatewayLimits, Refusal, RefusalKind, Terms};
-use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings};
+use evergrant_keeper::{Asker, Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings};
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
 use evergrant_store::sqlite::simulated::{Clocks, Like, SimulatedDatabase};
 use evergrant_store::{ByLease, SqliteStore, Vault, VaultKey};
@@ -194,7 +194,9 @@ impl Process {
             held: None,
         };
         let id = ConnectionId::parse(ask.connection).unwrap();
-        self.gateway.call_on(&terms, &id, ask.path, request).await
+        self.gateway
+            .call_on(&terms, Asker::UNKNOWN, &id, ask.path, request)
+            .await
     }
 
     /// The same beside the caller.

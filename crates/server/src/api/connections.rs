@@ -22,7 +22,7 @@ use crate::input::{self, NoQuery, OptionalJson, PathId, Query};
 use crate::lists::{coded_cursor, decoded_cursor, limit, not_a_cursor};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
-use crate::views::{EventView, List, Record, time};
+use crate::views::{List, Record, time};
 
 /// Over which time the refresh success rate is counted.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -288,7 +288,7 @@ pub(crate) async fn disconnect(
         async move {
             let ended = shared
                 .keeper()
-                .disconnect(&id, revoke)
+                .disconnect_for(caller.asked(), &id, revoke)
                 .await
                 .map_err(|error| Problem::keep(error, &id))?;
             if purge {
@@ -378,27 +378,4 @@ pub(crate) async fn reconnect_link(
         url: shared.reconnect_url(&id, lasts, wish.return_url),
         expires_at: time(shared.now().after(lasts)),
     }))
-}
-
-/// A connection's history, newest first.
-///
-/// Role: `support`.
-#[utoipa::path(
-    get, path = "/v1/connections/{id}/events", operation_id = "listConnectionEvents", tag = "connections",
-    params(("id" = String, Path), ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000)),
-    responses((status = 200, body = List<EventView>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
-)]
-pub(crate) async fn events(
-    State(shared): State<Shared>,
-    caller: Caller,
-    PathId(id): PathId,
-    mut query: Query,
-) -> Result<Json<List<EventView>>, Problem> {
-    caller.connection(shared.keeper(), &id, Role::Support).await?;
-    let limit = limit(&mut query)?;
-    query.done()?;
-    let events = shared.keeper().store().events(&id, limit).await?;
-    Ok(Json(List::whole(
-        events.into_iter().map(EventView::from).collect(),
-    )))
 }

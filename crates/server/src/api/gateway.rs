@@ -59,7 +59,7 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
             ))
     )
 )]
-pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request: Request<B>) -> Answer
+pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request_id: &str, request: Request<B>) -> Answer
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -83,7 +83,7 @@ where
         match shared
             .engine
             .gateway()
-            .call_on(&terms, &id, target, request)
+            .call_on(&terms, caller.asker(Some(request_id)), &id, target, request)
             .await
         {
             Ok(called) => {

@@ -110,11 +110,11 @@ pub(crate) async fn create(
         Work::Import(new.import(app, customer, id)?)
     };
     let made = {
-        let shared = shared.clone();
+        let (shared, caller) = (shared.clone(), caller.clone());
         async move {
             match work {
-                Work::Consent(consent) => shared.keeper().consent(consent).await,
-                Work::Import(import) => shared.keeper().import(import).await,
+                Work::Consent(consent) => shared.keeper().consent_for(caller.asked(), consent).await,
+                Work::Import(import) => shared.keeper().import_for(caller.asked(), import).await,
             }
         }
     };

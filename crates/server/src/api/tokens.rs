@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use evergrant_domain::access::Role;
 use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::tally::Counted;
 use evergrant_domain::{ConnectionId, Version};
-use evergrant_keeper::{AfterRejection, Current, Renewal};
+use evergrant_keeper::{AfterRejection, Asker, Current, Renewal};
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
@@ -44,13 +44,19 @@ const BATCH_AT_ONCE: usize = 32;
     params(("id" = String, Path), ("min_ttl" = Option<u32>, Query, description = "Seconds it should still live.")),
     responses((status = 200, body = TokenView<'_>), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
 )]
-pub(crate) async fn token(shared: &Shared, caller: &Caller, id: &str, query: Option<&str>) -> Answer {
+pub(crate) async fn token(
+    shared: &Shared,
+    caller: &Caller,
+    request_id: &str,
+    id: &str,
+    query: Option<&str>,
+) -> Answer {
     let answer = async {
         let id = parse_id_in_path(id)?;
         let mut query = Query::parse(query);
         let min_ttl = query.seconds("min_ttl")?;
         query.done()?;
-        hand_out(shared, caller, &id, min_ttl).await
+        hand_out(shared, caller, caller.asker(Some(request_id)), &id, min_ttl).await
     };
     let answer = match answer.await {
         Ok(token) => Answer::new(show(shared, &token)),
@@ -75,26 +81,31 @@ fn show(shared: &Inner, token: &Current) -> http::Response<AnswerBody> {
 async fn hand_out(
     shared: &Inner,
     caller: &Caller,
+    asker: Asker<'_>,
     id: &ConnectionId,
     min_ttl: Option<Duration>,
 ) -> Result<Arc<Current>, Problem> {
     let keeper = shared.keeper();
     caller.admit(keeper, id, Role::Tokens).await?;
     let token = keeper
-        .current(id, min_ttl)
+        .current_for(asker, id, min_ttl)
         .await
         .map_err(|error| shared.problem(Problem::keep(error, id)))?;
-    note_handed_out(shared, caller, &token);
+    note_handed_out(shared, caller, asker, &token);
     Ok(token)
 }
 
-fn note_handed_out(shared: &Inner, caller: &Caller, token: &Current) {
+fn note_handed_out(shared: &Inner, caller: &Caller, asker: Asker<'_>, token: &Current) {
     shared.keeper().note_handed_out(token);
     shared
         .keeper()
         .event_with(&token.connection, EventKind::TokenHandedOut, || {
             let detail = format!("an access token was handed to {}", caller.shown());
-            Event::new(EventKind::TokenHandedOut, detail)
+            Event::new(EventKind::TokenHandedOut, detail).during(Circumstances {
+                seconds_remaining: Some(token.seconds_remaining(shared.now())),
+                token_version: Some(token.version),
+                ..asker.circumstances()
+            })
         });
 }
 
@@ -157,7 +168,7 @@ pub(crate) async fn batch(
     let outcomes: Vec<Result<Arc<Current>, Problem>> = stream::iter(batch.connections.clone())
         .map(|id| {
             let (shared, caller) = (shared.clone(), caller.clone());
-            async move { hand_out(&shared, &caller, &parse_id(&id)?, min_ttl).await }
+            async move { hand_out(&shared, &caller, caller.asked(), &parse_id(&id)?, min_ttl).await }
         })
         .buffered(BATCH_AT_ONCE)
         .collect()
@@ -286,7 +297,7 @@ pub(crate) async fn rejected(
     let outcome = match class {
         Class::Expired | Class::Rejected | Class::MalformedToken => shared
             .keeper()
-            .rejected(&id, version, class)
+            .rejected_for(caller.asked(), &id, version, class)
             .await
             .map_err(|error| shared.problem(Problem::keep(error, &id)))?,
         other => AfterRejection::Stays {
@@ -302,8 +313,21 @@ pub(crate) async fn rejected(
         ),
         AfterRejection::Stays { class, why } => (*class, *why, None),
     };
+    shared.keeper().event_with(&id, EventKind::CallUnauthorized, || {
+        let detail = format!(
+            "a caller said that a token came back {}, {}: {why}",
+            rejected.status,
+            class.as_str()
+        );
+        Event::new(EventKind::CallUnauthorized, detail).during(Circumstances {
+            class: Some(class),
+            status_code: Some(rejected.status),
+            token_version: Some(version),
+            ..caller.asked().circumstances()
+        })
+    });
     if let Some(token) = token {
-        note_handed_out(&shared, &caller, token);
+        note_handed_out(&shared, &caller, caller.asked(), token);
     }
     let token = token.map(|token| TokenView::new(token, shared.now()));
     let mut response = Json(RejectedAnswer::new(class, why, token)).into_response();
@@ -379,7 +403,7 @@ pub(crate) async fn refresh(
     };
     let report = shared
         .keeper()
-        .refresh(&id, refresh.if_version.map(Version::new), renewal)
+        .refresh_for(caller.asked(), &id, refresh.if_version.map(Version::new), renewal)
         .await
         .map_err(|error| shared.problem(Problem::keep(error, &id)))?;
     Ok(Json(Refreshed {

@@ -11,6 +11,7 @@ mod connections;
 mod dashboard;
 mod gateway;
 mod harness;
+mod history;
 mod input;
 mod listen;
 mod metrics;

@@ -19,7 +19,7 @@ fn import(grant: &Grant) -> Value {
 }
 
 /// Calls of every kind; one has a token pasted into it.
-fn calls(token: &str) -> [(&'static str, &'static str, Option<Value>); 9] {
+fn calls(token: &str) -> [(&'static str, &'static str, Option<Value>); 13] {
     [
         ("GET", "/v1/connections", None),
         ("GET", "/v1/keys", None),
@@ -33,6 +33,10 @@ fn calls(token: &str) -> [(&'static str, &'static str, Option<Value>); 9] {
             Some(json!({"text": format!("HTTP/1.1 401\nAuthorization: Bearer {}", token)})),
         ),
         ("GET", "/v1/connections/c1/events", None),
+        ("GET", "/v1/events?after=0&limit=1000", None),
+        ("GET", "/v1/connections/c1/export?customer=true", None),
+        ("GET", "/v1/connections/c1/tallies", None),
+        ("GET", "/v1/overview", None),
         ("POST", "/v1/apps/crm/check", None),
     ]
 }

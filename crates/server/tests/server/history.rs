@@ -1,0 +1,290 @@
+//! Events, tallies, the export and the overview, as their callers see them.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::House;
+
+fn kinds(list: &Value) -> Vec<&str> {
+    let items = list["items"].as_array().unwrap();
+    items.iter().map(|item| item["type"].as_str().unwrap()).collect()
+}
+
+async fn json(house: &House, key: &str, path: &str) -> Value {
+    house.get(key, path).await.expect(200).json()
+}
+
+/// A stream of events, read as it comes.
+struct Stream {
+    socket: TcpStream,
+    read: String,
+}
+
+impl Stream {
+    async fn open(house: &House, key: &str, path: &str, last: Option<i64>) -> Self {
+        let mut socket = TcpStream::connect(house.address).await.unwrap();
+        let last = last.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        let asked = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost:8484\r\nAuthorization: Bearer {key}\r\n\
+             Accept: text/event-stream\r\n{last}\r\n"
+        );
+        socket.write_all(asked.as_bytes()).await.unwrap();
+        let read = String::new();
+        Self { socket, read }
+    }
+
+    /// Until this was read; `false` where the stream ends before.
+    async fn says(&mut self, text: &str) -> bool {
+        let mut bytes = [0; 4096];
+        while !self.read.contains(text) {
+            match self.socket.read(&mut bytes).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) => self.read.push_str(&String::from_utf8_lossy(&bytes[..read])),
+            }
+        }
+        true
+    }
+}
+
+#[tokio::test]
+async fn an_event_names_the_request_and_the_key_that_it_happened_for() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let made = house.made_key(json!({"name": "n", "role": "support"})).await;
+    let (key, id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let forced = json!({"force": true});
+    house
+        .post(key, "/v1/connections/c1/refresh", forced)
+        .await
+        .expect(200);
+    let events = json(&house, key, "/v1/connections/c1/events").await;
+    assert_eq!(kinds(&events), ["refreshed", "connected"]);
+    let refreshed = &events["items"][0];
+    for (field, said) in [
+        ("by", json!(id)),
+        ("request_id", json!("the-same")),
+        ("reason", json!("forced")),
+        ("version_before", json!(1)),
+        ("version", json!(2)),
+        ("attempt", json!(1)),
+        ("failures_before", json!(0)),
+        ("app", json!("crm")),
+        ("connection", json!("c1")),
+    ] {
+        assert_eq!(refreshed[field], said, "{field} of {refreshed}");
+    }
+    assert!(
+        refreshed["took_ms"].is_u64() && refreshed["seconds_remaining"].is_i64(),
+        "{refreshed}"
+    );
+    let process = refreshed["process"].as_str().unwrap();
+    assert!(
+        process.ends_with(&format!(":{}", std::process::id())),
+        "{process}"
+    );
+    assert_eq!(events["items"][1]["by"], "operator", "who imported it");
+}
+
+#[tokio::test]
+async fn a_calls_event_says_what_was_called_and_with_which_token() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.sim.expire_access_tokens(1001);
+    house
+        .get(
+            &house.admin,
+            "/gateway/c1/crm/v3/objects/contacts/51?email=ann@example.com",
+        )
+        .await;
+    let found = json(
+        &house,
+        &house.admin,
+        "/v1/events?type=call_unauthorized&request_id=the-same",
+    )
+    .await;
+    let told = &found["items"][0];
+    for (field, said) in [
+        ("class", json!("expired")),
+        ("status_code", json!(401)),
+        ("method", json!("GET")),
+        ("endpoint", json!("/crm/v3/objects/contacts/{id}")),
+        ("token_version", json!(1)),
+    ] {
+        assert_eq!(told[field], said, "{field} of {told}");
+    }
+    assert!(!told.to_string().contains("ann@example.com"), "{told}");
+    let correlation = told["provider_correlation_id"].as_str().unwrap();
+    let by_correlation = format!("/v1/events?provider_correlation_id={correlation}");
+    assert!(kinds(&json(&house, &house.admin, &by_correlation).await).contains(&"call_unauthorized"));
+}
+
+#[tokio::test]
+async fn events_are_read_as_they_came_and_only_within_a_keys_limits() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.import("c2", "globex", 1002).await;
+    let limited = house
+        .key(json!({"name": "n", "role": "support", "customers": ["globex"]}))
+        .await;
+    let all = json(&house, &house.admin, "/v1/events?after=0").await;
+    assert_eq!(kinds(&all), ["connected", "connected"]);
+    assert_eq!(all["next_cursor"], Value::Null, "nothing more for now");
+    let last = all["items"][1]["id"].as_i64().unwrap();
+    assert_eq!(all["read_to"], last);
+    let none = json(&house, &house.admin, &format!("/v1/events?after={last}")).await;
+    assert_eq!((kinds(&none).len(), &none["read_to"]), (0, &json!(last)));
+    let own = json(&house, &limited, "/v1/events").await;
+    assert_eq!(own["items"].as_array().unwrap().len(), 1);
+    assert_eq!(own["items"][0]["connection"], "c2");
+    let other = json(&house, &limited, "/v1/events?connection=c1").await;
+    assert_eq!(kinds(&other).len(), 0, "as if it did not exist");
+    house
+        .get(&limited, "/v1/connections/c1/export")
+        .await
+        .refused(404, "unknown_connection");
+    house
+        .get(&house.admin, "/v1/events?type=nothing")
+        .await
+        .refused(400, "bad_request");
+    let gateway = house.key(json!({"name": "n", "role": "gateway"})).await;
+    house.get(&gateway, "/v1/events").await.refused(403, "forbidden");
+}
+
+#[tokio::test]
+async fn a_stream_tells_the_same_events_and_goes_on_where_it_stopped() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let mut live = Stream::open(&house, &house.admin, "/v1/events", None).await;
+    assert!(live.says(": still here").await);
+    house.import("c2", "globex", 1002).await;
+    assert!(live.says("\"connection\":\"c2\"").await);
+    assert!(
+        live.read.contains("content-type: text/event-stream"),
+        "{}",
+        live.read
+    );
+    assert!(live.read.contains("event: connected\n"), "{}", live.read);
+    assert!(
+        !live.read.contains("\"connection\":\"c1\""),
+        "only what is new: {}",
+        live.read
+    );
+    let all = json(&house, &house.admin, "/v1/events?after=0").await;
+    let first = all["items"][0]["id"].as_i64().unwrap();
+    let mut again = Stream::open(&house, &house.admin, "/v1/events", Some(first)).await;
+    assert!(again.says(&format!("id: {}\n", all["items"][1]["id"])).await);
+    assert!(!again.read.contains(&format!("id: {first}\n")), "{}", again.read);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key_and_with_the_service() {
+    let house = House::build().await;
+    let made = house.made_key(json!({"name": "n", "role": "support"})).await;
+    let mut own = Stream::open(&house, made["key"].as_str().unwrap(), "/v1/events", None).await;
+    let mut another = Stream::open(&house, &house.admin, "/v1/events", None).await;
+    assert!(own.says(": still here").await && another.says(": still here").await);
+    let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
+    house.call(&house.admin, "DELETE", &path, None).await.expect(204);
+    assert!(!own.says("never said").await);
+    house.stop().await;
+    assert!(!another.says("never said").await);
+}
+
+#[tokio::test]
+async fn what_calls_did_is_counted_and_shown_at_once() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    for _ in 0..3 {
+        house
+            .get(&house.admin, "/gateway/c1/crm/v3/objects/contacts")
+            .await
+            .expect(200);
+    }
+    house
+        .get(&house.admin, "/v1/connections/c1/token")
+        .await
+        .expect(200);
+    let tallies = json(&house, &house.admin, "/v1/connections/c1/tallies").await;
+    let counts = &tallies["hours"][0]["counts"];
+    assert_eq!(counts["class:ok"], 3, "{tallies}");
+    assert_eq!(counts["ttl:below_1800"], 3, "{tallies}");
+    assert_eq!(counts["handed_out"], 1, "{tallies}");
+    let overview = json(&house, &house.admin, "/v1/overview").await;
+    let app = &overview["apps"][0];
+    assert_eq!(
+        (&app["app"], &app["health"]),
+        (&json!("crm"), &json!("ok")),
+        "{overview}"
+    );
+    assert_eq!(app["connections"]["healthy"], 1, "{overview}");
+    assert_eq!(app["calls_by_ttl_last_day"]["below_1800"], 3, "{overview}");
+    assert_eq!(overview["reconnect_required"], 0);
+}
+
+#[tokio::test]
+async fn an_export_holds_what_the_provider_needs_and_nothing_about_the_customer() {
+    let house = House::build().await;
+    house.import("c1", "acme-the-customer", 1001).await;
+    house
+        .post(&house.admin, "/v1/connections/c1/refresh", json!({"force": true}))
+        .await
+        .expect(200);
+    let export = json(&house, &house.admin, "/v1/connections/c1/export").await;
+    assert!(!export.to_string().contains("acme-the-customer"), "{export}");
+    assert!(
+        !export.to_string().contains("/connect/"),
+        "a link gives a right: {export}"
+    );
+    assert_eq!(export["connection"]["account"]["id"], "1001");
+    let versions: Vec<_> = export["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| version["version"].as_i64().unwrap())
+        .collect();
+    assert_eq!(versions, [2, 1]);
+    assert_eq!(
+        kinds(&json!({"items": export["events"]})),
+        ["refreshed", "connected"]
+    );
+    let asked = json(&house, &house.admin, "/v1/connections/c1/export?customer=true").await;
+    assert_eq!(asked["connection"]["customer"], "acme-the-customer");
+}
+
+#[tokio::test]
+async fn connections_are_listed_by_what_people_look_for() {
+    let house = House::build().await;
+    for (id, customer, hub) in [("c1", "b", 1001), ("c2", "a", 1002), ("c3", "c", 1003)] {
+        house.import(id, customer, hub).await;
+    }
+    let walk = async |sort: &str| -> String {
+        let mut found = String::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/connections?sort={sort}&limit=1{cursor}");
+            let page = json(&house, &house.admin, &path).await;
+            found.push_str(page["items"][0]["id"].as_str().unwrap());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return found,
+            }
+        }
+    };
+    assert_eq!(walk("customer").await, "c2c1c3");
+    assert_eq!(walk("-customer").await, "c3c1c2");
+    assert_eq!(walk("created").await, "c1c2c3");
+    let page = json(&house, &house.admin, "/v1/connections?sort=customer&limit=1").await;
+    let cursor = page["next_cursor"].as_str().unwrap();
+    house
+        .get(
+            &house.admin,
+            &format!("/v1/connections?sort=created&cursor={cursor}"),
+        )
+        .await
+        .refused(400, "bad_request");
+    house
+        .get(&house.admin, "/v1/connections?sort=luck")
+        .await
+        .refused(400, "bad_request");
+}
