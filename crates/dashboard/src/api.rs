@@ -29,7 +29,6 @@ pub struct Answer {
 #[serde(default)]
 pub(crate) struct Refused {
     pub(crate) status: u16,
-    pub(crate) code: String,
     pub(crate) title: String,
     pub(crate) detail: String,
     pub(crate) action: String,
@@ -93,7 +92,6 @@ pub(crate) fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Refused> {
     }
     serde_json::from_value(answer.body).map_err(|_| Refused {
         status: 500,
-        code: "internal".to_owned(),
         title: "The answer could not be read".to_owned(),
         detail: "the service answered something that this page does not understand".to_owned(),
         action: "Tell whoever runs the service.".to_owned(),

@@ -4,6 +4,7 @@ mod apps;
 mod connection;
 mod connections;
 mod overview;
+mod webhooks;
 
 use askama::Template;
 use http::{Method, StatusCode};
@@ -86,6 +87,8 @@ pub async fn answer(api: &impl Api, visitor: Visitor<'_>, request: Request<'_>) 
         [] if is_read => overview::page(api, &visitor).await,
         ["connections"] if is_read => connections::page(api, &visitor, &query).await,
         ["apps"] if is_read => apps::page(api, &visitor).await,
+        ["webhooks"] if is_read => webhooks::page(api, &visitor, &query).await,
+        ["webhooks", id, "resend"] if is_form && is_plain(id) => webhooks::resend(api, id).await,
         ["apps", name, "check"] if is_form && is_plain(name) => apps::check(api, name).await,
         ["connections", id, rest @ ..] if is_plain(id) => match rest {
             [] if is_read => connection::page(api, &visitor, id, &query, false).await,
@@ -97,7 +100,7 @@ pub async fn answer(api: &impl Api, visitor: Visitor<'_>, request: Request<'_>) 
             [] | ["diagnosis" | "disconnect" | "refresh" | "export"] => Reply::MethodNotAllowed,
             _ => not_found(&visitor),
         },
-        [] | ["connections" | "apps"] => Reply::MethodNotAllowed,
+        [] | ["connections" | "apps" | "webhooks"] => Reply::MethodNotAllowed,
         _ => not_found(&visitor),
     }
 }

@@ -172,6 +172,53 @@ pub(crate) struct EndpointTrouble {
     pub(crate) open_until: Option<Timestamp>,
 }
 
+/// `GET /v1/overview`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Overview {
+    pub(crate) apps: Vec<AppOverview>,
+    pub(crate) lifeboat_entries: Option<u64>,
+}
+
+/// An app's part of it. What the key may not know is empty.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AppOverview {
+    pub(crate) app: String,
+    /// By health.
+    pub(crate) connections: BTreeMap<String, u64>,
+    /// By minute, oldest first; minutes in which nothing was counted are missing.
+    pub(crate) calls_by_ttl_last_hour: Vec<Tallied>,
+    pub(crate) refreshes_last_hour: Vec<Tallied>,
+}
+
+/// What was counted in a minute.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Tallied {
+    pub(crate) at: Timestamp,
+    /// By the API's words.
+    pub(crate) counts: BTreeMap<String, u64>,
+}
+
+/// `GET /v1/webhooks/deliveries`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Delivery {
+    pub(crate) id: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) url: String,
+    pub(crate) state: String,
+    pub(crate) app: String,
+    pub(crate) connection: Option<String>,
+    pub(crate) customer: Option<String>,
+    pub(crate) at: Option<Timestamp>,
+    pub(crate) tries: u32,
+    pub(crate) last_status: Option<u16>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) next_try_at: Option<Timestamp>,
+}
+
 /// `POST /v1/connections/{id}/reconnect-link`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -186,6 +233,7 @@ pub(crate) struct Link {
 pub(crate) struct Diagnosis {
     pub(crate) verdict: String,
     pub(crate) cause: Option<String>,
+    pub(crate) title: Option<String>,
     pub(crate) summary: String,
     pub(crate) action: Option<String>,
     pub(crate) checks: Vec<Check>,

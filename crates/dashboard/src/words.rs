@@ -93,7 +93,24 @@ pub(crate) fn sentence(text: &str) -> String {
     if !sentence.ends_with(['.', '!', '?', '…']) {
         sentence.push('.');
     }
-    sentence
+    with_readable_times(&sentence)
+}
+
+/// Times as machines write them, as people read them.
+fn with_readable_times(text: &str) -> String {
+    let readable = |word: &str| {
+        let bare = word.trim_end_matches([',', '.', ';', ')']);
+        let at: Timestamp = bare.ends_with('Z').then(|| bare.parse().ok())??;
+        Some(format!(
+            "{} UTC{}",
+            at.strftime("%Y-%m-%d %H:%M:%S"),
+            &word[bare.len()..]
+        ))
+    };
+    let words = text
+        .split(' ')
+        .map(|word| readable(word).unwrap_or_else(|| word.to_owned()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A span in its two largest units: `4 min 20 s`, `3 h`, `2 d 4 h`.
@@ -227,6 +244,10 @@ mod tests {
         assert_eq!(sentence("the grant is gone"), "The grant is gone.");
         assert_eq!(sentence("Ask again."), "Ask again.");
         assert_eq!(sentence(" "), "");
+        assert_eq!(
+            sentence("the next try is at 2026-11-24T12:01:10.123Z; Z"),
+            "The next try is at 2026-11-24 12:01:10 UTC; Z."
+        );
         assert_eq!(name_of("clock_skew"), "Clock skew");
         assert_eq!(name_of("äh"), "äh");
         assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");

@@ -314,7 +314,10 @@ impl Door {
             }
         };
         let (parts, body) = stream.into_parts();
-        let body = Body::from_stream(body.into_data_stream().take_until(Box::pin(until)));
+        let hints = body
+            .into_data_stream()
+            .map(|frame| frame.map(|frame| as_hint(&frame)));
+        let body = Body::from_stream(hints.take_until(Box::pin(until)));
         Response::from_parts(parts, body)
     }
 
@@ -416,6 +419,20 @@ impl Door {
         };
         see_other(&next)
     }
+}
+
+/// A frame of the API's stream as the pages need it: they ask for themselves again, so it is enough that something came, and
+/// after what. Events without a name are one kind to a browser.
+fn as_hint(frame: &[u8]) -> Bytes {
+    let mut hint = Vec::with_capacity(64);
+    for line in frame.split_inclusive(|byte| *byte == b'\n') {
+        if line.starts_with(b"data:") {
+            hint.extend_from_slice(b"data: 1\n");
+        } else if !line.starts_with(b"event:") {
+            hint.extend_from_slice(line);
+        }
+    }
+    hint.into()
 }
 
 /// Whether a key is of use here.
@@ -558,6 +575,13 @@ fn method_not_allowed() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_told_that_something_came_and_not_what() {
+        let hint = as_hint(b"id: 7\nevent: refreshed\ndata: {\"connection\":\"c1\"}\n\n");
+        assert_eq!(&hint[..], b"id: 7\ndata: 1\n\n");
+        assert_eq!(&as_hint(b": still here\n\n")[..], b": still here\n\n");
+    }
 
     #[test]
     fn a_login_leads_to_pages_of_the_dashboard_only() {

@@ -8,6 +8,7 @@
 
 mod browser;
 mod clients;
+mod dashboard;
 mod explaining;
 mod guards;
 mod installation;

@@ -339,7 +339,10 @@ fn shown(diagnosis: Diagnosis) -> Shown {
     let (verdict, tone) = match (diagnosis.verdict.as_str(), &diagnosis.cause) {
         ("healthy", _) => ("Healthy".to_owned(), Tone::Good),
         ("inconclusive", _) => ("Inconclusive".to_owned(), Tone::Unsure),
-        (_, Some(cause)) => (name_of(cause), Tone::Bad),
+        (_, Some(cause)) => (
+            diagnosis.title.clone().unwrap_or_else(|| name_of(cause)),
+            Tone::Bad,
+        ),
         (other, None) => (name_of(other), Tone::Unsure),
     };
     Shown {
@@ -350,7 +353,7 @@ fn shown(diagnosis: Diagnosis) -> Shown {
             .action
             .as_deref()
             .map(sentence)
-            .filter(|action| !action.is_empty()),
+            .filter(|action| !action.is_empty() && diagnosis.verdict != "healthy"),
         checks: diagnosis
             .checks
             .into_iter()

@@ -13,7 +13,14 @@ use crate::words::{HEALTHS, Tone, When, health, sentence};
 const ROWS: &str = "50";
 
 /// By what the list can be sorted: the API's word, and what it is called.
-const SORTS: [(&str, &str); 1] = [("", "Oldest first")];
+const SORTS: [(&str, &str); 6] = [
+    ("", "Oldest first"),
+    ("-created", "Newest first"),
+    ("customer", "Customer"),
+    ("expires_at", "Time left"),
+    ("-last_call_at", "Last call"),
+    ("-status_since", "Last change of status"),
+];
 
 const STATUSES: [(&str, &str); 3] = [
     ("active", "Active"),

@@ -1,22 +1,96 @@
 //! The first page: what needs a person, and how everything stands.
 
-use askama::Template;
+use std::collections::BTreeMap;
 
-use super::{Frame, Reply, Visitor, show};
+use askama::Template;
+use jiff::Timestamp;
+
+use super::{Frame, Reply, Visitor, query_of, show};
 use crate::api::{Api, get};
-use crate::records::{App, Connection, List};
-use crate::words::{Tone, When, sentence};
+use crate::chart::{Columns, Series, Share, shares};
+use crate::records::{App, Connection, Delivery, List, Overview, Tallied};
+use crate::words::{HEALTHS, Tone, When, counted, number, sentence};
 
 /// How much of what needs a person is shown; the rest is a link away.
 const SHOWN: usize = 8;
+
+/// How many of them are counted: beyond that it is enough to say that there are many.
+const DEAD_LETTERS_COUNTED: u32 = 100;
+
+/// How long access tokens still lived when calls left with them, from the least. The words are the API's.
+const LIVES: [(&str, Series); 7] = [
+    (
+        "ttl:below_0",
+        Series {
+            name: "ended",
+            class: "life-0",
+        },
+    ),
+    (
+        "ttl:below_30",
+        Series {
+            name: "under 30 s",
+            class: "life-1",
+        },
+    ),
+    (
+        "ttl:below_120",
+        Series {
+            name: "under 2 min",
+            class: "life-2",
+        },
+    ),
+    (
+        "ttl:below_300",
+        Series {
+            name: "under 5 min",
+            class: "life-3",
+        },
+    ),
+    (
+        "ttl:below_600",
+        Series {
+            name: "under 10 min",
+            class: "life-4",
+        },
+    ),
+    (
+        "ttl:below_1800",
+        Series {
+            name: "under 30 min",
+            class: "life-5",
+        },
+    ),
+    (
+        "ttl:more",
+        Series {
+            name: "longer",
+            class: "life-6",
+        },
+    ),
+];
+
+const REDEMPTIONS: [Series; 2] = [
+    Series {
+        name: "brought a token set",
+        class: "stored",
+    },
+    Series {
+        name: "brought none",
+        class: "without",
+    },
+];
 
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct Page<'a> {
     frame: Frame<'a>,
     needed: Vec<Need>,
+    needed_count: String,
     /// Whether there are more connections to reconnect than are shown.
     more: bool,
+    counts: Option<Counts>,
+    charts: Vec<Chart>,
 }
 
 /// One thing that does not mend itself.
@@ -30,6 +104,33 @@ struct Need {
     href: String,
 }
 
+/// How many connections stand how.
+struct Counts {
+    total: String,
+    shares: Vec<Share>,
+    tiles: Vec<Tile>,
+    /// By name, each with a count for every tile.
+    apps: Vec<(String, Vec<String>)>,
+}
+
+struct Tile {
+    name: &'static str,
+    tone: Tone,
+    count: String,
+    href: String,
+}
+
+struct Chart {
+    id: &'static str,
+    title: &'static str,
+    /// What it is good for.
+    says: &'static str,
+    /// What stands there while there is nothing.
+    none: &'static str,
+    columns: Columns,
+    width: u32,
+}
+
 pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
     let apps: List<App> = match get(api, "/v1/apps?limit=1000").await {
         Ok(apps) => apps,
@@ -40,8 +141,39 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
         Ok(waiting) => waiting,
         Err(refused) => return refused.page(visitor),
     };
-    let now = visitor.now;
-    let refused = apps
+    // What sends no webhooks has none that are dead.
+    let dead_letters: Option<List<Delivery>> = get(
+        api,
+        &format!("/v1/webhooks/deliveries?state=dead&limit={DEAD_LETTERS_COUNTED}"),
+    )
+    .await
+    .ok();
+    let dead_letters = dead_letters.map_or(0, |dead| dead.items.len() as u64);
+    // An older process of the fleet has none.
+    let overview = get::<Overview>(api, "/v1/overview").await.ok();
+    let more = waiting.items.len() > SHOWN;
+    let needed = needed(&apps, &waiting, overview.as_ref(), dead_letters, visitor.now);
+    show(&Page {
+        frame: Frame::new(visitor, "overview", "Overview").live("/dashboard/live", 5),
+        needed_count: needed.len().to_string() + if more { "+" } else { "" },
+        needed,
+        more,
+        counts: overview.as_ref().map(counts),
+        charts: overview
+            .as_ref()
+            .map(|overview| charts(overview, visitor.now))
+            .unwrap_or_default(),
+    })
+}
+
+fn needed(
+    apps: &List<App>,
+    waiting: &List<Connection>,
+    overview: Option<&Overview>,
+    dead_letters: u64,
+    now: Timestamp,
+) -> Vec<Need> {
+    let mut needed: Vec<Need> = apps
         .items
         .iter()
         .filter(|app| app.health.is_rejected())
@@ -52,24 +184,235 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
             since: When::maybe(app.health.since, now),
             action: "Check credentials",
             href: "/dashboard/apps".to_owned(),
+        })
+        .collect();
+    let entries = overview
+        .and_then(|overview| overview.lifeboat_entries)
+        .unwrap_or(0);
+    if entries > 0 {
+        needed.push(Need {
+            tone: Tone::Bad,
+            title: format!("{} in the lifeboat", counted(entries, "answer")),
+            text: "New tokens wait for the store to take them: see that it answers, and keep the lifeboat's folder.".to_owned(),
+            since: None,
+            action: "",
+            href: String::new(),
         });
-    let more = waiting.items.len() > SHOWN;
-    let lost = waiting.items.iter().take(SHOWN).map(|connection| Need {
-        tone: Tone::Bad,
-        title: connection.customer.clone(),
-        text: sentence(
-            connection
-                .why
-                .as_deref()
-                .unwrap_or("the customer must connect again"),
-        ),
-        since: When::maybe(connection.status_since, now),
-        action: "Get reconnect link",
-        href: format!("/dashboard/connections/{}#reconnect", connection.id),
-    });
-    show(&Page {
-        frame: Frame::new(visitor, "overview", "Overview").live("/dashboard/live", 5),
-        needed: refused.chain(lost).collect(),
-        more,
-    })
+    }
+    if dead_letters > 0 {
+        needed.push(Need {
+            tone: Tone::Warn,
+            title: format!("{} could not be delivered", counted(dead_letters, "webhook")),
+            text: "Their receiver did not take them in 24 hours.".to_owned(),
+            since: None,
+            action: "Look and resend",
+            href: "/dashboard/webhooks".to_owned(),
+        });
+    }
+    needed.extend(waiting.items.iter().take(SHOWN).map(|connection| {
+        Need {
+            tone: Tone::Bad,
+            title: connection.customer.clone(),
+            text: sentence(
+                connection
+                    .why
+                    .as_deref()
+                    .unwrap_or("the customer must connect again"),
+            ),
+            since: When::maybe(connection.status_since, now),
+            action: "Get reconnect link",
+            href: format!("/dashboard/connections/{}#reconnect", connection.id),
+        }
+    }));
+    needed
+}
+
+fn counts(overview: &Overview) -> Counts {
+    let mut by_health: BTreeMap<&str, u64> = BTreeMap::new();
+    for (health, count) in overview.apps.iter().flat_map(|app| &app.connections) {
+        *by_health.entry(health).or_default() += count;
+    }
+    let of = |word: &str| by_health.get(word).copied().unwrap_or_default();
+    let total: u64 = HEALTHS.iter().map(|(word, ..)| of(word)).sum();
+    let from_good: Vec<(u64, &'static str)> = HEALTHS
+        .iter()
+        .rev()
+        .map(|(word, _, tone)| (of(word), tone.as_str()))
+        .collect();
+    Counts {
+        total: counted(total, "live connection"),
+        shares: shares(&from_good),
+        tiles: HEALTHS
+            .iter()
+            .rev()
+            .map(|(word, name, tone)| Tile {
+                name,
+                tone: *tone,
+                count: number(of(word)),
+                href: format!("/dashboard/connections?{}", query_of([("health", *word)])),
+            })
+            .collect(),
+        apps: overview
+            .apps
+            .iter()
+            .map(|app| {
+                let of = |word: &str| app.connections.get(word).copied().unwrap_or_default();
+                let counts = HEALTHS.iter().rev().map(|(word, ..)| number(of(word)));
+                (app.app.clone(), counts.collect())
+            })
+            .collect(),
+    }
+}
+
+/// The minutes of the last hour, each with what all apps counted in it by these words.
+fn by_minute<const N: usize>(
+    tallies: impl Iterator<Item = impl IntoIterator<Item = Tallied>>,
+    words: [&str; N],
+    now: Timestamp,
+) -> Vec<(Timestamp, Vec<u64>)> {
+    const MINUTES: i64 = 60;
+    let this = now.as_second().div_euclid(60);
+    let mut minutes: Vec<(Timestamp, Vec<u64>)> = (this - MINUTES + 1..=this)
+        .filter_map(|minute| Some((Timestamp::from_second(minute * 60).ok()?, vec![0; N])))
+        .collect();
+    for tallied in tallies.flatten() {
+        let place = tallied.at.as_second().div_euclid(60) - (this - MINUTES + 1);
+        let Some((_, counts)) = usize::try_from(place)
+            .ok()
+            .and_then(|place| minutes.get_mut(place))
+        else {
+            continue;
+        };
+        for (count, word) in counts.iter_mut().zip(words) {
+            *count += tallied.counts.get(word).copied().unwrap_or_default();
+        }
+    }
+    minutes
+}
+
+fn charts(overview: &Overview, now: Timestamp) -> Vec<Chart> {
+    let lives = by_minute(
+        overview.apps.iter().map(|app| app.calls_by_ttl_last_hour.clone()),
+        LIVES.map(|(word, _)| word),
+        now,
+    );
+    let mut redemptions = by_minute(
+        overview.apps.iter().map(|app| app.refreshes_last_hour.clone()),
+        ["stored", "redeemed"],
+        now,
+    );
+    for (_, counts) in &mut redemptions {
+        // What a minute presented may land in the next.
+        counts[1] = counts[1].saturating_sub(counts[0]);
+    }
+    vec![
+        Chart {
+            id: "lives",
+            title: "Calls by remaining lifetime",
+            says: "How long a call's token still lived when it left. Nothing should be yellow or red.",
+            none: "No call has come in the last hour. If one should have: look at the worker or trigger that makes it.",
+            width: Columns::width(lives.len()),
+            columns: Columns::new(&LIVES.map(|(_, series)| series), &lives),
+        },
+        Chart {
+            id: "redemptions",
+            title: "Redemptions and token sets",
+            says: "Every refresh token that was presented should have brought a token set that was stored.",
+            none: "Nothing had to be refreshed in the last hour.",
+            width: Columns::width(redemptions.len()),
+            columns: Columns::new(&REDEMPTIONS, &redemptions),
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use super::super::Rights;
+    use super::super::tests::{Fake, ask, html};
+
+    fn quiet() -> Fake {
+        let none = json!({"items": [], "next_cursor": null});
+        Fake::default()
+            .with(
+                "GET /v1/apps?limit=1000",
+                200,
+                json!({"items": [{"name": "crm", "health": {"status": "ok"}}], "next_cursor": null}),
+            )
+            .with("GET /v1/connections?status=reconnect_required&limit=9", 200, none)
+    }
+
+    fn overview() -> Value {
+        json!({
+            "apps": [
+                {
+                    "app": "crm", "connections": {"healthy": 12_480, "degraded": 3, "disconnected": 7},
+                    "calls_by_ttl_last_hour": [
+                        {"at": "2026-11-24T10:00:00Z", "counts": {"ttl:more": 9999}},
+                        {"at": "2026-11-24T11:30:00Z", "counts": {"ttl:more": 40, "ttl:below_30": 2}},
+                    ],
+                    "refreshes_last_hour": [{"at": "2026-11-24T11:30:00Z", "counts": {"redeemed": 5, "stored": 4}}],
+                },
+                {"app": "other", "connections": {"reconnect_required": 2}},
+            ],
+            "lifeboat_entries": 1,
+        })
+    }
+
+    #[test]
+    fn where_nobody_is_needed_the_first_page_says_so() {
+        let page = html(ask(&quiet(), Rights::Support, Method::GET, ""), 200);
+        assert!(page.contains("nobody has to do anything"), "{page}");
+    }
+
+    #[test]
+    fn what_needs_a_person_comes_first_each_with_its_one_action() {
+        let waiting = |number: u32| json!({"id": format!("c{number}"), "customer": "<b>acme</b>", "status": "reconnect_required", "why": "the provider refused the grant", "status_since": "2026-11-24T11:00:00Z"});
+        let many: Vec<Value> = (0..9).map(waiting).collect();
+        let api = quiet()
+            .with("GET /v1/apps?limit=1000", 200, json!({"items": [{"name": "crm", "health": {"status": "credentials_rejected", "code": "invalid_client"}}], "next_cursor": null}))
+            .with("GET /v1/connections?status=reconnect_required&limit=9", 200, json!({"items": many, "next_cursor": "x"}))
+            .with("GET /v1/overview", 200, overview())
+            .with(
+                "GET /v1/webhooks/deliveries?state=dead&limit=100",
+                200,
+                json!({"items": [{"id": "msg_1"}, {"id": "msg_2"}], "next_cursor": null}),
+            );
+        let page = html(ask(&api, Rights::Support, Method::GET, ""), 200);
+        let order = [
+            "App crm: the provider refuses",
+            "1 answer in the lifeboat",
+            "2 webhooks could not",
+            "c0#reconnect",
+            "c7#reconnect",
+            "All connections that need",
+            "id=\"health\"",
+        ];
+        let places: Vec<_> = order
+            .iter()
+            .map(|text| page.find(text).unwrap_or_else(|| panic!("{text}: {page}")))
+            .collect();
+        assert!(places.is_sorted(), "{places:?}");
+        assert!(!page.contains("c8#") && !page.contains("<b>acme"), "{page}");
+    }
+
+    #[test]
+    fn counts_and_charts_show_the_apis_numbers_also_as_tables() {
+        let api = quiet().with("GET /v1/overview", 200, overview());
+        let page = html(ask(&api, Rights::Support, Method::GET, ""), 200);
+        for expected in [
+            "12\u{202f}485 live connections",
+            "health=degraded",
+            "app=other",
+            "Calls by remaining lifetime",
+            "under 30 s <strong>2</strong>",
+            "longer <strong>40</strong>",
+            "brought none <strong>1</strong>",
+            "11:30",
+        ] {
+            assert!(page.contains(expected), "{expected}: {page}");
+        }
+    }
 }

@@ -9,13 +9,13 @@ use crate::harness::{Answer, House, bare};
 
 /// A browser that is logged in, or not yet.
 #[derive(Default, Clone)]
-struct Visitor {
+pub(crate) struct Visitor {
     cookies: Vec<(String, String)>,
     form_token: String,
 }
 
 impl Visitor {
-    async fn with_key(house: &House, key: &str) -> Self {
+    pub(crate) async fn with_key(house: &House, key: &str) -> Self {
         let mut visitor = Self::default();
         let answer = visitor.try_key(house, key).await.expect(303);
         assert_eq!(answer.header("location"), "/dashboard");
@@ -34,12 +34,12 @@ impl Visitor {
         self.send(house, form_request("/dashboard/login", &form)).await
     }
 
-    async fn open(&mut self, house: &House, path: &str) -> Answer {
+    pub(crate) async fn open(&mut self, house: &House, path: &str) -> Answer {
         self.send(house, bare("GET", path)).await
     }
 
     /// Sends a form as a page of ours would.
-    async fn submit(&mut self, house: &House, path: &str) -> Answer {
+    pub(crate) async fn submit(&mut self, house: &House, path: &str) -> Answer {
         let form = format!("form_token={}", self.form_token);
         self.send(house, form_request(path, &form)).await
     }

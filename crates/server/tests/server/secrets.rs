@@ -4,6 +4,7 @@ use hubspot_sim::Grant;
 use serde_json::{Value, json};
 
 use crate::connect::{Browser, parameter};
+use crate::dashboard::Visitor;
 use crate::harness::{Answer, House, LOG};
 
 /// Everything that an answer says, for a search.
@@ -39,6 +40,32 @@ fn calls(token: &str) -> [(&'static str, &'static str, Option<Value>); 13] {
         ("GET", "/v1/overview", None),
         ("POST", "/v1/apps/crm/check", None),
     ]
+}
+
+/// The dashboard's pages, and what its forms say.
+async fn shown_to_operators(house: &House, key: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    let mut visitor = Visitor::with_key(house, key).await;
+    for page in [
+        "",
+        "/connections",
+        "/connections/c1",
+        "/connections/c2/diagnosis",
+        "/connections/c1/export",
+        "/apps",
+        "/webhooks",
+    ] {
+        said.push(whole(&visitor.open(house, &format!("/dashboard{page}")).await));
+    }
+    for form in ["connections/c1/refresh", "apps/crm/check"] {
+        said.push(whole(
+            &visitor
+                .submit(house, &format!("/dashboard/{form}"))
+                .await
+                .expect(303),
+        ));
+    }
+    said
 }
 
 #[tokio::test]
@@ -105,6 +132,7 @@ async fn no_secret_is_in_any_answer_but_a_tokens_or_in_any_line_of_the_log() {
     for (method, path, body) in calls(&grant.access_token) {
         said.push(whole(&house.call(&key, method, path, body).await));
     }
+    said.extend(shown_to_operators(&house, &key).await);
     for id in ["c1", "c2"] {
         let token = house
             .get(&key, &format!("/v1/connections/{id}/token"))
