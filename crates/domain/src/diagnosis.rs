@@ -16,6 +16,7 @@ mod tests;
 mod words;
 
 use crate::connection::{ConnectionStatus, Kind};
+use crate::event::EventKind;
 pub use evidence::{
     AppStanding, BUCKETS, Calls, Evidence, Gap, Happened, Hour, Known, LOOKS_BACK, Offset, Relative,
     TokenLife,
@@ -125,6 +126,24 @@ impl Cause {
         }
     }
 }
+
+/// The kinds of events that are looked at; a history is read for these.
+pub const LOOKED_FOR: [EventKind; 14] = [
+    EventKind::Connected,
+    EventKind::Reconnected,
+    EventKind::Refreshed,
+    EventKind::ReconnectRequired,
+    EventKind::CallUnauthorized,
+    EventKind::PermissionDenied,
+    EventKind::RateLimited,
+    EventKind::AccountMismatch,
+    EventKind::LeaseTakenOver,
+    EventKind::StoreRegressed,
+    EventKind::TokenReported,
+    EventKind::RefreshForced,
+    EventKind::DoubleRedemption,
+    EventKind::Revoked,
+];
 
 /// What the doctor came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -307,6 +326,32 @@ pub fn without_store(why: &str) -> Diagnosis {
         summary: format!("Evergrant's own store does not answer: {why}. Tokens at hand serve for a while; nothing is refreshed, and nothing more can be said of a connection."),
         action: "Bring the database back (is it running, reachable, out of space or connections?); no connection is lost by it, and nobody has to reconnect.".to_owned(),
         remedy: Remedy::AsSaid,
+        checks,
+    }
+}
+
+/// The record is there, and what is sealed in it does not open. `field` names it.
+pub fn unreadable(field: &str) -> Diagnosis {
+    let checks = Cause::ALL
+        .into_iter()
+        .map(|cause| match cause {
+            Cause::StoreTrouble => Check {
+                cause,
+                finding: Finding::Found,
+                evidence: format!("the stored {field} does not open with the vault key"),
+            },
+            _ => Check {
+                cause,
+                finding: Finding::Skipped,
+                evidence: "the record does not open, so nothing was asked".to_owned(),
+            },
+        })
+        .collect();
+    Diagnosis {
+        verdict: Verdict::Cause(Cause::StoreTrouble),
+        summary: "The stored tokens of this connection do not open with the vault key: they were changed, moved from another row, or sealed with another key.".to_owned(),
+        action: "Put the right vault key or a backup of the database back; where neither is left, send the customer the reconnect link.".to_owned(),
+        remedy: Remedy::Reconnect,
         checks,
     }
 }

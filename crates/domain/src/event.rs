@@ -42,6 +42,12 @@ pub enum EventKind {
     TokenHandedOut,
     /// A revocation that was queued is done.
     Revoked,
+    /// A caller told what the provider answered to a token that it was handed.
+    TokenReported,
+    /// Somebody asked for a refresh whatever the token's age.
+    RefreshForced,
+    /// A refresh token was redeemed twice.
+    DoubleRedemption,
     /// The provider refused an app's client credentials: an event of the app.
     CredentialsRejected,
     /// The provider accepted them again: an event of the app.
@@ -52,7 +58,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Connected,
         Self::Refreshed,
         Self::RefreshFailed,
@@ -70,6 +76,9 @@ impl EventKind {
         Self::StoreRegressed,
         Self::TokenHandedOut,
         Self::Revoked,
+        Self::TokenReported,
+        Self::RefreshForced,
+        Self::DoubleRedemption,
         Self::CredentialsRejected,
         Self::CredentialsAccepted,
         Self::UninstallIgnored,
@@ -95,6 +104,9 @@ impl EventKind {
             Self::StoreRegressed => "store_regressed",
             Self::TokenHandedOut => "token_handed_out",
             Self::Revoked => "revoked",
+            Self::TokenReported => "token_reported",
+            Self::RefreshForced => "refresh_forced",
+            Self::DoubleRedemption => "double_redemption",
             Self::CredentialsRejected => "credentials_rejected",
             Self::CredentialsAccepted => "credentials_accepted",
             Self::UninstallIgnored => "uninstall_ignored",

@@ -112,7 +112,7 @@ impl Keeper {
         Ok(())
     }
 
-    async fn take_pulse(&self) -> Result<Pulse, StoreError> {
+    pub(crate) async fn take_pulse(&self) -> Result<Pulse, StoreError> {
         let asked = self.inner.clock.boot();
         let pulse = self.inner.store.pulse().await?;
         if pulse.now.is_none_or(|now| self.inner.timeline.sample(now, asked)) {

@@ -13,7 +13,7 @@ use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::tally::{Counted, EndedCall, Tally};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
-use evergrant_domain::{App, AppName, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
+use evergrant_domain::{App, AppName, Connection, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
 use evergrant_metrics::Metrics;
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::{Held, LeaseOn};
@@ -572,6 +572,13 @@ impl Keeper {
     /// What this process saw of a connection and has not written yet: later than what its record says.
     pub fn unflushed(&self, id: &ConnectionId) -> Option<LastSeen> {
         self.inner.usage.lock().get(id).map(|used| used.last.clone())
+    }
+
+    /// Adds to a record what this process saw and has not written yet.
+    pub fn look_at(&self, connection: &mut Connection) {
+        if let Some(seen) = self.unflushed(&connection.id) {
+            merge(&mut connection.last, &seen);
+        }
     }
 
     /// What this process counted of a connection and has not written yet.

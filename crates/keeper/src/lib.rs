@@ -24,6 +24,7 @@ mod journal;
 mod keeper;
 mod landing;
 mod lifeboat;
+mod probe;
 mod provider_clock;
 mod redeem;
 mod regression;
@@ -39,6 +40,7 @@ pub use connect::{Consent, Import, ImportTokens};
 pub use error::{ConnectError, KeepError};
 pub use keeper::{AfterRejection, EventsKept, Keeper, KeeperParts, RefreshReport, Renewal};
 pub use lifeboat::{Lifeboat, LifeboatFolder, LifeboatRefused};
+pub use probe::AskedAbout;
 pub use surroundings::{Chance, Runtime, Surroundings, SystemChance, TokioRuntime, Work};
 
 pub use asker::{Asker, KeptAsker};

@@ -213,6 +213,18 @@ impl TokenEndpoint {
         token_answer(self.send(request, deadline).await, app)
     }
 
+    /// What time it is at the provider, to the whole second, by the `Date` of an answer to a request that asks for nothing and
+    /// carries no secret. The error is a word: why there was no answer, or `no_date`.
+    ///
+    /// Source: RFC 9110 §6.6.1.
+    pub async fn date(&self, app: &App, deadline: Duration) -> Result<Timestamp, &'static str> {
+        let greeting = TokenRequest::greeting(app);
+        match sender::send(&*self.network, greeting, deadline, async || true).await {
+            Ok(answer) => answer.date.ok_or("no_date"),
+            Err(none) => Err(none.word()),
+        }
+    }
+
     async fn send(&self, request: TokenRequest, deadline: Duration) -> Result<Answer, NoAnswer> {
         self.exchange(request, deadline, async || true).await
     }

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use evergrant_domain::app::ClientAuth;
 use evergrant_domain::{AccessToken, App, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
-use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method};
 use http_body_util::Full;
 use url::{Position, Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -25,8 +25,9 @@ pub enum Introspect<'a> {
     Refresh(&'a RefreshToken),
 }
 
-/// A form to be posted, with the client's credentials in it or beside it.
+/// A form to be posted, with the client's credentials in it or beside it; or a greeting without either.
 pub(crate) struct TokenRequest {
+    method: Method,
     url: Url,
     authorization: Option<HeaderValue>,
     form: Zeroizing<String>,
@@ -98,9 +99,20 @@ impl TokenRequest {
             }
         };
         Self {
+            method: Method::POST,
             url: url.clone(),
             authorization,
             form: form(&fields),
+        }
+    }
+
+    /// A bare GET of the token endpoint, which asks for nothing and carries no secret: whatever comes back has the time on it.
+    pub(crate) fn greeting(app: &App) -> Self {
+        Self {
+            method: Method::GET,
+            url: app.provider.token_url.clone(),
+            authorization: None,
+            form: Zeroizing::default(),
         }
     }
 }
@@ -117,15 +129,21 @@ impl Outgoing for TokenRequest {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
-        let mut request = http::Request::post(&self.url[Position::BeforePath..Position::AfterQuery])
+        let is_form = self.method == Method::POST;
+        let mut request = http::Request::builder()
+            .method(self.method)
+            .uri(&self.url[Position::BeforePath..Position::AfterQuery])
             .header(HOST, authority)
             .header(USER_AGENT, concat!("evergrant/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             // The connection serves this one exchange.
             .header(CONNECTION, "close")
             .body(Full::new(Bytes::from_owner(self.form)))
             .ok()?;
+        if is_form {
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().insert(CONTENT_TYPE, form);
+        }
         if let Some(authorization) = self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }

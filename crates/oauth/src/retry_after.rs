@@ -1,4 +1,4 @@
-//! `Retry-After` (RFC 9110 §10.2.3).
+//! `Retry-After` (RFC 9110 §10.2.3) and `Date` (§6.6.1).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -448,15 +448,7 @@ impl Inner {
 
     /// Adds to a record what this process saw and has not written yet.
     pub(crate) fn look_at(&self, connection: &mut Connection) {
-        if let Some(seen) = self.keeper().unflushed(&connection.id) {
-            let last = &mut connection.last;
-            last.call_at = last.call_at.max(seen.call_at);
-            last.success_at = last.success_at.max(seen.success_at);
-            last.refresh_at = last.refresh_at.max(seen.refresh_at);
-            last.unauthorized_at = last.unauthorized_at.max(seen.unauthorized_at);
-            last.forbidden_at = last.forbidden_at.max(seen.forbidden_at);
-            last.rate_limited_at = last.rate_limited_at.max(seen.rate_limited_at);
-        }
+        self.keeper().look_at(connection);
     }
 
     /// The record's view as of now, with its link.

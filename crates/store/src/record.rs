@@ -132,7 +132,7 @@ impl SealedTokens {
 
 /// By this two rows are known to hold one grant, and the token by nothing.
 pub(crate) fn fingerprint(vault: &Vault, token: &RefreshToken) -> String {
-    vault.fingerprint("refresh_token", token.expose())
+    vault.refresh_token_fingerprint(token)
 }
 
 fn token_place<'a>(id: &'a ConnectionId, field: &'static str, version: Version) -> Place<'a> {

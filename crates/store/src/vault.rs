@@ -15,6 +15,7 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey
 use aws_lc_rs::{hkdf, hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use evergrant_domain::RefreshToken;
 use zeroize::{Zeroize, Zeroizing};
 
 /// The length of the vault key, in bytes.
@@ -180,6 +181,11 @@ impl Vault {
     pub fn fingerprint(&self, scope: &str, value: &str) -> String {
         let parts = length_prefixed(&[scope.as_bytes(), value.as_bytes()]);
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.fingerprints, &Zeroizing::new(parts)))
+    }
+
+    /// By this records and histories know a refresh token, and nobody the token by it.
+    pub fn refresh_token_fingerprint(&self, token: &RefreshToken) -> String {
+        self.fingerprint("refresh_token", token.expose())
     }
 
     /// Signs a message for one purpose.

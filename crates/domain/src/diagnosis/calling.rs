@@ -10,11 +10,6 @@ use crate::event::EventKind;
 use crate::id::Version;
 use crate::time::Timestamp;
 
-/// A caller told what the provider answered to a token of ours.
-pub(super) const TOKEN_REPORTED: &str = "token_reported";
-/// Somebody asked for a refresh whatever the token's age.
-pub(super) const REFRESH_FORCED: &str = "refresh_forced";
-
 /// A call that was under way while its token was replaced is over by then; for short-lived tokens a tenth of their life.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(10);
 
@@ -30,7 +25,7 @@ pub(super) fn stale_token_reuse(evidence: &Evidence<'_>) -> Look {
         Err(gap) => return Look::Open(format!("the history could not be read: {}", gap.why())),
     };
     let under_way = UNDER_WAY_MAX.min(evidence.lifetime() / 10);
-    let reports = evidence.of_kind(history, TOKEN_REPORTED);
+    let reports = evidence.of_kind(history, EventKind::TokenReported.as_str());
     let calls = evidence.of_kind(history, EventKind::CallUnauthorized.as_str());
     let late: Vec<_> = reports
         .iter()
@@ -92,27 +87,33 @@ fn stale(history: &[Happened], line: &Happened, under_way: Duration) -> Option<S
             how,
         })
     };
-    if version < line.version {
-        let replaced_at = history
-            .iter()
-            .find(|other| other.version > version)
-            .map(|other| other.at);
-        return match replaced_at {
-            Some(at) if line.at.since(at) <= under_way => None,
-            Some(at) => found(format!(
-                "was presented {} after it had been replaced",
-                lasting(line.at.since(at))
-            )),
-            None => found("had been replaced long before".to_owned()),
-        };
-    }
-    // Only a caller that chose its token itself can be late with the one that stands: the gateway waits for a new one.
-    match line.seconds_remaining {
-        Some(seconds) if seconds < 0 && line.kind == TOKEN_REPORTED => found(format!(
+    // Only a caller that chose its token itself can be late: the gateway waits for a new one. How long the token that is reported
+    // had to live is known where it is the one that stood then, and its end was known at all.
+    if let Some(seconds) = line.seconds_remaining
+        && seconds < 0
+        && !under_way.is_zero()
+        && seconds.unsigned_abs() > under_way.as_secs()
+        && line.kind == EventKind::TokenReported.as_str()
+    {
+        return found(format!(
             "was presented {} after it had ended",
             lasting(Duration::from_secs(seconds.unsigned_abs()))
+        ));
+    }
+    if version >= line.version {
+        return None;
+    }
+    let replaced_at = history
+        .iter()
+        .find(|other| other.version > version)
+        .map(|other| other.at);
+    match replaced_at {
+        Some(at) if line.at.since(at) <= under_way => None,
+        Some(at) => found(format!(
+            "was presented {} after it had been replaced",
+            lasting(line.at.since(at))
         )),
-        _ => None,
+        None => found("had been replaced long before".to_owned()),
     }
 }
 
@@ -248,7 +249,7 @@ pub(super) fn misread(evidence: &Evidence<'_>, misread: Misread) -> Look {
         Err(gap) => return Look::Open(format!("the history could not be read: {}", gap.why())),
     };
     let answers = evidence.of_kind(history, kind.as_str());
-    let reports = evidence.of_kind(history, TOKEN_REPORTED);
+    let reports = evidence.of_kind(history, EventKind::TokenReported.as_str());
     let reported: Vec<_> = reports
         .iter()
         .filter(|line| line.status_code == Some(status))
@@ -258,7 +259,7 @@ pub(super) fn misread(evidence: &Evidence<'_>, misread: Misread) -> Look {
             .iter()
             .any(|answer| answer.at <= line.at && line.at.since(answer.at) <= SOON)
     };
-    let asked = evidence.of_kind(history, REFRESH_FORCED);
+    let asked = evidence.of_kind(history, EventKind::RefreshForced.as_str());
     let forced: Vec<_> = asked.iter().filter(is_after).collect();
     let Some(last) = reported
         .iter()

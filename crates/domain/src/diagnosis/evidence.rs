@@ -6,6 +6,7 @@ use crate::app::{App, AppHealth};
 use crate::breaker::Breaker;
 use crate::connection::Connection;
 use crate::id::{AccountId, AppName, ConnectionId, Version};
+use crate::refresh_policy::Jitter;
 use crate::time::Timestamp;
 
 /// How far back what callers did counts. What is older has been mended or been lived with.
@@ -211,9 +212,18 @@ impl Evidence<'_> {
         self.connection.ends.expires.since(self.connection.issued_at)
     }
 
-    /// How early it is renewed.
+    /// How early it is renewed, as its app is set; each single set a little earlier, so that not all are due at once.
     pub(super) fn buffer(&self) -> Duration {
-        self.connection.ends.expires.since(self.connection.ends.soft)
+        let ends = self.connection.ends;
+        match self.app {
+            Some(app) => {
+                let ends = app
+                    .refresh_policy
+                    .ends(self.connection.issued_at, self.lifetime(), Jitter::NONE);
+                ends.expires.since(ends.soft)
+            }
+            None => ends.expires.since(ends.soft),
+        }
     }
 
     /// Whether the stored token set has done what it is for: a call with it succeeded.

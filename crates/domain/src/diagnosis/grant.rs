@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::calling::REFRESH_FORCED;
 use super::evidence::{Evidence, Gap, Happened, TokenLife};
 use super::words::{count, lasting, shown, times};
 use super::{Cause, Check, Diagnosis, Finding, Look, Remedy, Verdict, Weight};
@@ -10,9 +9,6 @@ use crate::app::AppHealth;
 use crate::connection::{ConnectionStatus, Kind, ReconnectReason};
 use crate::event::EventKind;
 use crate::time::Timestamp;
-
-/// A refresh token was redeemed twice: the second answer found another version stored than it came for.
-pub(super) const DOUBLE_REDEMPTION: &str = "double_redemption";
 
 /// A connection that its owner disconnected is neither well nor ill; it says so, and nothing is looked at.
 pub(super) fn disconnected(evidence: &Evidence<'_>) -> Diagnosis {
@@ -182,7 +178,8 @@ pub(super) fn raced_write(evidence: &Evidence<'_>) -> Look {
             && same
             && noted.fingerprint.as_ref() != Some(held)
         {
-            let before = noted.fingerprint.as_deref().unwrap_or_default();
+            let before = short(noted.fingerprint.as_deref().unwrap_or_default());
+            let held = short(held);
             return overwritten(format!(
                 "version {stored} was stored at {} with refresh token {before} (fingerprint), and the record holds {held} now: no event tells who wrote that",
                 shown(noted.at)
@@ -198,15 +195,20 @@ pub(super) fn raced_write(evidence: &Evidence<'_>) -> Look {
             "Find out what set the database back (failover without synchronous commit, a restore, two databases behind one name) and keep it from happening again; what was lost has been put back.".to_owned(),
         );
     }
-    if let Some(look) = shared_grant(evidence, history) {
+    if let Some(look) = shared_grant(evidence) {
         return look;
     }
     let token = evidence.fingerprint.as_deref().map_or(String::new(), |held| {
-        format!(", refresh token {held} (fingerprint)")
+        format!(", refresh token {} (fingerprint)", short(held))
     });
     Look::Clear(format!(
         "version {stored}{token} is what the history says, and nobody else seems to hold the grant"
     ))
+}
+
+/// As much of a fingerprint as tells two of them apart.
+fn short(fingerprint: &str) -> String {
+    fingerprint.chars().take(10).collect()
 }
 
 fn overwritten(evidence: String) -> Look {
@@ -219,7 +221,7 @@ fn overwritten(evidence: String) -> Look {
 }
 
 /// The refresh token is dead and the access token that came with it lives: it was not the customer, who ends both.
-fn shared_grant(evidence: &Evidence<'_>, history: &[Happened]) -> Option<Look> {
+fn shared_grant(evidence: &Evidence<'_>) -> Option<Look> {
     let reason = match &evidence.connection.status {
         ConnectionStatus::Active => None,
         ConnectionStatus::ReconnectRequired {
@@ -230,29 +232,16 @@ fn shared_grant(evidence: &Evidence<'_>, history: &[Happened]) -> Option<Look> {
     };
     let dead = reason.is_some() || evidence.refresh_token == Ok(TokenLife::Inactive);
     let lives_now = matches!(evidence.access_token, Ok(TokenLife::Active { .. }));
-    let lived_then = reason.is_some()
-        && evidence
-            .of_kind(history, ACCESS_TOKEN_LIVED)
-            .iter()
-            .any(|line| line.version == evidence.connection.version);
-    if !dead || !(lives_now || lived_then) {
+    if !dead || !lives_now {
         return None;
     }
     let since = reason.map_or(String::new(), |since| format!(" since {}", shown(since)));
-    let alive = if lives_now {
-        "lives still"
-    } else {
-        "lived on when it was refused"
-    };
     Some(Look::reconnect(
-        format!("the refresh token of version {} is dead{since}, and the access token that was issued with it {alive}: the app was not uninstalled", evidence.connection.version.number()),
+        format!("the refresh token of version {} is dead{since}, and the access token that was issued with it lives still: the app was not uninstalled", evidence.connection.version.number()),
         "Somebody else holds the same grant: the refresh token was redeemed, replaced or revoked elsewhere, while the access token that came with it lived on. An uninstalled app would have lost both. Two environments (staging and production, an old server, a developer's machine) share one grant.".to_owned(),
         "Find the other holder and give each environment its own connection (its own consent, best its own app); then send the customer the reconnect link. Reconnecting alone lasts until the other one refreshes again.".to_owned(),
     ))
 }
-
-/// A refused refresh token's access token was looked at, and lived.
-pub(super) const ACCESS_TOKEN_LIVED: &str = "access_token_lived";
 
 /// So many unusual redemptions within [`SHORT`] are a stampede.
 const MANY: usize = 3;
@@ -267,9 +256,9 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         Err(gap) => return Look::Open(format!("the history could not be read: {}", gap.why())),
     };
     let stored = evidence.of_kind(history, EventKind::Refreshed.as_str());
-    let doubled = evidence.of_kind(history, DOUBLE_REDEMPTION);
+    let doubled = evidence.of_kind(history, EventKind::DoubleRedemption.as_str());
     let taken_over = evidence.of_kind(history, EventKind::LeaseTakenOver.as_str());
-    let forced = evidence.of_kind(history, REFRESH_FORCED);
+    let forced = evidence.of_kind(history, EventKind::RefreshForced.as_str());
     let weight = match evidence.connection.status {
         ConnectionStatus::Active => Weight::Hurts,
         ConnectionStatus::ReconnectRequired { .. } | ConnectionStatus::Disconnected { .. } => Weight::Stops,
@@ -513,6 +502,8 @@ fn scopes_named(detail: &str) -> Vec<String> {
     let named = detail
         .split_once("missing scopes: ")
         .map_or("", |(_, named)| named);
+    // What may follow is advice.
+    let named = named.split_once(';').map_or(named, |(named, _)| named);
     named.split_whitespace().map(str::to_owned).collect()
 }
 

@@ -11,7 +11,7 @@ use evergrant_domain::access::Role;
 use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
 use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::tally::Counted;
-use evergrant_domain::{ConnectionId, Version};
+use evergrant_domain::{Connection, ConnectionId, Kind, Version};
 use evergrant_keeper::{AfterRejection, Asker, Current, Renewal};
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, header};
@@ -294,6 +294,7 @@ pub(crate) async fn rejected(
     .class;
     let counted = Counted::RejectedReport(rejected.status);
     shared.keeper().note_counted(&id, &connection.app, counted);
+    note_report(&shared, &caller, &connection, (version, rejected.status), class);
     let outcome = match class {
         Class::Expired | Class::Rejected | Class::MalformedToken => shared
             .keeper()
@@ -333,6 +334,36 @@ pub(crate) async fn rejected(
     let mut response = Json(RejectedAnswer::new(class, why, token)).into_response();
     no_store(response.headers_mut());
     Ok(response)
+}
+
+/// Which token a caller says was answered how: what callers do beside the gateway is known by this alone.
+fn note_report(
+    shared: &Inner,
+    caller: &Caller,
+    connection: &Connection,
+    (version, status): (Version, u16),
+    class: Class,
+) {
+    let remaining = connection.ends.expires.seconds_from(shared.now());
+    // When an older one ended is not known any more.
+    let stands = version == connection.version && connection.kind == Kind::OAuth;
+    let event = || {
+        let detail = format!(
+            "{} says that the provider answered {status} to the token of version {}",
+            caller.shown(),
+            version.number()
+        );
+        Event::new(EventKind::TokenReported, detail).during(Circumstances {
+            class: Some(class),
+            status_code: Some(status),
+            token_version: Some(version),
+            seconds_remaining: stands.then_some(remaining),
+            ..Circumstances::default()
+        })
+    };
+    shared
+        .keeper()
+        .event_with(&connection.id, EventKind::TokenReported, event);
 }
 
 /// Why an answer that is not about the token's life leads to no refresh.
@@ -397,6 +428,10 @@ pub(crate) async fn refresh(
 ) -> Result<Json<Refreshed>, Problem> {
     caller.connection(shared.keeper(), &id, Role::Support).await?;
     let renewal = if refresh.force {
+        shared.keeper().event_with(&id, EventKind::RefreshForced, || {
+            let detail = format!("{} forced a refresh", caller.shown());
+            Event::new(EventKind::RefreshForced, detail)
+        });
         Renewal::Forced
     } else {
         Renewal::IfOld
