@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 7] = [
         "evergrant-dashboard",
     ],
     &["evergrant-keeper"],
-    &["evergrant-gateway", "evergrant-webhooks"],
+    &["evergrant-gateway", "evergrant-doctor", "evergrant-webhooks"],
     &["evergrant"],
     &["evergrant-server"],
     &["evergrant-cli"],

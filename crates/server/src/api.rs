@@ -2,6 +2,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod connections;
+pub(crate) mod diagnosis;
 pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod history;

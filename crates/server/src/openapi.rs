@@ -41,6 +41,8 @@ use crate::problem::Code;
         crate::api::history::all,
         crate::api::history::overview,
         crate::api::connections::reconnect_link,
+        crate::api::diagnosis::one,
+        crate::api::diagnosis::many,
         crate::api::tokens::refresh,
         crate::api::tokens::token,
         crate::api::tokens::rejected,

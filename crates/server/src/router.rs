@@ -6,7 +6,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 
-use crate::api::{apps, connections, explain, history, import, keys, sessions, tokens, webhooks};
+use crate::api::{apps, connections, diagnosis, explain, history, import, keys, sessions, tokens, webhooks};
 use crate::problem::{Code, Problem};
 use crate::service::Shared;
 use crate::{connect, dashboard, health, help, metrics, openapi, pages};
@@ -35,6 +35,8 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/connections/{id}/export", get(history::export))
         .route("/v1/events", get(history::all))
         .route("/v1/overview", get(history::overview))
+        .route("/v1/connections/{id}/diagnosis", get(diagnosis::one))
+        .route("/v1/diagnosis", get(diagnosis::many))
         .route("/v1/tokens/batch", post(tokens::batch))
         .route("/v1/apps", get(apps::list))
         .route("/v1/apps/{app}/check", post(apps::check))

@@ -115,7 +115,7 @@ fn read_sort(text: &str) -> Result<Sort, Problem> {
 }
 
 /// The last connection of a page, as the next page's `cursor` names it.
-fn write_place(sort: Sort, last: &Connection) -> String {
+pub(crate) fn write_place(sort: Sort, last: &Connection) -> String {
     let key = match sort.by.key_of(last) {
         SortKey::Time(at) => at.millis().to_string(),
         SortKey::Text(text) => text,
@@ -123,7 +123,7 @@ fn write_place(sort: Sort, last: &Connection) -> String {
     coded_cursor(&[sort.by.as_str(), last.id.as_str(), &key])
 }
 
-fn read_place(sort: Sort, cursor: &str) -> Result<(SortKey, ConnectionId), Problem> {
+pub(crate) fn read_place(sort: Sort, cursor: &str) -> Result<(SortKey, ConnectionId), Problem> {
     let [by, id, key] = decoded_cursor(cursor)?;
     let key = match sort.by {
         SortBy::Customer => Some(SortKey::Text(key)),
