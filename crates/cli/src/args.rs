@@ -23,7 +23,8 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 the connection needs reconnecting, \
-    4 the provider refuses the app's credentials, 5 provider, store or service unavailable: try later.";
+    4 the provider refuses the app's credentials, 5 provider, store or service unavailable: try later, \
+    6 the doctor found another cause.";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -105,6 +106,8 @@ pub(crate) enum Routed {
     Refresh(Refresh),
     /// Print the link that restores a connection
     Reconnect(Reconnect),
+    /// Say what is wrong with connections, why, and what to do
+    Doctor(Doctor),
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
@@ -336,6 +339,23 @@ pub(crate) struct Reconnect {
     /// How many days the link works; 7 where nothing is said
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=30))]
     pub(crate) days: Option<u16>,
+}
+
+/// `evergrant doctor`
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Which connection; without one, all that the filters name
+    #[arg(conflicts_with_all = ["customer", "account", "app"])]
+    pub(crate) id: Option<ConnectionId>,
+    /// Those of this customer
+    #[arg(long)]
+    pub(crate) customer: Vec<Customer>,
+    /// Those of this account, by its id at the provider
+    #[arg(long)]
+    pub(crate) account: Vec<String>,
+    /// Those of this app
+    #[arg(long)]
+    pub(crate) app: Vec<AppName>,
 }
 
 /// `evergrant explain`

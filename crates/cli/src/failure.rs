@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     AppCredentials = 4,
     /// Provider, store or service cannot be reached now.
     Unavailable = 5,
+    /// The doctor found a cause that none of the others is for.
+    OtherCause = 6,
     /// Ctrl-C, as shells count it.
     Interrupted = 130,
 }

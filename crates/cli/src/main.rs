@@ -88,6 +88,7 @@ async fn on_the_api(api: Api, command: Routed, output: Output) -> Result<(), Fai
         Routed::Call(call) => commands::call::run(api, call, output).await,
         Routed::Refresh(refresh) => commands::token::refresh(api, refresh, output).await,
         Routed::Reconnect(reconnect) => commands::token::reconnect(api, reconnect, output).await,
+        Routed::Doctor(doctor) => commands::doctor::run(api, doctor, output).await,
         Routed::Keys(keys) => commands::keys::run(api, keys, output).await,
         Routed::Webhooks(webhooks) => commands::webhooks::run(api, webhooks, output).await,
     }
