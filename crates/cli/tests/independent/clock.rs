@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::site::Site;
-
 /// Wall time of the services that are started with [`Clock::settings`]. Timeouts and leases do not follow it: they are counted
 /// on clocks that nobody can set.
 pub(crate) struct Clock {
@@ -12,9 +10,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(site: &Site, name: &str) -> Self {
+    /// A clock of its own, kept in a file that nobody else uses.
+    pub(crate) fn new(file: PathBuf) -> Self {
         let clock = Self {
-            file: site.path(name),
+            file,
             library: library(),
         };
         clock.set(0);

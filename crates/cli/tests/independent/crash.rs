@@ -31,7 +31,7 @@ struct Kills {
 
 async fn killed_at_every_step(rotation: Rotation, introspection: Introspection) -> Kills {
     let site = Site::new(Store::Sqlite, rotation, introspection).await;
-    let clock = Clock::new(&site, "clock");
+    let clock = Clock::new(site.path("clock"));
     let mut service = site.serve_with(&clock.settings());
     let mut kills = Kills::default();
     for step in steps() {

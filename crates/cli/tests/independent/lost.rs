@@ -12,7 +12,7 @@ const QUIET: i64 = 31;
 /// One service, with a clock that can be set, and one connection whose access token has ended.
 async fn begin(rotation: Rotation, introspection: Introspection) -> (Site, Clock, Service) {
     let site = Site::new(Store::Sqlite, rotation, introspection).await;
-    let clock = Clock::new(&site, "clock");
+    let clock = Clock::new(site.path("clock"));
     let service = site.serve_with(&clock.settings());
     site.connect(&service, "acme").await;
     (site, clock, service)

@@ -108,7 +108,7 @@ async fn wrong_clock(seconds_off: i64, ttl: u32, lasts: f64) {
     let mut site = Site::new(Store::postgres(), Rotation::SingleUse, Introspection::Off).await;
     site.set("EVERGRANT_APPS__CRM__KEEP_FRESH", "off");
     site.provider.settings(json!({"ttl": ttl})).await;
-    let clock = Clock::new(&site, "clock");
+    let clock = Clock::new(site.path("clock"));
     let services = [site.serve(), site.serve_with(&clock.settings())];
     site.connect(&services[0], "acme").await;
     let began = site.provider.ledger().await.now;
@@ -199,7 +199,7 @@ async fn after_thirty_days_off_every_connection_is_refreshed_once_and_not_all_at
     const DAYS: i64 = 30 * 24 * 3600;
     let site = Site::new(Store::Sqlite, Rotation::SingleUse, Introspection::Off).await;
     let customers: Vec<_> = (0..CONNECTIONS).map(|number| format!("c{number}")).collect();
-    let clock = Clock::new(&site, "clock");
+    let clock = Clock::new(site.path("clock"));
     let first = site.serve_with(&clock.settings());
     for customer in &customers {
         site.connect_fresh(&first, customer).await;

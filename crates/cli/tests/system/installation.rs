@@ -80,17 +80,23 @@ impl Installation {
              return_urls = [\"https://app.example.com/*\"]\ndisplay_name = \"Acme Sync\"\n{}",
             kind(&base)
         );
-        let file = folder.path().join("evergrant.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text + &app).unwrap();
-        Self {
+        let installation = Self {
             hubspot,
             admin_key: made["admin_key"].as_str().unwrap().to_owned(),
             folder,
             port: free_port(),
             client: Client::builder(TokioExecutor::new()).build_http(),
             printed: Arc::default(),
-        }
+        };
+        installation.configure(&app);
+        installation
+    }
+
+    /// Adds to the configuration.
+    pub(crate) fn configure(&self, more: &str) {
+        let file = self.folder.path().join("evergrant.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text + more).unwrap();
     }
 
     pub(crate) fn folder(&self) -> &Path {
