@@ -46,8 +46,6 @@ pub enum EventKind {
     TokenReported,
     /// Somebody asked for a refresh whatever the token's age.
     RefreshForced,
-    /// A refresh token was redeemed twice.
-    DoubleRedemption,
     /// The provider refused an app's client credentials: an event of the app.
     CredentialsRejected,
     /// The provider accepted them again: an event of the app.
@@ -58,7 +56,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::Connected,
         Self::Refreshed,
         Self::RefreshFailed,
@@ -78,7 +76,6 @@ impl EventKind {
         Self::Revoked,
         Self::TokenReported,
         Self::RefreshForced,
-        Self::DoubleRedemption,
         Self::CredentialsRejected,
         Self::CredentialsAccepted,
         Self::UninstallIgnored,
@@ -106,7 +103,6 @@ impl EventKind {
             Self::Revoked => "revoked",
             Self::TokenReported => "token_reported",
             Self::RefreshForced => "refresh_forced",
-            Self::DoubleRedemption => "double_redemption",
             Self::CredentialsRejected => "credentials_rejected",
             Self::CredentialsAccepted => "credentials_accepted",
             Self::UninstallIgnored => "uninstall_ignored",

@@ -490,12 +490,6 @@ impl Keeper {
             version = held.connection.version.number(),
             "two token sets were issued for one version: its refresh token was redeemed twice, and the other set is the stored one"
         );
-        let detail = format!(
-            "two token sets were issued for version {}: its refresh token was redeemed twice, and the other set is the stored one",
-            answer.lease.version().number()
-        );
-        let event = Event::new(EventKind::DoubleRedemption, detail);
-        self.event(answer.lease.connection(), event);
     }
 
     /// The connection was erased since: nobody is left who uses the grant, or who could say whether to revoke it.
