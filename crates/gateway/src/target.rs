@@ -30,19 +30,14 @@ impl<'a> Target<'a> {
         if whole.starts_with("//") {
             return refuse("the path begins with two slashes; is there one at the end of the base URL, too?");
         }
-        // All of it, whatever is found on the way: so the processor looks at many bytes at a time.
-        let is_graphic = whole
-            .bytes()
-            .fold(true, |fine, byte| fine & byte.is_ascii_graphic());
-        if !is_graphic {
+        // Counted and not searched for: so the processor looks at many bytes at a time.
+        let has = |text: &str, what: fn(u8) -> bool| text.bytes().filter(|&byte| what(byte)).count() > 0;
+        if has(whole, |byte| !byte.is_ascii_graphic()) {
             return refuse(
                 "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
             );
         }
-        let is_plain = whole
-            .bytes()
-            .fold(true, |fine, byte| fine & (byte != b'\\') & (byte != b'#'));
-        if !is_plain {
+        if has(whole, |byte| byte == b'\\' || byte == b'#') {
             return refuse("path and query hold a backslash or '#', which must be percent-encoded");
         }
         let path = match whole.bytes().position(|byte| byte == b'?') {
@@ -50,10 +45,7 @@ impl<'a> Target<'a> {
             None => whole,
         };
         // Without these there is no dot segment, and nothing encoded.
-        let may_hide = path
-            .bytes()
-            .fold(false, |found, byte| found | (byte == b'.') | (byte == b'%'));
-        if !may_hide {
+        if !has(path, |byte| byte == b'.' || byte == b'%') {
             return Ok(Self { whole, path });
         }
         // Decoded twice, because some servers do. Then there is nothing left that they could find.

@@ -86,10 +86,10 @@ mod tests {
     async fn it_is_looked_at_when_it_rings_and_not_when_others_do() {
         let looks = AtomicUsize::new(0);
         let (rings, others) = (Notify::new(), Notify::new());
-        let mut rung = std::pin::pin!(rings.notified());
+        let mut told = std::pin::pin!(rings.notified());
         let mut rarely = Rarely::new(poll_fn(|cx| {
             looks.fetch_add(1, Ordering::Relaxed);
-            rung.as_mut().poll(cx)
+            told.as_mut().poll(cx)
         }));
         for _ in 0..5 {
             others.notify_one();
@@ -101,11 +101,11 @@ mod tests {
         }
         assert_eq!(looks.load(Ordering::Relaxed), 1);
         // It wakes a task that waits for nothing else.
-        let ring = async {
+        let somebody = async {
             tokio::task::yield_now().await;
             rings.notify_one();
         };
-        tokio::join!(rarely, ring);
+        tokio::join!(rarely, somebody);
         assert_eq!(looks.load(Ordering::Relaxed), 2);
     }
 

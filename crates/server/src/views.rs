@@ -357,11 +357,12 @@ impl<'a> TokenView<'a> {
 }
 
 fn push_text(json: &mut Vec<u8>, text: &str) {
-    // All of them, whatever is found on the way: so the processor looks at many at a time.
-    let needs_no_escape = text.bytes().fold(true, |fine, byte| {
-        fine & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
-    });
-    if needs_no_escape {
+    // Counted and not searched for: so the processor looks at many at a time.
+    let escapes = text
+        .bytes()
+        .filter(|&byte| byte < b' ' || byte == b'"' || byte == b'\\')
+        .count();
+    if escapes == 0 {
         json.push(b'"');
         json.extend_from_slice(text.as_bytes());
         json.push(b'"');

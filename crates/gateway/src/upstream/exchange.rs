@@ -61,6 +61,10 @@ pub(crate) struct Failed<'a> {
     pub(crate) unwritten: Option<Leaving<'a>>,
 }
 
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "it is an error's way of being small"
+)]
 impl<'a> Failed<'a> {
     fn before(call: Leaving<'a>, error: impl Into<BoxError>) -> Box<Self> {
         Box::new(Self {
@@ -113,6 +117,7 @@ impl ByHyper {
 }
 
 impl Line {
+    #[expect(clippy::unnecessary_box_returns, reason = "it stays where it is all its life")]
     /// A new one, which waits here between its calls. `origin`: what it is told to be.
     pub(crate) fn begin(stream: Stream, home: &Arc<Shelf>, is_tls: bool, origin: HeaderValue) -> Box<Self> {
         Box::new(Self {
@@ -147,10 +152,10 @@ impl Line {
     ///
     /// Before anything is written, it is read: a connection that has ended meanwhile, or on which something came that nobody asked
     /// for, gives the request back.
-    pub(crate) async fn exchange<'a>(
+    pub(crate) async fn exchange(
         mut self: Box<Self>,
-        call: Leaving<'a>,
-    ) -> Result<Response<Remaining>, Box<Failed<'a>>> {
+        call: Leaving<'_>,
+    ) -> Result<Response<Remaining>, Box<Failed<'_>>> {
         /// After a wait that short, the runtime has heard of an end as early as anybody can.
         const HEARD_WITHIN: Duration = Duration::from_secs(1);
         if self.waited > HEARD_WITHIN {
@@ -176,11 +181,11 @@ impl Line {
     }
 
     /// From here on hyper speaks, beginning with this call. `replay`: it was written already, and so much of an answer read.
-    async fn change_over<'a>(
+    async fn change_over(
         self: Box<Self>,
-        call: Leaving<'a>,
+        call: Leaving<'_>,
         replay: Option<BytesMut>,
-    ) -> Result<Response<Remaining>, Box<Failed<'a>>> {
+    ) -> Result<Response<Remaining>, Box<Failed<'_>>> {
         let was_written = replay.is_some();
         let Self {
             way,
@@ -216,10 +221,10 @@ impl Line {
         })
     }
 
-    async fn exchange_by_hyper<'a>(
+    async fn exchange_by_hyper(
         mut self: Box<Self>,
-        call: Leaving<'a>,
-    ) -> Result<Response<Remaining>, Box<Failed<'a>>> {
+        call: Leaving<'_>,
+    ) -> Result<Response<Remaining>, Box<Failed<'_>>> {
         let Way::Hyper(hyper) = &mut self.way else {
             return Err(Failed::before(call, NoGood));
         };

@@ -86,12 +86,12 @@ where
             .call_on(&terms, caller.asker(Some(request_id)), &id, target, request)
             .await
         {
-            Ok(called) => {
-                let response = called.response.map(|body| {
+            Ok(answered) => {
+                let response = answered.response.map(|body| {
                     let place = Some(place);
                     AnswerBody::call(Placed { body, place })
                 });
-                Ok(beside(Answer::new(response), id, called.record))
+                Ok(beside(Answer::new(response), id, answered.record))
             }
             Err(refusal) => {
                 let problem = shared.problem(Problem::refusal(&refusal, &id));
