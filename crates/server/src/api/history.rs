@@ -463,7 +463,9 @@ struct AppOverview {
     connections: BTreeMap<&'static str, u64>,
     /// Calls by the remaining lifetime of their token when they were sent, in seconds, by the minute of the last hour, oldest first.
     calls_by_ttl_last_hour: Vec<TallyView>,
-    /// The same of the last day, added up.
+    /// Refresh tokens presented (`redeemed`) and token sets that they brought (`stored`), by the minute of the last hour, oldest first.
+    refreshes_last_hour: Vec<TallyView>,
+    /// The calls of the last day by remaining lifetime, added up.
     calls_by_ttl_last_day: BTreeMap<&'static str, u64>,
     /// All that was counted in the last day.
     last_day: BTreeMap<String, u32>,
@@ -574,24 +576,30 @@ impl AppOverview {
             day.merge(&minute.tally);
         }
         let hour_ago = now.before(AN_HOUR);
-        let by_ttl = |minute: &Tallied| TallyView {
-            at: time(minute.at),
-            counts: minute
-                .tally
+        let of_the_last_hour = |is_meant: fn(&Counted) -> bool| -> Vec<TallyView> {
+            let view = |minute: &Tallied| TallyView {
+                at: time(minute.at),
+                counts: minute
+                    .tally
+                    .iter()
+                    .filter(|(counted, _)| is_meant(counted))
+                    .map(|(counted, times)| (counted.word(), times))
+                    .collect(),
+            };
+            minutes
                 .iter()
-                .filter(|(counted, _)| matches!(counted, Counted::Ttl(_)))
-                .map(|(counted, times)| (counted.word(), times))
-                .collect(),
+                .filter(|minute| minute.at >= hour_ago)
+                .map(view)
+                .collect()
         };
         Self {
             app: app.to_string(),
             health,
             connections,
-            calls_by_ttl_last_hour: minutes
-                .iter()
-                .filter(|minute| minute.at >= hour_ago)
-                .map(by_ttl)
-                .collect(),
+            calls_by_ttl_last_hour: of_the_last_hour(|counted| matches!(counted, Counted::Ttl(_))),
+            refreshes_last_hour: of_the_last_hour(|counted| {
+                matches!(counted, Counted::Redeemed | Counted::Stored)
+            }),
             calls_by_ttl_last_day: Seconds::ALL
                 .into_iter()
                 .map(|seconds| (seconds.as_str(), u64::from(day.times(Counted::Ttl(seconds)))))

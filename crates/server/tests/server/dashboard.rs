@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::{Request, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::harness::{Answer, House, bare};
 
@@ -433,6 +435,40 @@ async fn a_session_ends_with_its_key_and_with_its_logout() {
     let gone = visitor.open(&house, "/dashboard/connections").await.expect(303);
     assert!(gone.header("location").starts_with("/dashboard/login"));
     visitor.submit(&house, "/dashboard/logout").await.expect(303);
+}
+
+#[tokio::test]
+async fn a_page_hears_that_something_came_and_not_what_until_its_key_is_gone() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let made = house.made_key(json!({"name": "short", "role": "support"})).await;
+    let visitor = Visitor::with_key(&house, made["key"].as_str().unwrap()).await;
+    let mut request = bare("GET", "/dashboard/live?connection=c1&after=0");
+    let (name, value) = &visitor.cookies[0];
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, "localhost:8484".parse().unwrap());
+    headers.insert(header::COOKIE, format!("{name}={value}").parse().unwrap());
+    let stream = TcpStream::connect(house.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let _driver = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut body = answer.into_body();
+    let mut heard = String::new();
+    while !heard.contains("data: 1\n\n") {
+        let frame = body.frame().await.unwrap().unwrap();
+        heard.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
+    house.operate("DELETE", &path, None).await.expect(204);
+    // Whatever comes then is the end.
+    heard.push_str(std::str::from_utf8(&body.collect().await.unwrap().to_bytes()).unwrap());
+    assert!(
+        heard.contains("id: ") && !heard.contains("acme") && !heard.contains("connected"),
+        "{heard}"
+    );
 }
 
 #[tokio::test]
