@@ -356,10 +356,10 @@ pub(super) const EDITS: &[Edit] = &[
     },
     Edit {
         file: "crates/keeper/src/flight.rs",
-        find: "        let flight = self.join(id, why);",
+        find: "        let flight = self.join(asker, id, why);",
         replace: "        if on!(caller_takes_it_along) {
-            return self.redeem(id, why, &WaitedFor::default()).await;
+            return self.redeem(&asker.kept(), id, why, &WaitedFor::default()).await;
         }
-        let flight = self.join(id, why);",
+        let flight = self.join(asker, id, why);",
     },
 ];
