@@ -49,6 +49,32 @@ async fn whole_of(world: &World) {
 }
 
 #[tokio::test]
+async fn what_is_answered_in_an_unusual_way_was_sent_once_all_the_same() {
+    for unusual in [
+        "200 Fine\r\nContent-Length: 4\r\n\r\nfine",
+        "200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nfine",
+        "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nfine\r\n0\r\n\r\n",
+        "103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine",
+    ] {
+        let bytes = format!("HTTP/1.1 {unusual}").into_bytes();
+        let provider = Scripted::new(move |_, _| Reply::Bytes(bytes.clone())).await;
+        let world = World::at(&provider.base).await;
+        for _ in 0..3 {
+            assert_eq!(whole(&world, "/x").await, "fine", "{unusual}");
+            // Until what comes late has come.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(
+            (provider.seen().len(), provider.connections()),
+            (3, 1),
+            "{unusual}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again() {
     let provider = Scripted::new(|nth, _| match nth {
         0 => Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec()),
