@@ -196,6 +196,7 @@ const PAGES = [
   ['hostile', '/dashboard/connections/hostile'],
   ['disconnect', '/dashboard/connections/leaves/disconnect'],
   ['apps', '/dashboard/apps'],
+  ['webhooks', '/dashboard/webhooks'],
   ['missing', '/dashboard/connections/nobody'],
 ]
 
@@ -264,6 +265,8 @@ async function everyone() {
   const keys = await visitor()
   await claim('the keyboard alone is enough', async () => {
     await keys.goto(`${BASE}/dashboard/login`)
+    // A browser gives the focus with the first frame that it draws, which may be later than the page.
+    await keys.waitForFunction(() => document.activeElement.id === 'key')
     await keys.keyboard.type(SUPPORT)
     await keys.keyboard.press('Enter')
     await keys.waitForURL(`${BASE}/dashboard`)
