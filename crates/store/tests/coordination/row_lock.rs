@@ -9,6 +9,7 @@ use evergrant_store::contract::{LeaseAnswer, Revoke};
 use evergrant_store::coordination::{Coordination as _, Turn};
 use test_postgres::Server;
 use tokio::task::{block_in_place, yield_now};
+use tokio::time::timeout;
 
 use crate::database::{Database, NOW, event, id};
 use crate::fleet::{Fleet, LONG, Mode, SHORT};
@@ -17,9 +18,13 @@ use crate::fleet::{Fleet, LONG, Mode, SHORT};
 async fn until_so_many_wait(watcher: &tokio_postgres::Client, many: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                       AND wait_event_type = 'Lock' AND query LIKE 'SELECT FROM turns%'";
-    while watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < many {
-        yield_now().await;
-    }
+    let until = async {
+        while watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < many {
+            yield_now().await;
+        }
+    };
+    // By then whoever waited for a turn has given up: no more will come.
+    timeout(LONG, until).await.expect("nobody waits any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
