@@ -1,9 +1,10 @@
 //! `evergrant demo`: a simulated HubSpot, the real service, customers connected through the real redirect flow, and their
-//! calls, while access tokens live for seconds. Then a stampede and a revoked grant.
+//! calls, while access tokens live for seconds. Then a stampede, a revoked grant, and three mistakes that the doctor names.
 //!
 //! Every number shown is counted: calls by their answers, redemptions by the simulator's ledger. Nothing of it touches the
 //! user's files.
 
+mod faults;
 mod summary;
 mod traffic;
 mod view;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Demo;
-use crate::demo::summary::{Revoked, Stampede, Summary};
+use crate::demo::summary::{Named, Revoked, Stampede, Summary};
 use crate::demo::view::View;
 use crate::demo::world::{TOKEN_TTL, World};
 use crate::failure::{Exit, Failure};
@@ -92,6 +93,8 @@ pub(crate) async fn run(demo: Demo, output: Output) -> Result<(), Failure> {
 struct Scenes {
     stampede: Option<Stampede>,
     revoked: Option<Revoked>,
+    /// What the doctor says of each mistake; empty where it was not asked yet.
+    named: Vec<Named>,
 }
 
 impl Scenes {
@@ -102,6 +105,7 @@ impl Scenes {
         began: Instant,
         schedule: &Schedule,
     ) -> Result<(), Failure> {
+        faults::plant(world).await?;
         sleep_until(began + schedule.stampede).await;
         view.tell(format_args!(
             "{STAMPEDE} callers meet at the expired token of {}",
@@ -130,6 +134,16 @@ impl Scenes {
             leaving.name, revoked.reason, revoked.reconnect_url
         ))?;
         self.revoked = Some(revoked);
+
+        for named in faults::ask_the_doctor(world).await? {
+            view.tell(format_args!(
+                "{}: {}. The doctor: {}",
+                named.connection,
+                named.planted,
+                named.cause()
+            ))?;
+            self.named.push(named);
+        }
 
         match schedule.end {
             Some(end) => sleep_until(began + end).await,

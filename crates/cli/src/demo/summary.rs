@@ -42,6 +42,24 @@ impl Revoked {
     }
 }
 
+/// A mistake, and what the doctor says of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Named {
+    pub(crate) connection: String,
+    pub(crate) planted: &'static str,
+    pub(crate) cause: Option<String>,
+    /// Whether that is what was planted.
+    pub(crate) as_planted: bool,
+    pub(crate) action: String,
+}
+
+impl Named {
+    /// The cause as a word; the doctor may find none.
+    pub(crate) fn cause(&self) -> &str {
+        self.cause.as_deref().unwrap_or("no cause found")
+    }
+}
+
 /// The numbers: calls by their answers, redemptions by the simulator's ledger.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
@@ -62,6 +80,8 @@ pub(crate) struct Summary {
     redeemed_twice: u64,
     stampede: Option<Stampede>,
     revoked: Option<Revoked>,
+    /// Mistakes that the doctor was asked about.
+    named: Vec<Named>,
     pub(crate) ok: bool,
 }
 
@@ -69,7 +89,7 @@ impl Summary {
     pub(crate) fn of(world: &World, elapsed: Duration, scenes: Scenes) -> Self {
         let ledger = world.ledger();
         let sum = |of: fn(&Customer) -> u64| world.customers.iter().map(|customer| of(customer)).sum::<u64>();
-        let expiries = sum(|customer| customer.tally.expiries());
+        let expiries = world.everybody().map(|customer| customer.tally.expiries()).sum();
         let redemptions = ledger.refreshes_accepted;
         let redeemed_twice = ledger.replays
             + ledger
@@ -88,7 +108,7 @@ impl Summary {
         let redemptions_per_expiry = (expiries > 0).then(|| redemptions as f64 / expiries as f64);
         Self {
             seconds: (elapsed.as_secs_f64() * 10.0).round() / 10.0,
-            portals: world.customers.len(),
+            portals: world.everybody().count(),
             calls,
             failed_calls,
             failed_otherwise,
@@ -99,7 +119,11 @@ impl Summary {
             redeemed_twice,
             stampede: scenes.stampede,
             revoked,
-            ok: failed_calls == 0 && failed_otherwise == 0 && redeemed_twice == 0,
+            ok: failed_calls == 0
+                && failed_otherwise == 0
+                && redeemed_twice == 0
+                && scenes.named.iter().all(|named| named.as_planted),
+            named: scenes.named,
         }
     }
 
@@ -151,6 +175,14 @@ impl Summary {
                 format!("{connection}: {reason}, {calls_refused} calls refused with the link"),
             ));
             fields.push(("reconnect link", reconnect_url.clone()));
+        }
+        for named in &self.named {
+            let tone = if named.as_planted { Tone::Good } else { Tone::Bad };
+            let cause = output.paint(tone, named.cause());
+            fields.push((
+                "doctor",
+                format!("{}: {}: {cause}", named.connection, named.planted),
+            ));
         }
         output.fields(&fields)
     }

@@ -81,6 +81,11 @@ impl Tally {
         self.version_last.store(version, Ordering::Relaxed);
     }
 
+    /// Notes the newest version, as the record says.
+    pub(crate) fn note_version(&self, version: i64) {
+        self.version_last.fetch_max(version, Ordering::Relaxed);
+    }
+
     /// Token sets that ended: each was followed by a newer one that calls were made with.
     pub(crate) fn expiries(&self) -> u64 {
         let (first, last) = (
@@ -108,7 +113,7 @@ impl Tally {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<i64>().ok();
         if let Some(version) = number("evergrant-token-version") {
-            self.version_last.fetch_max(version, Ordering::Relaxed);
+            self.note_version(version);
         }
         if number("evergrant-attempts").is_some_and(|attempts| attempts > 1) {
             self.repeated.fetch_add(1, Ordering::Relaxed);

@@ -35,8 +35,12 @@ impl View {
         ))?;
         view.tell(format_args!(
             "{} portals connected, access tokens live {} s, Ctrl-C ends it",
-            world.customers.len(),
+            world.everybody().count(),
             TOKEN_TTL.as_secs()
+        ))?;
+        view.tell(format_args!(
+            "Dashboard: {}/dashboard, log in with {}",
+            world.base, world.dashboard_key
         ))?;
         if output.is_terminal && !output.json {
             let all = MultiProgress::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evergrant::{App, Evergrant, VaultKey};
+use evergrant::{App, Clock, Evergrant, VaultKey};
 use evergrant_config::{Limits, LogCalls};
 use evergrant_domain::{KeepFresh, RefreshPolicy};
 use evergrant_server::{BindError, ListenSettings, Server, Service, ServiceSettings};
@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::Api;
+use crate::demo::faults::Fault;
 use crate::demo::traffic::Tally;
 use crate::demo::visitor;
 use crate::failure::Failure;
 use crate::network::{self, HttpClient};
+use crate::output::text;
 
 pub(crate) const CLIENT_ID: &str = "demo-client";
 /// The simulator's own; no secret anywhere else.
@@ -49,12 +51,25 @@ const LEAVING: usize = 4;
 /// Somebody may take the free port before we do.
 const PORTS_TRIED: usize = 5;
 
+/// Somebody to look around with, who sees everything and no token.
+const LOOKS_AROUND: &str = "support";
+
 /// One customer of the demo's app.
 pub(crate) struct Customer {
     /// Its name and its connection's id.
     pub(crate) name: &'static str,
     pub(crate) hub_id: u64,
     pub(crate) tally: Tally,
+}
+
+impl Customer {
+    fn new((name, hub_id): (&'static str, u64)) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            hub_id,
+            tally: Tally::default(),
+        })
+    }
 }
 
 /// The simulator, the service and the customers.
@@ -65,6 +80,12 @@ pub(crate) struct World {
     pub(crate) base: String,
     pub(crate) authorization: HeaderValue,
     pub(crate) customers: Vec<Arc<Customer>>,
+    /// Those whose programs make a mistake, in the order of [`Fault::ALL`].
+    pub(crate) mistaken: Vec<Arc<Customer>>,
+    /// An API key for the dashboard. It opens nothing but this demo.
+    pub(crate) dashboard_key: String,
+    /// The service's.
+    pub(crate) clock: Arc<dyn Clock>,
     operator: Api,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -91,35 +112,39 @@ impl World {
             calls_max: 1000,
             ..RateLimits::default()
         });
-        let (operator, server) = serve(folder.path(), &hubspot).await?;
+        let (operator, server, clock) = serve(folder.path(), &hubspot).await?;
         let base = format!("http://localhost:{}", server.address().port());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
-        let authorization = api_key(&operator).await?;
-        let customers = CUSTOMERS
-            .map(|(name, hub_id)| {
-                Arc::new(Customer {
-                    name,
-                    hub_id,
-                    tally: Tally::default(),
-                })
-            })
-            .to_vec();
+        let key = api_key(&operator, "tokens").await?;
+        let mut authorization = HeaderValue::try_from(format!("Bearer {key}")).map_err(Failure::failed)?;
+        authorization.set_sensitive(true);
+        let dashboard_key = api_key(&operator, LOOKS_AROUND).await?;
+        let customers = CUSTOMERS.map(Customer::new).to_vec();
+        let mistaken = Fault::ALL.map(|fault| Customer::new(fault.customer())).to_vec();
         let world = Self {
             hubspot,
             client: network::client()?,
             base,
             authorization,
             customers,
+            mistaken,
+            dashboard_key,
+            clock,
             operator,
             stop,
             running,
             folder,
         };
-        for customer in &world.customers {
+        for customer in world.everybody() {
             visitor::connect(&world, APP, customer).await?;
         }
         Ok(world)
+    }
+
+    /// Every customer.
+    pub(crate) fn everybody(&self) -> impl Iterator<Item = &Arc<Customer>> {
+        self.customers.iter().chain(&self.mistaken)
     }
 
     /// Who does not call before the stampede.
@@ -144,6 +169,13 @@ impl World {
             .await
     }
 
+    /// What the doctor says of it.
+    pub(crate) async fn diagnosis(&self, customer: &Customer) -> Result<Value, Failure> {
+        self.operator
+            .get(&format!("/v1/connections/{}/diagnosis", customer.name))
+            .await
+    }
+
     /// Ends it in the order in which nothing is lost, and removes the folder.
     pub(crate) async fn end(self) {
         // Its idle connections would be waited for.
@@ -157,7 +189,7 @@ impl World {
 }
 
 /// The service in its own folder. Its public URL must be known before it listens, so a free port is looked for first.
-async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Api, Server), Failure> {
+async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Api, Server, Arc<dyn Clock>), Failure> {
     let mut tried = 0;
     loop {
         let address = free_address()?;
@@ -169,7 +201,10 @@ async fn serve(folder: &Path, hubspot: &Simulator) -> Result<(Api, Server), Fail
         };
         tried += 1;
         match Server::bind(service.clone(), listen.clone()).await {
-            Ok(server) => return Ok((Api::on(service, listen), server)),
+            Ok(server) => {
+                let clock = service.engine().keeper().clock().clone();
+                return Ok((Api::on(service, listen), server, clock));
+            }
             Err(BindError::InUse { .. }) if tried < PORTS_TRIED => service.engine().shutdown().await,
             Err(error) => return Err(error.into()),
         }
@@ -210,14 +245,11 @@ fn settings() -> ServiceSettings {
     }
 }
 
-/// A key that may connect customers and call, for this app.
-async fn api_key(operator: &Api) -> Result<HeaderValue, Failure> {
-    let wish = json!({"name": "demo", "role": "tokens", "apps": [APP]});
+/// A key for this app.
+async fn api_key(operator: &Api, role: &str) -> Result<String, Failure> {
+    let wish = json!({"name": format!("demo {role}"), "role": role, "apps": [APP]});
     let made = operator.post("/v1/keys", &wish).await?;
-    let key = made["key"].as_str().unwrap_or_default();
-    let mut authorization = HeaderValue::try_from(format!("Bearer {key}")).map_err(Failure::failed)?;
-    authorization.set_sensitive(true);
-    Ok(authorization)
+    Ok(text(&made, "/key"))
 }
 
 /// A request with a JSON body, if any.

@@ -40,6 +40,21 @@ fn the_demo_ends_with_numbers_that_hold() {
         summary["revoked"]["calls_refused"].as_u64().unwrap() > 0,
         "{summary}"
     );
+    let named: Vec<_> = summary["named"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|named| (named["connection"].as_str(), named["cause"].as_str()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            (Some("stark"), Some("stale_token_reuse")),
+            (Some("wonka"), Some("queue_delay")),
+            (Some("wayne"), Some("missing_scopes")),
+        ],
+        "{summary}"
+    );
     assert_eq!(summary["ok"], true, "{summary}");
     assert!(
         std::fs::read_dir(home.path("")).unwrap().next().is_none(),
@@ -52,7 +67,7 @@ fn ctrl_c_ends_the_demo_with_its_summary() {
     let home = Home::empty();
     let mut demo = home.start("demo");
     let service = demo.address();
-    assert!(demo.next_line().contains("5 portals connected"));
+    assert!(demo.next_line().contains("8 portals connected"));
     assert_eq!(
         web::send("GET", &format!("{service}/healthz"), &[], "").status,
         200
