@@ -177,13 +177,13 @@ impl Tally {
             | Counted::RejectedReport(_)
             | Counted::RefreshForced
             | Counted::Redeemed
-            | Counted::Stored => match self.others.iter().position(|(other, _)| *other == counted) {
-                Some(place) => &mut self.others[place].1,
-                None => {
+            | Counted::Stored => {
+                let Some(place) = self.others.iter().position(|(other, _)| *other == counted) else {
                     self.others.push((counted, times));
                     return;
-                }
-            },
+                };
+                &mut self.others[place].1
+            }
         };
         bump(place, times);
     }

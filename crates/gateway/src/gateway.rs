@@ -246,6 +246,10 @@ impl<T: Transport> Gateway<T> {
     }
 
     /// All that a call passes.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "who calls whom for what, and the two places where it is noted"
+    )]
     async fn pass<B>(
         &self,
         terms: &Terms,
@@ -275,7 +279,7 @@ impl<T: Transport> Gateway<T> {
     async fn prepare<'a, B>(
         &self,
         terms: &'a Terms,
-        asker: Asker<'a>,
+        whom: Asker<'a>,
         id: &'a ConnectionId,
         target: &'a str,
         request: Request<B>,
@@ -305,14 +309,14 @@ impl<T: Transport> Gateway<T> {
             record.enqueued_for = Some(now.seconds_from(at));
         }
         let began = Instant::now();
-        let token = keeper.current_for(asker, id, asked.min_ttl).await?;
+        let token = keeper.current_for(whom, id, asked.min_ttl).await?;
         let ready_at = Instant::now();
         let provider = &token.app.provider;
         let mut headers = asked.headers;
         frame(&mut headers, &parts.method, body.length());
         let call = Call {
             id,
-            asker,
+            asker: whom,
             target: written,
             uri: target.at(provider)?,
             effect: effect(provider.dialect, parts.method.as_str(), target.path()),

@@ -526,7 +526,7 @@ impl Keeper {
     /// Notes what a connection was used for; written to the store every now and then.
     pub fn note(&self, token: &Current, seen: &LastSeen) {
         self.use_of(&token.connection, &token.app.name, |used| {
-            merge(&mut used.last, seen)
+            merge(&mut used.last, seen);
         });
     }
 

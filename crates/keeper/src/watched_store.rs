@@ -14,7 +14,7 @@ use evergrant_domain::{
     AppName, Connection, ConnectionId, Customer, ReconnectReason, RefreshToken, Timestamp, TokenSet, Version,
 };
 use evergrant_metrics::Metrics;
-#[expect(
+#[allow(
     clippy::wildcard_imports,
     reason = "everything that the contract's methods name, and it is handed on"
 )]

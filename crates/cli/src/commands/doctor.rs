@@ -53,16 +53,14 @@ pub(crate) async fn run(api: Api, doctor: Doctor, output: Output) -> Result<(), 
 fn exit(diagnosis: &Value) -> Exit {
     match (diagnosis["verdict"].as_str(), diagnosis["cause"].as_str()) {
         (Some("healthy"), _) => Exit::Done,
-        // Nobody knows: ask again.
-        (Some("inconclusive"), _) => Exit::Unavailable,
-        (_, Some("grant_refused" | "wrong_account" | "raced_write"))
-            if !text(diagnosis, "/reconnect_url").is_empty() =>
+        (_, Some(cause @ ("grant_refused" | "wrong_account" | "raced_write")))
+            if cause == "grant_refused" || !text(diagnosis, "/reconnect_url").is_empty() =>
         {
             Exit::Reconnect
         }
-        (_, Some("grant_refused")) => Exit::Reconnect,
         (_, Some("app_credentials")) => Exit::AppCredentials,
-        (_, Some("provider_outage" | "store_trouble")) => Exit::Unavailable,
+        // Nobody knows, or it passes: ask again.
+        (Some("inconclusive"), _) | (_, Some("provider_outage" | "store_trouble")) => Exit::Unavailable,
         _ => Exit::OtherCause,
     }
 }

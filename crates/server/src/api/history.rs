@@ -14,7 +14,7 @@ use evergrant_domain::app::AppHealth;
 use evergrant_domain::event::EventKind;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::tally::{Counted, Seconds, Tally};
-use evergrant_domain::{AppName, ConnectionId, Health, Timestamp};
+use evergrant_domain::{AppName, ConnectionId, Health, Timestamp, Version};
 use evergrant_store::contract::{
     ConnectionFilter, EventOrder, EventPage, EventQuery, HealthAsked, Sort, SortBy, StoredEvent, Tallied,
 };
@@ -131,8 +131,7 @@ pub(crate) async fn all(
         .map(|cursor| read_number(&cursor))
         .transpose()?;
     let order = match (after, cursor) {
-        (Some(_), Some(after)) => EventOrder::OldestFirst { after },
-        (Some(after), None) => EventOrder::OldestFirst { after },
+        (Some(_), Some(after)) | (Some(after), None) => EventOrder::OldestFirst { after },
         (None, before) => EventOrder::NewestFirst { before },
     };
     let asked = EventQuery {
@@ -415,7 +414,7 @@ pub(crate) async fn export(
         .iter()
         .filter(|event| event.version.is_some() && event.version != event.version_before)
         .map(|event| VersionView {
-            version: event.version.map_or(0, |version| version.number()),
+            version: event.version.map_or(0, Version::number),
             since: time(event.at),
             kind: event.kind.clone(),
             fingerprint: event.fingerprint.clone(),
