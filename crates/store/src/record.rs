@@ -31,9 +31,11 @@ pub(crate) use self::access::hex;
 pub(crate) use self::access::{SealedVerifier, outcome_columns, read_authorization, read_key, read_session};
 pub(crate) use self::call_budget::{BudgetColumns, budget_key, read_budget};
 pub(crate) use self::columns::{Columns, label_list, list, strange};
+#[cfg(feature = "sqlite")]
+pub(crate) use self::history::read_counts;
 pub(crate) use self::history::{
     BUSY, Before, NEWEST_LOOKED_AT, SELECT_EVENT, Span, Sums, TALLIES_KEPT_ON, context, counts,
-    counts_column, health, hour, minute, read_count, read_counts, read_event, read_tallied,
+    counts_column, health, hour, minute, read_count, read_event, read_tallied,
 };
 #[cfg(feature = "sqlite")]
 pub(crate) use self::landing::LandsAs;

@@ -90,6 +90,7 @@ pub(crate) enum Before {
     /// The one before the one that stands now.
     OneLess,
     /// The one that stands now: the event goes with no change of it.
+    #[cfg(feature = "sqlite")]
     Unchanged,
 }
 
@@ -100,6 +101,7 @@ impl Before {
             Self::Nothing => (None, None),
             Self::Version(version) => (Some(version.number()), None),
             Self::OneLess => (None, Some(1)),
+            #[cfg(feature = "sqlite")]
             Self::Unchanged => (None, Some(0)),
         }
     }
