@@ -170,7 +170,10 @@ fn how_much_history_is_kept_has_bounds() {
         "keep = 90",
         "keep: 90 has no unit: write \"90s\" for seconds, or m, h, d",
     );
-    events("keep = \"1m\"", "keep: must be from 1h to 3650d, not 1m");
+    events(
+        "keep = \"1m\"",
+        "keep: \"1m\" is out of bounds: at least 1h, at most 3650d",
+    );
     events(
         "keep_per_connection = 1",
         "keep_per_connection: must be from 10 to 1000000, not 1",

@@ -8,29 +8,32 @@ use test_postgres::Server;
 use crate::world::{Running, World};
 
 /// What the next version's migration does to a database whose schema has this history.
-fn next_version(history: &str) -> String {
+fn next_version(history: &str, next: i64) -> String {
     format!(
         "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
          CREATE TABLE things_of_the_future (id TEXT PRIMARY KEY);
-         INSERT INTO {history} (version, name, applied_on, checksum) VALUES (3, 'next', '', '0')"
+         INSERT INTO {history} (version, name, applied_on, checksum) VALUES ({next}, 'next', '', '0')"
     )
 }
 
 fn meets_the_next_version(world: &World, history: &str, sql: &dyn Fn(&str)) {
-    world.home.run("migrate").ends_with(0);
+    let migrated = world.home.run("migrate --json").ends_with(0).json();
+    let known = migrated["schema_version_known"].as_i64().unwrap();
+    let next = known + 1;
     world.connect_acme();
-    sql(&next_version(history));
+    sql(&next_version(history, next));
     for line in ["migrate --check", "migrate"] {
         let done = world.home.run(line).ends_with(0);
         assert!(
-            done.out
-                .ends_with("schema version 3 of 2, which is newer; this Evergrant may use it as it is\n"),
+            done.out.ends_with(&format!(
+                "schema version {next} of {known}, which is newer; this Evergrant may use it as it is\n"
+            )),
             "{done:?}"
         );
         let json = world.home.run(&format!("{line} --json")).ends_with(0).json();
         assert_eq!(
             json,
-            serde_json::json!({"schema_version": 3, "schema_version_known": 2})
+            serde_json::json!({"schema_version": next, "schema_version_known": known})
         );
     }
     let serve = || {
@@ -46,14 +49,13 @@ fn meets_the_next_version(world: &World, history: &str, sql: &dyn Fn(&str)) {
     assert_eq!(log.matches("\"schema_is_newer\"").count(), 1, "{log}");
 
     // From now on the next version means to be alone.
-    sql("UPDATE schema_use SET oldest = 3");
+    sql(&format!("UPDATE schema_use SET oldest = {next}"));
     for line in ["migrate --check", "migrate", "serve", "token acme"] {
         let refused = world.home.run(line).ends_with(2);
         assert!(
-            refused
-                .err
-                .contains("schema version 3, for programs that know version 3 or later")
-                && refused.err.contains("use the newer Evergrant"),
+            refused.err.contains(&format!(
+                "schema version {next}, for programs that know version {next} or later"
+            )) && refused.err.contains("use the newer Evergrant"),
             "{refused:?}"
         );
     }

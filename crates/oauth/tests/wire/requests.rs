@@ -31,8 +31,8 @@ async fn check(act: impl AsyncFn(&App), path: &str, form: &str) {
              host: {host}\r\n\
              user-agent: evergrant/{version}\r\n\
              accept: application/json\r\n\
-             content-type: application/x-www-form-urlencoded\r\n\
              connection: close\r\n\
+             content-type: application/x-www-form-urlencoded\r\n\
              {authorization}\
              content-length: {length}\r\n\
              \r\n\
