@@ -277,12 +277,13 @@ async fn a_database_of_a_newer_schema_is_refused_and_not_touched() {
 
 /// What the next version knows: this version's schema, and a column more in most tables, and one table more.
 /// The newest schema that this version knows.
-const KNOWN: i64 = 3;
+const KNOWN: i64 = 4;
 
 fn next_version() -> refinery::Runner {
     let first = include_str!("../../migrations-sqlite/V1__first.sql");
     let second = include_str!("../../migrations-sqlite/V2__safe_calls.sql");
     let third = include_str!("../../migrations-sqlite/V3__history.sql");
+    let fourth = include_str!("../../migrations-sqlite/V4__webhooks.sql");
     let next = "ALTER TABLE connections ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE events ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
                 ALTER TABLE changes ADD COLUMN of_the_future TEXT NOT NULL DEFAULT 'x';
@@ -293,7 +294,8 @@ fn next_version() -> refinery::Runner {
         ("V1__first", first),
         ("V2__safe_calls", second),
         ("V3__history", third),
-        ("V4__next", next),
+        ("V4__webhooks", fourth),
+        ("V5__next", next),
     ]
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     refinery::Runner::new(&migrations)

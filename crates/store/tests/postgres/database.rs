@@ -20,7 +20,7 @@ use test_postgres::Server;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(0);
 /// The newest schema that this version knows.
-pub(crate) const KNOWN: i64 = 3;
+pub(crate) const KNOWN: i64 = 4;
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Database<'a> {

@@ -181,11 +181,13 @@ async fn upgrade(database: &Database<'_>) {
     let first = include_str!("../../migrations-postgres/V1__first.sql");
     let second = include_str!("../../migrations-postgres/V2__safe_calls.sql");
     let third = include_str!("../../migrations-postgres/V3__history.sql");
+    let fourth = include_str!("../../migrations-postgres/V4__webhooks.sql");
     let migrations = [
         ("V1__first", first),
         ("V2__safe_calls", second),
         ("V3__history", third),
-        ("V4__next", NEXT_VERSION),
+        ("V4__webhooks", fourth),
+        ("V5__next", NEXT_VERSION),
     ]
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap());
     let mut runner = refinery::Runner::new(&migrations);
