@@ -176,7 +176,7 @@ fn how_much_history_is_kept_has_bounds() {
     );
     events(
         "keep_per_connection = 1",
-        "keep_per_connection: must be from 10 to 1000000, not 1",
+        "keep_per_connection: \"1\" is out of bounds: at least 10, at most 1000000",
     );
 }
 

@@ -389,46 +389,31 @@ pub(crate) struct EventView {
     kind: String,
     detail: String,
     /// The version that stood before it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     version_before: Option<i64>,
     /// The version that stood after it.
     version: Option<i64>,
     /// The keyed fingerprint of the refresh token that stood after it: two events with one have one token.
-    #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
     /// Who wrote it: host and process id.
-    #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<String>,
     /// Who asked: an API key's id, or `operator`, `scheduler`, `customer`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     /// Why a refresh was made: `due`, `waited_for`, `rejected`, `asked` or `forced`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
     /// The provider's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     status_code: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<String>,
     /// The path with ids and query removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     /// Of the token that was used; below zero where it had ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     seconds_remaining: Option<i64>,
     /// The version of the token set that was used.
-    #[serde(skip_serializing_if = "Option::is_none")]
     token_version: Option<i64>,
     /// In a row.
-    #[serde(skip_serializing_if = "Option::is_none")]
     failures_before: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
     provider_correlation_id: Option<String>,
 }

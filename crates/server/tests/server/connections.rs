@@ -358,7 +358,7 @@ async fn a_history_is_read_newest_first() {
         .iter()
         .map(|event| event["type"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["refreshed", "connected"]);
+    assert_eq!(kinds, ["refreshed", "refresh_forced", "connected"]);
     let one = house
         .get(&house.admin, "/v1/connections/c1/events?limit=1")
         .await

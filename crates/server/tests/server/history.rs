@@ -59,7 +59,7 @@ async fn an_event_names_the_request_and_the_key_that_it_happened_for() {
         .await
         .expect(200);
     let events = json(&house, key, "/v1/connections/c1/events").await;
-    assert_eq!(kinds(&events), ["refreshed", "connected"]);
+    assert_eq!(kinds(&events), ["refreshed", "refresh_forced", "connected"]);
     let refreshed = &events["items"][0];
     for (field, said) in [
         ("by", json!(id)),
@@ -83,7 +83,7 @@ async fn an_event_names_the_request_and_the_key_that_it_happened_for() {
         process.ends_with(&format!(":{}", std::process::id())),
         "{process}"
     );
-    assert_eq!(events["items"][1]["by"], "operator", "who imported it");
+    assert_eq!(events["items"][2]["by"], "operator", "who imported it");
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn an_export_holds_what_the_provider_needs_and_nothing_about_the_customer(
     assert_eq!(versions, [2, 1]);
     assert_eq!(
         kinds(&json!({"items": export["events"]})),
-        ["refreshed", "connected"]
+        ["refreshed", "refresh_forced", "connected"]
     );
     let asked = json(&house, &house.admin, "/v1/connections/c1/export?customer=true").await;
     assert_eq!(asked["connection"]["customer"], "acme-the-customer");
