@@ -385,7 +385,12 @@ impl Witness {
         let right = match reason {
             // What was revoked when its owner left is refused, though a failover shows the connection again.
             ReconnectReason::GrantRefused => {
-                ended.is_some_and(|why| why != End::Replay) || seen.grants.was_revoked(&token)
+                // Leases are lost with the commits that took them, and with a lease what it meant to present: whoever presents
+                // it again finds a refusal and no attempt that could explain it. The answer that was lost mends that.
+                let forgot = seen.lost_commits_at.is_some_and(|at| self.now() < at + LEASE);
+                ended.is_some_and(|why| why != End::Replay)
+                    || seen.grants.was_revoked(&token)
+                    || (forgot && unknown)
             }
             ReconnectReason::RedemptionOutcomeLost => {
                 // A family that died of a replay died of ours, and whether that was right is judged where it was made.
