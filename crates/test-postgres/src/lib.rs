@@ -24,6 +24,18 @@ pub struct Server {
     databases: AtomicU32,
 }
 
+/// Somebody who keeps every table locked. Lets go when dropped.
+#[derive(Debug)]
+pub struct TablesLocked(Child);
+
+impl Drop for TablesLocked {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[derive(Debug)]
 struct Control {
     // Closed first: then the child ends by itself.
@@ -150,6 +162,20 @@ impl Server {
             "psql",
             &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statements],
         )
+    }
+
+    /// Keeps every table of a database locked until what this returns is dropped. Returns before they are.
+    pub fn lock_every_table(&self, database: &str) -> TablesLocked {
+        let lock = "DO $$ BEGIN EXECUTE (SELECT 'LOCK TABLE ' || string_agg(quote_ident(tablename), ', ') \
+                    FROM pg_tables WHERE schemaname = 'public'); END $$";
+        let psql = Command::new(self.bin.join("psql"))
+            .arg(self.url(database))
+            .args(["-Xq", "-c", &format!("BEGIN; {lock}; SELECT pg_sleep(600)")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a program of PostgreSQL");
+        TablesLocked(psql)
     }
 
     /// Everything that is in a database, as text; the same for the same content.

@@ -1,6 +1,5 @@
 //! A store or a provider that does not answer is found, and not waited for.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hubspot_sim::SimConfig;
@@ -36,31 +35,6 @@ async fn a_provider_that_takes_connections_and_says_nothing_is_an_outage_within_
     practice.is_healthy(&service, "well").await;
 }
 
-/// Somebody who keeps every table locked. Lets go when dropped.
-struct Locker(Child);
-
-impl Locker {
-    fn of(server: &Server, database: &str) -> Self {
-        let lock = "DO $$ BEGIN EXECUTE (SELECT 'LOCK TABLE ' || string_agg(quote_ident(tablename), ', ') \
-                    FROM pg_tables WHERE schemaname = 'public'); END $$";
-        let psql = Command::new("psql")
-            .arg(server.url(database))
-            .args(["-Xq", "-c", &format!("BEGIN; {lock}; SELECT pg_sleep(600)")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(psql)
-    }
-}
-
-impl Drop for Locker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_hangs_is_named_by_a_service_that_goes_on_serving() {
     let server = Server::shared();
@@ -82,7 +56,7 @@ async fn a_store_that_hangs_is_named_by_a_service_that_goes_on_serving() {
     practice.connect(&service, "well", 1001).await;
     practice.works(&service, "well").await;
     practice.is_healthy(&service, "well").await;
-    let locks = Locker::of(server, &database);
+    let locks = server.lock_every_table(&database);
     let locked = "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
     while server.sql(&database, locked) != "t" {
         tokio::time::sleep(Duration::from_millis(50)).await;

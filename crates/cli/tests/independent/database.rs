@@ -1,6 +1,5 @@
 //! PostgreSQL and the way to it: checks 15, 16, 20 and 22 to 24.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,31 +211,6 @@ async fn slow_redemptions_take_nothing_from_those_who_have_tokens() {
     ledger.is_clean(0);
 }
 
-/// Somebody who keeps every table locked. Lets go when dropped.
-struct Locker(Child);
-
-impl Locker {
-    fn of(server: &Server, database: &str) -> Self {
-        let lock = "DO $$ BEGIN EXECUTE (SELECT 'LOCK TABLE ' || string_agg(quote_ident(tablename), ', ') \
-                    FROM pg_tables WHERE schemaname = 'public'); END $$";
-        let psql = Command::new("psql")
-            .arg(server.url(database))
-            .args(["-Xq", "-c", &format!("BEGIN; {lock}; SELECT pg_sleep(600)")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(psql)
-    }
-}
-
-impl Drop for Locker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 // Check 24.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_keeps_the_tables_locked_delays_redemptions_and_doubles_none() {
@@ -248,7 +222,7 @@ async fn whoever_keeps_the_tables_locked_delays_redemptions_and_doubles_none() {
     site.connect_fresh(&service, "fresh").await;
     site.connect(&service, "due").await;
     assert_eq!(site.call(&service, "fresh").await.status, 200);
-    let locker = Locker::of(server, &database);
+    let locker = server.lock_every_table(&database);
     eventually("the tables are locked", async || {
         server.sql(
             &database,
