@@ -165,6 +165,10 @@ impl Server {
     }
 
     /// Keeps every table of a database locked until what this returns is dropped. Returns before they are.
+    ///
+    /// # Panics
+    ///
+    /// When `psql` cannot be started.
     pub fn lock_every_table(&self, database: &str) -> TablesLocked {
         let lock = "DO $$ BEGIN EXECUTE (SELECT 'LOCK TABLE ' || string_agg(quote_ident(tablename), ', ') \
                     FROM pg_tables WHERE schemaname = 'public'); END $$";
