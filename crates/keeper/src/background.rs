@@ -370,16 +370,13 @@ impl Keeper {
                 return Ok(());
             }
         };
+        let event = (state == RevocationState::Done)
+            .then(|| Event::new(EventKind::Revoked, "the provider revoked the refresh token"));
         let now = self.inner.clock.now();
         self.inner
             .store
-            .finish_revocation(revocation.id, state, now)
-            .await?;
-        if state == RevocationState::Done {
-            let event = Event::new(EventKind::Revoked, "the provider revoked the refresh token");
-            self.inner.store.note_event(id, event, now).await?;
-        }
-        Ok(())
+            .finish_revocation(revocation.id, state, event, now)
+            .await
     }
 }
 

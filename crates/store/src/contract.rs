@@ -1160,11 +1160,12 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Ends a revocation; its token is erased.
+    /// Ends a revocation; its token is erased. The event tells of it, once, in the history of its connection.
     async fn finish_revocation(
         &self,
         id: i64,
         state: RevocationState,
+        event: Option<Event>,
         now: Timestamp,
     ) -> Result<(), StoreError>;
 

@@ -37,7 +37,7 @@ macro_rules! for_plain_methods {
             fn purge(id: &ConnectionId) -> ();
             fn claim_revocations(limit: u32, push: Duration, now: Timestamp) -> Vec<Revocation>;
             fn queue_revocation(connection: &ConnectionId, app: &AppName, refresh_token: RefreshToken, now: Timestamp) -> ();
-            fn finish_revocation(id: i64, state: RevocationState, now: Timestamp) -> ();
+            fn finish_revocation(id: i64, state: RevocationState, event: Option<Event>, now: Timestamp) -> ();
             fn claim_due(query: DueQuery) -> Vec<ConnectionId>;
             fn note_usage(usage: Vec<Usage>, now: Timestamp) -> ();
             fn tallies(id: &ConnectionId, since: Timestamp) -> Vec<Tallied>;

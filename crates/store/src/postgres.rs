@@ -323,9 +323,10 @@ impl Store for PostgresStore {
         &self,
         id: i64,
         state: RevocationState,
+        event: Option<Event>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        in_session!(self, Purpose::Transaction, db => db.finish_revocation(id, state, now))
+        in_session!(self, Purpose::Transaction, db => db.finish_revocation(id, state, event.as_ref(), now))
     }
 
     async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError> {

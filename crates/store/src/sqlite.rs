@@ -377,9 +377,11 @@ impl Store for SqliteStore {
         &self,
         id: i64,
         state: RevocationState,
+        event: Option<Event>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(move |db| db.finish_revocation(id, state, now)).await
+        self.write(move |db| db.finish_revocation(id, state, event.as_ref(), now))
+            .await
     }
 
     async fn claim_due(&self, query: DueQuery) -> Result<Vec<ConnectionId>, StoreError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evergrant_domain::event::Event;
 use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet};
 
 use super::db::{Db, Tried};
@@ -92,6 +93,7 @@ impl Db {
         &self,
         id: i64,
         state: RevocationState,
+        event: Option<&Event>,
         now: Timestamp,
     ) -> Tried<()> {
         if state == RevocationState::Pending {
@@ -108,13 +110,17 @@ impl Db {
         };
         let connection: ConnectionId = waiting.parsed("connection")?;
         self.lock(&connection).await?;
-        self.execute(
-            "UPDATE revocations
-                SET state = $2, finished_at = $3, refresh_token = NULL, refresh_token_fingerprint = NULL
-              WHERE id = $1 AND state = 'pending'",
-            &[&id, &state.as_str(), &now.millis()],
-        )
-        .await?;
+        let finished = self
+            .execute(
+                "UPDATE revocations
+                    SET state = $2, finished_at = $3, refresh_token = NULL, refresh_token_fingerprint = NULL
+                  WHERE id = $1 AND state = 'pending'",
+                &[&id, &state.as_str(), &now.millis()],
+            )
+            .await?;
+        if finished == 0 {
+            return Ok(());
+        }
         self.execute(
             "UPDATE connections SET revocation = $2
               WHERE id = $1 AND status = 'disconnected'
@@ -122,6 +128,9 @@ impl Db {
             &[&connection.as_str(), &state.as_str()],
         )
         .await?;
+        if let Some(event) = event {
+            self.record_event(&connection, event, now).await?;
+        }
         Ok(())
     }
 

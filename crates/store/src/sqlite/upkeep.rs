@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use evergrant_domain::event::Event;
 use evergrant_domain::{AppName, ConnectionId, RefreshToken, Timestamp, TokenSet};
 use rusqlite::{named_params, params};
 
 use super::record::Db;
 use crate::contract::{Change, DueQuery, Revocation, RevocationState, Usage};
 use crate::record::{
-    Columns as _, Stored, TALLIES_KEPT_ON, fingerprint, read_change, read_revocation, read_revocation_state,
-    seal_for_revocation,
+    Before, Columns as _, Stored, TALLIES_KEPT_ON, fingerprint, read_change, read_revocation,
+    read_revocation_state, seal_for_revocation, strange,
 };
 
 /// How many changes one read of the feed brings at most.
@@ -88,7 +89,13 @@ impl Db {
         Ok(claimed)
     }
 
-    pub(super) fn finish_revocation(&self, id: i64, state: RevocationState, now: Timestamp) -> Stored<()> {
+    pub(super) fn finish_revocation(
+        &self,
+        id: i64,
+        state: RevocationState,
+        event: Option<&Event>,
+        now: Timestamp,
+    ) -> Stored<()> {
         if state == RevocationState::Pending {
             return Ok(());
         }
@@ -107,6 +114,10 @@ impl Db {
                         AND NOT EXISTS (SELECT 1 FROM revocations WHERE connection = ?1 AND state = 'pending')",
                 )?
                 .execute(params![connection, state.as_str()])?;
+            if let Some(event) = event {
+                let connection = connection.parse().map_err(|_| strange("connection"))?;
+                self.append_event(&connection, Before::Unchanged, event, now)?;
+            }
         }
         Ok(())
     }

@@ -452,7 +452,7 @@ pub(crate) async fn disconnecting_twice_is_disconnecting_once(fixture: &impl Fix
     assert_eq!(store.events(&id("c1"), 10).await.unwrap().len(), events);
     let queue = claim_revocations(&store).await;
     store
-        .finish_revocation(queue[0].id, RevocationState::Done, at(6))
+        .finish_revocation(queue[0].id, RevocationState::Done, None, at(6))
         .await
         .unwrap();
     assert_eq!(

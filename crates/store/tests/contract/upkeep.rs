@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evergrant_domain::connection::LastSeen;
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::tally::Tally;
 use evergrant_domain::{Kind, ReconnectReason, Version};
 use evergrant_store::Store;
@@ -129,11 +130,19 @@ pub(crate) async fn a_revocation_is_claimed_once_and_erased_when_done(fixture: &
     assert_eq!(second[0].refresh_token.expose(), "refresh-late");
     let again = b.claim_revocations(10, push, at(70)).await.unwrap();
     assert_eq!(again.iter().map(|one| one.attempts).collect::<Vec<_>>(), [1, 1]);
-    for revocation in again {
-        b.finish_revocation(revocation.id, RevocationState::Done, at(71))
-            .await
-            .unwrap();
+    let told = a.events(&id("c1"), 10).await.unwrap().len();
+    for (store, state) in [(&a, RevocationState::Done), (&b, RevocationState::Unsupported)] {
+        // The second has come too late, and says nothing.
+        for revocation in &again {
+            let revoked = Event::new(EventKind::Revoked, "because a test says so");
+            store
+                .finish_revocation(revocation.id, state, Some(revoked), at(71))
+                .await
+                .unwrap();
+        }
     }
+    let history = a.events(&id("c1"), 10).await.unwrap();
+    assert_eq!(history.len(), told + 2, "each is told of once: {history:?}");
     assert!(a.claim_revocations(10, push, at(9999)).await.unwrap().is_empty());
 }
 
