@@ -40,6 +40,11 @@ impl Guest {
         }
     }
 
+    /// The connection is ending, and what is still written is its last.
+    pub(crate) fn speaks_no_more(&self) {
+        self.is_quiet.store(false, Ordering::Relaxed);
+    }
+
     /// Whether nothing that is written now can belong to an answer.
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_quiet.load(Ordering::Relaxed)

@@ -7,15 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use evergrant_config::TlsFiles;
-use futures_util::FutureExt as _;
 use futures_util::future::select_all;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -23,12 +29,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::guest::{Stay, Strangers};
+use crate::answer::AnswerBody;
+use crate::draining::Draining;
+use crate::guest::{Stay, Strangers, Turn};
 use crate::leftover;
 use crate::own_words::{InTurn, OwnWords};
 use crate::patience::Patience;
 use crate::rarely::Rarely;
 use crate::service::{Peer, Reach, Service};
+use crate::short::{Begun, Short};
 use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
@@ -379,68 +388,175 @@ impl Connection {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, protocol: Protocol) {
-        let Self {
-            stay,
-            header_timeout,
-            service,
-            peer,
-            mut draining,
-            stop: _,
-        } = self;
-        let guest = stay.guest.clone();
-        let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let (service, stay) = (service.clone(), stay.clone());
-            let turn = stay.guest.turn();
-            async move {
-                let (request, leftover) = leftover::watch(request);
-                let answer = service.respond(request, Some(peer)).await;
-                if let Some(leftover) = leftover {
-                    leftover.throw_away().await;
-                }
-                if answer.key_was_valid {
-                    stay.is_known_now();
-                }
-                Ok::<_, Infallible>(answer.response.map(|body| InTurn { body, _turn: turn }))
-            }
-        });
-        let io = TokioIo::new(stream);
+        let desk = Desk {
+            service: self.service,
+            stay: self.stay,
+            peer: self.peer,
+        };
+        let draining = Draining::heard_by(self.draining);
         let ended = match protocol {
-            Protocol::Http1 => {
-                let io = OwnWords::new(io, guest.clone());
-                let builder = http1(Patience::with(guest), header_timeout);
-                let connection = builder.serve_connection(io, answer);
-                until_drained(&mut draining, connection, http1::Connection::graceful_shutdown).await
-            }
-            Protocol::Http2 => {
-                let connection = http2().serve_connection(io, answer);
-                until_drained(&mut draining, connection, http2::Connection::graceful_shutdown).await
-            }
+            Protocol::Http1 => desk.serve_http1(stream, draining, self.header_timeout).await,
+            Protocol::Http2 => desk.serve_http2(stream, draining).await,
         };
         if let Err(error) = ended {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "a connection ended early"
-            );
+            tracing::debug!(error = &*error, "a connection ended early");
         }
     }
 }
 
-/// Serves a connection to its end, and lets it take no more requests once that is said.
-async fn until_drained<C: Future>(
-    draining: &mut watch::Receiver<()>,
-    connection: C,
-    take_no_more: impl Fn(Pin<&mut C>),
-) -> C::Output {
-    let mut connection = pin!(connection);
-    // Nobody left to say it is as good as said.
-    let mut said = pin!(Rarely::new(draining.changed()).fuse());
-    poll_fn(|cx| {
-        if said.as_mut().poll(cx).is_ready() {
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the requests of one connection are answered.
+#[derive(Clone)]
+struct Desk {
+    service: Service,
+    stay: Arc<Stay>,
+    peer: Peer,
+}
+
+impl Desk {
+    /// The plain requests by the short way, the others by hyper, each as it comes.
+    async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        self,
+        stream: S,
+        mut draining: Draining,
+        header_timeout: Duration,
+    ) -> Result<(), BoxError> {
+        let guest = &self.stay.guest;
+        let patience = Patience::with(guest.clone());
+        let mut short = Short::new(stream, guest.clone(), patience.clone(), header_timeout);
+        loop {
+            let answer = |request| self.answer(request, guest.turn());
+            let Some(odd) = short.serve(&mut draining, answer).await? else {
+                return Ok(());
+            };
+            patience.hand_over(odd.until);
+            let told = poll_fn(|cx| Poll::Ready(draining.is_said(cx))).await;
+            let ready = Mutex::new(odd.answer);
+            let desk = self.clone();
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let ready = ready.lock().take();
+                let (desk, turn) = (desk.clone(), desk.stay.guest.turn());
+                async move {
+                    let mut response = match ready {
+                        // Its request has been read before, and is short.
+                        Some(ready) => {
+                            let _ = request.into_body().collect().await;
+                            ready
+                        }
+                        None => desk.answer_watched(request, turn).await.map(Begun::not_yet),
+                    };
+                    if told {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(CONNECTION, close);
+                    }
+                    Ok::<_, Infallible>(response)
+                }
+            });
+            let io = OwnWords::new(TokioIo::new(short.replay(odd.read)), guest.clone());
+            let mut connection = http1(patience.clone(), header_timeout).serve_connection(io, answer);
+            let mut hyper = Hyper::default();
+            let ended = poll_fn(|cx| {
+                let polled = hyper.poll(
+                    &mut draining,
+                    Pin::new(&mut connection),
+                    http1::Connection::graceful_shutdown,
+                    cx,
+                );
+                match polled {
+                    Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                    Poll::Pending if hyper.is_told || !guest.is_quiet() || !patience.waits_for_another() => {
+                        Poll::Pending
+                    }
+                    Poll::Pending => Poll::Ready(None),
+                }
+            })
+            .await;
+            if let Some(ended) = ended {
+                return Ok(ended?);
+            }
+            let parts = connection.into_parts();
+            let mut read = BytesMut::from(parts.read_buf);
+            read.extend_from_slice(&parts.io.into_inner().into_inner().left());
+            short.take_back(read);
+        }
+    }
+
+    async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self,
+        stream: S,
+        mut draining: Draining,
+    ) -> Result<(), BoxError> {
+        let answer = service_fn(move |request| {
+            let (desk, turn) = (self.clone(), self.stay.guest.turn());
+            async move { Ok::<_, Infallible>(desk.answer_watched(request, turn).await) }
+        });
+        let mut connection = pin!(http2().serve_connection(TokioIo::new(stream), answer));
+        let mut hyper = Hyper::default();
+        let ended = poll_fn(|cx| {
+            hyper.poll(
+                &mut draining,
+                connection.as_mut(),
+                http2::Connection::graceful_shutdown,
+                cx,
+            )
+        });
+        Ok(ended.await?)
+    }
+
+    /// Answers one request, whose caller's turn it is until the end of the answer's body.
+    async fn answer<B>(&self, request: Request<B>, turn: Turn) -> Response<InTurn<AnswerBody>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let answer = self.service.respond(request, Some(self.peer)).await;
+        if answer.key_was_valid {
+            self.stay.is_known_now();
+        }
+        answer.response.map(|body| InTurn { body, _turn: turn })
+    }
+
+    /// The same for a request that may still be on its way.
+    async fn answer_watched(&self, request: Request<Incoming>, turn: Turn) -> Response<InTurn<AnswerBody>> {
+        let (request, leftover) = leftover::watch(request);
+        let response = self.answer(request, turn).await;
+        if let Some(leftover) = leftover {
+            leftover.throw_away().await;
+        }
+        response
+    }
+}
+
+/// A connection in hyper's hands, which lets it take no more requests once that is said.
+#[derive(Default)]
+struct Hyper {
+    is_told: bool,
+    has_begun: bool,
+}
+
+impl Hyper {
+    fn poll<C: Future>(
+        &mut self,
+        draining: &mut Draining,
+        mut connection: Pin<&mut C>,
+        take_no_more: impl Fn(Pin<&mut C>),
+        cx: &mut Context<'_>,
+    ) -> Poll<C::Output> {
+        if !self.is_told && draining.is_said(cx) {
+            // What it was handed to begin with is a request that came before, and it ends at once where it has read nothing.
+            if !self.has_begun {
+                let ended = connection.as_mut().poll(cx);
+                if ended.is_ready() {
+                    return ended;
+                }
+            }
+            self.is_told = true;
             take_no_more(connection.as_mut());
         }
-        connection.as_mut().poll(cx)
-    })
-    .await
+        self.has_begun = true;
+        connection.poll(cx)
+    }
 }
 
 fn http1(timer: Patience, header_timeout: Duration) -> http1::Builder {

@@ -38,6 +38,11 @@ impl<I> OwnWords<I> {
             instead: None,
         }
     }
+
+    /// The connection below.
+    pub(crate) fn into_inner(self) -> I {
+        self.io
+    }
 }
 
 impl<I: Write + Unpin> OwnWords<I> {
@@ -48,6 +53,7 @@ impl<I: Write + Unpin> OwnWords<I> {
             && let Some(status) = status_of(words)
         {
             self.instead = Some((ours(status), 0));
+            self.guest.speaks_no_more();
         }
         self.instead.is_some()
     }
@@ -87,12 +93,15 @@ impl<I: Write + Unpin> Write for OwnWords<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_say(cx))?;
         // hyper flushes when it has nothing left to write.
-        self.guest.flushed();
+        if self.instead.is_none() {
+            self.guest.flushed();
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_say(cx))?;
+        self.guest.speaks_no_more();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 

@@ -1,9 +1,9 @@
-//! How long a connection of HTTP/1.1 is waited on for its next request's headers, which is all that HTTP/1.1 times.
+//! How long a connection of HTTP/1.1 is waited on for its next request's headers, which is all that is timed here.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
@@ -25,17 +25,89 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(crate) struct Patience {
     guest: Arc<Guest>,
-    alarm: Alarm,
+    waits: Arc<Mutex<Waits>>,
 }
 
-/// Set to some moment, or not at all yet. There is one wait at a time, so nobody ever waits for the lock.
-type Alarm = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
+/// One connection's waits. There is one at a time, so nobody ever waits for the lock.
+#[derive(Default)]
+struct Waits {
+    /// Set to some moment, or not at all yet.
+    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Whom it wakes, since it was set.
+    wakes: Option<Waker>,
+    /// How many waits hyper has begun since the connection was handed to it, and whether one is under way.
+    begun: usize,
+    under_way: usize,
+    /// When the first of them ends: it had begun before.
+    not_beyond: Option<tokio::time::Instant>,
+}
 
 impl Patience {
     pub(crate) fn with(guest: Arc<Guest>) -> Self {
         Self {
             guest,
-            alarm: Alarm::default(),
+            waits: Arc::default(),
+        }
+    }
+
+    /// When a wait ends that begins now and may last so long.
+    pub(crate) fn until(&self, lasts: Duration) -> tokio::time::Instant {
+        tokio::time::Instant::now() + lasts + self.added()
+    }
+
+    /// Whether it is over.
+    pub(crate) fn poll_over(&self, until: tokio::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.waits.lock().poll_over(until, cx)
+    }
+
+    /// hyper has the connection from here on. A head that has begun must be there by then.
+    pub(crate) fn hand_over(&self, head: Option<tokio::time::Instant>) {
+        let mut waits = self.waits.lock();
+        waits.begun = 0;
+        waits.not_beyond = head;
+    }
+
+    /// Whether hyper waits for a request, and has read one before.
+    pub(crate) fn waits_for_another(&self) -> bool {
+        let waits = self.waits.lock();
+        waits.begun > 1 && waits.under_way > 0
+    }
+
+    fn added(&self) -> Duration {
+        if self.guest.is_known() {
+            PATIENCE
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+impl Waits {
+    fn poll_over(&mut self, until: tokio::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if alarm.deadline() > until {
+            alarm.as_mut().reset(until);
+            self.wakes = None;
+        }
+        // Looking costs less than setting it to what it is set to.
+        let is_set = self
+            .wakes
+            .as_ref()
+            .is_some_and(|wakes| wakes.will_wake(cx.waker()));
+        if is_set && !alarm.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.wakes = None;
+        loop {
+            if alarm.as_mut().poll(cx).is_pending() {
+                self.wakes = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if alarm.deadline() >= until {
+                return Poll::Ready(());
+            }
+            // It rang for a wait before this one.
+            alarm.as_mut().reset(until);
         }
     }
 }
@@ -46,14 +118,16 @@ impl Timer for Patience {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        let patience = if self.guest.is_known() {
-            PATIENCE
-        } else {
-            Duration::ZERO
-        };
+        let mut until = (deadline + self.added()).into();
+        let mut waits = self.waits.lock();
+        waits.begun += 1;
+        waits.under_way += 1;
+        if let Some(earlier) = waits.not_beyond.take() {
+            until = earlier.min(until);
+        }
         Box::pin(Wait {
-            until: (deadline + patience).into(),
-            alarm: self.alarm.clone(),
+            until,
+            waits: self.waits.clone(),
         })
     }
 
@@ -66,10 +140,10 @@ impl Timer for Patience {
     }
 }
 
-/// One wait.
+/// One wait of hyper's.
 struct Wait {
     until: tokio::time::Instant,
-    alarm: Alarm,
+    waits: Arc<Mutex<Waits>>,
 }
 
 impl Sleep for Wait {}
@@ -78,20 +152,13 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let until = self.until;
-        let mut alarm = self.alarm.lock();
-        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if alarm.deadline() > until {
-            alarm.as_mut().reset(until);
-        }
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            if alarm.deadline() >= until {
-                return Poll::Ready(());
-            }
-            // It rang for a wait before this one.
-            alarm.as_mut().reset(until);
-        }
+        self.waits.lock().poll_over(self.until, cx)
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.waits.lock().under_way -= 1;
     }
 }
 
@@ -155,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_alarm_is_left_alone_while_requests_come() {
         let patience = Patience::with(Arc::default());
-        let rings = || patience.alarm.lock().as_ref().map(|alarm| alarm.deadline());
+        let rings = || patience.waits.lock().alarm.as_ref().map(|alarm| alarm.deadline());
         drop(begin(&patience, HEADERS));
         let first = rings();
         for _ in 0..14 {

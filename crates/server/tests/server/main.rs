@@ -17,5 +17,6 @@ mod listen;
 mod metrics;
 mod pages;
 mod secrets;
+mod short_way;
 mod tokens;
 mod webhooks;
