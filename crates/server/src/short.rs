@@ -269,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
             self.poll_too_late(until, cx).map(Err)
         })
         .await?;
-        if head.capacity() <= ROOM_MAX {
+        if (1..=ROOM_MAX).contains(&head.capacity()) {
             ROOM.set(head);
         }
         Ok(())
