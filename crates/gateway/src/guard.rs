@@ -59,16 +59,16 @@ impl<T: Transport> Inner<T> {
                 None => self.without_a_place(call, ahead.as_ref(), record).await,
             };
         }
-        let mut patience = place::BEFORE_LEAVING + call.patience.max_wait;
-        if ahead.is_some() {
-            patience += self.upstream_timeout() + call.patience.max_wait;
-        }
-        let reservation = self.reservation(&call, guards, &body, patience);
+        let reservation = self.reservation(&call, guards, &body);
         drop(body);
         match self.reserve(reservation).await? {
             Reserved::Yours(ticket) => {
                 let place = Place::new(ticket);
-                self.in_its_place(call, &place, ahead.as_ref(), record).await
+                tokio::select! {
+                    biased;
+                    result = self.in_its_place(call, &place, ahead.as_ref(), record) => result,
+                    never = self.hold(&place) => match never {},
+                }
             }
             Reserved::Unknown(ticket) => self.settle(ticket, ahead.as_ref(), &call, record).await,
             Reserved::Met(meeting, answer) => self.met(meeting, answer, &call, record),

@@ -1296,6 +1296,9 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// Gives whoever has a place until this deadline: it is still at work. `false`: it is over, judged, or somebody else's.
+    async fn hold_write(&self, ticket: &WriteTicket, deadline: Timestamp) -> Result<bool, StoreError>;
+
     /// Puts a write's end on record. It counts where the place is still the ticket's, also when it was judged unknown meanwhile;
     /// `false` where it is not. What is done stays done: of those who hold the ticket of an unknown write the first one counts.
     async fn end_write(

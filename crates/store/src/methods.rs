@@ -26,6 +26,7 @@ macro_rules! for_plain_methods {
             fn claim_exchanges(app: &AppName, wanted: u32, per_second: u32, now: Timestamp) -> u32;
             fn reserve_write(reservation: WriteReservation, now: Timestamp) -> Reserved;
             fn write_leaves(ticket: &WriteTicket, deadline: Timestamp, now: Timestamp) -> bool;
+            fn hold_write(ticket: &WriteTicket, deadline: Timestamp) -> bool;
             fn end_write(ticket: &WriteTicket, end: WriteEnd, now: Timestamp) -> bool;
             fn claim_calls(budget: &BudgetName, claim: Claim, now: Timestamp) -> Grant;
             fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;

@@ -461,6 +461,10 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::Statement, db => db.write_leaves(ticket, deadline, now))
     }
 
+    async fn hold_write(&self, ticket: &WriteTicket, deadline: Timestamp) -> Result<bool, StoreError> {
+        in_session!(self, Purpose::Statement, db => db.hold_write(ticket, deadline))
+    }
+
     async fn end_write(
         &self,
         ticket: &WriteTicket,

@@ -537,6 +537,11 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn hold_write(&self, ticket: &WriteTicket, deadline: Timestamp) -> Result<bool, StoreError> {
+        let ticket = ticket.clone();
+        self.write(move |db| db.hold_write(&ticket, deadline)).await
+    }
+
     async fn end_write(
         &self,
         ticket: &WriteTicket,

@@ -1,5 +1,6 @@
 //! A guarded write's place in the ledger.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use evergrant_store::contract::{Reserved, StoredAnswer, WriteEnd, WriteReservati
 use evergrant_store::vault::random_token;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::call::Call;
 use crate::gateway::Inner;
@@ -18,10 +19,11 @@ use crate::guard::fingerprint::{of_key, of_request};
 use crate::record::RefusalKind;
 use crate::transport::Transport;
 
-/// How long a write may take from its place to its first byte: the longest wait for budget, and one for a token.
-pub(crate) const BEFORE_LEAVING: Duration = Duration::from_secs(100);
-/// Beside twice the provider's time, for the refresh between two sendings and for reading the answer.
-const AFTER_LEAVING: Duration = Duration::from_secs(45);
+/// How long a place lasts that nobody holds on to. Whoever is killed keeps the same write waiting for that long; a store that does
+/// not answer meanwhile costs nothing but an outcome that counts as unknown until its owner says it.
+const LASTS: Duration = Duration::from_secs(30);
+/// How often it is held on to: two tries may fail.
+const HELD_EVERY: Duration = Duration::from_secs(10);
 /// A key's outcome is kept for so long.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// A store that takes longer is away.
@@ -64,13 +66,7 @@ impl Place {
 }
 
 impl<T: Transport> Inner<T> {
-    pub(crate) fn reservation(
-        &self,
-        call: &Call<'_>,
-        guards: &Guards,
-        body: &[u8],
-        patience: Duration,
-    ) -> WriteReservation {
+    pub(crate) fn reservation(&self, call: &Call<'_>, guards: &Guards, body: &[u8]) -> WriteReservation {
         let vault = self.keeper.vault();
         let now = self.keeper.clock().now();
         let request = of_request(vault, call, body);
@@ -82,7 +78,7 @@ impl<T: Transport> Inner<T> {
             },
             request,
             owner: random_token(16),
-            deadline: now.after(patience),
+            deadline: now.after(LASTS),
             keep_until: now.after(guards.window.unwrap_or(KEPT)),
         }
     }
@@ -111,10 +107,11 @@ impl<T: Transport> Inner<T> {
     /// Puts on record that the call leaves now. Nothing may leave unless this returns.
     pub(crate) async fn leaves(&self, place: &Place) -> Result<(), RefusalKind> {
         let now = self.keeper.clock().now();
-        let deadline = now.after(2 * self.upstream_timeout() + AFTER_LEAVING);
         let on_record = timeout(
             STORE_ANSWERS_WITHIN,
-            self.keeper.store().write_leaves(&place.ticket, deadline, now),
+            self.keeper
+                .store()
+                .write_leaves(&place.ticket, now.after(LASTS), now),
         );
         match on_record.await {
             Ok(Ok(true)) => {
@@ -129,6 +126,18 @@ impl<T: Transport> Inner<T> {
             }
             Ok(Err(error)) => Err(RefusalKind::Keep(error.into())),
             Err(_) => Err(store_unavailable()),
+        }
+    }
+
+    /// Holds on to a place while its write is under way, until it is dropped. Where it was judged or taken over meanwhile, that shows
+    /// when the write leaves or ends.
+    pub(crate) async fn hold(&self, place: &Place) -> Infallible {
+        loop {
+            sleep(HELD_EVERY).await;
+            let deadline = self.keeper.clock().now().after(LASTS);
+            let holding = self.keeper.store().hold_write(&place.ticket, deadline);
+            // Without an answer it is tried again.
+            let _ = timeout(STORE_ANSWERS_WITHIN, holding).await;
         }
     }
 

@@ -315,6 +315,40 @@ async fn while_a_write_is_under_way_the_same_one_waits_its_turn() {
     assert_eq!(replayed(&create(&world, KEY).await.unwrap()), "true");
 }
 
+#[tokio::test]
+async fn a_place_lasts_half_a_minute_and_for_as_long_as_its_owner_is_at_work() {
+    let world = Arc::new(World::new().await);
+    world.hubspot.arm(Fault::api(FaultKind::HoldBeforeIssue));
+    let first = tokio::spawn({
+        let world = world.clone();
+        async move { create(&world, KEY).await }
+    });
+    world.hubspot.wait_for_held(1).await;
+    let sql = rusqlite::Connection::open(world.database()).unwrap();
+    let lasts = || -> i64 {
+        sql.query_row("SELECT deadline - changed_at FROM writes", [], |row| row.get(0))
+            .unwrap()
+    };
+    assert_eq!(lasts(), 30_000);
+    // As if its owner had been there for a while.
+    sql.execute("UPDATE writes SET deadline = changed_at + 1", [])
+        .unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    while lasts() == 1 {
+        tokio::task::yield_now().await;
+    }
+    let (kind, _) = refused(create(&world, KEY).await);
+    assert!(
+        matches!(kind, RefusalKind::IdempotencyInProgress { .. }),
+        "{kind:?}"
+    );
+    world.hubspot.release_held();
+    assert_eq!(gist(&first.await.unwrap().unwrap()), (201, "ok", 1));
+    assert_eq!(replayed(&create(&world, KEY).await.unwrap()), "true");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_at_once_one_is_carried_out() {
     for guard in [KEY, WINDOW] {

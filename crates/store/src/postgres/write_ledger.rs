@@ -138,7 +138,7 @@ impl Db {
         Ok(judged > 0)
     }
 
-    /// A try that is repeated finds what the one before it has written: the same deadline.
+    /// A try that is repeated finds what the one before it has written. Its deadline may have been put off meanwhile.
     pub(super) async fn write_leaves(
         &self,
         ticket: &WriteTicket,
@@ -149,7 +149,7 @@ impl Db {
             .execute(
                 "UPDATE writes SET state = 'sent', deadline = $4, changed_at = $5
                   WHERE connection = $1 AND key = $2 AND owner = $3
-                    AND (state = 'reserved' OR (state = 'sent' AND deadline = $4 AND changed_at = $5))",
+                    AND (state = 'reserved' OR (state = 'sent' AND changed_at = $5))",
                 &[
                     &ticket.connection.as_str(),
                     &ticket.key,
@@ -160,6 +160,22 @@ impl Db {
             )
             .await?;
         Ok(left > 0)
+    }
+
+    pub(super) async fn hold_write(&self, ticket: &WriteTicket, deadline: Timestamp) -> Tried<bool> {
+        let held = self
+            .execute(
+                "UPDATE writes SET deadline = $4
+                  WHERE connection = $1 AND key = $2 AND owner = $3 AND state IN ('reserved', 'sent')",
+                &[
+                    &ticket.connection.as_str(),
+                    &ticket.key,
+                    &ticket.owner,
+                    &deadline.millis(),
+                ],
+            )
+            .await?;
+        Ok(held > 0)
     }
 
     /// What is done stays done.

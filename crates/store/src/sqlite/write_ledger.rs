@@ -85,6 +85,22 @@ impl Db {
         Ok(left > 0)
     }
 
+    pub(super) fn hold_write(&self, ticket: &WriteTicket, deadline: Timestamp) -> Stored<bool> {
+        let held = self
+            .sql
+            .prepare_cached(
+                "UPDATE writes SET deadline = ?4
+                  WHERE connection = ?1 AND key = ?2 AND owner = ?3 AND state IN ('reserved', 'sent')",
+            )?
+            .execute(params![
+                ticket.connection.as_str(),
+                ticket.key,
+                ticket.owner,
+                deadline.millis(),
+            ])?;
+        Ok(held > 0)
+    }
+
     /// What is done stays done.
     pub(super) fn end_write(&self, ticket: &WriteTicket, end: &WriteEnd, now: Timestamp) -> Stored<bool> {
         let (connection, key, owner) = (ticket.connection.as_str(), &ticket.key, &ticket.owner);

@@ -152,6 +152,7 @@ macro_rules! every_claim {
                 what_was_not_applied_may_run_again
                 what_is_over_its_time_may_run_again
                 a_write_that_is_under_way_is_waited_for
+                whoever_is_still_at_work_holds_on_to_its_place
                 a_sweep_erases_what_is_over_its_time_alone
                 a_sweep_drops_the_oldest_bodies_and_keeps_what_was_said
                 a_purge_erases_a_connections_writes_and_a_disconnect_does_not

@@ -341,6 +341,30 @@ pub(crate) async fn a_write_that_is_under_way_is_waited_for(fixture: &impl Fixtu
     assert_eq!(meets(&store, by("b", 118), 118).await, Meeting::Unknown);
 }
 
+pub(crate) async fn whoever_is_still_at_work_holds_on_to_its_place(fixture: &impl Fixture) {
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    let hold = async |ticket: &WriteTicket, until| a.hold_write(ticket, at(until)).await.unwrap();
+    let in_progress = |met| matches!(met, Meeting::InProgress { .. });
+    let ticket = take(&a, by("a", 0), 0).await;
+    assert!(hold(&ticket, 100).await);
+    assert!(in_progress(meets(&b, by("b", 99), 99).await));
+    assert!(leaves(&a, &ticket, 99).await);
+    assert!(hold(&ticket, 300).await);
+    assert!(in_progress(meets(&b, by("b", 299), 299).await));
+    // What was judged stays judged, and what is over or another's is not held.
+    assert_eq!(meets(&b, by("b", 300), 300).await, Meeting::Unknown);
+    assert!(!hold(&ticket, 900).await);
+    assert_eq!(meets(&b, by("b", 301), 301).await, Meeting::Unknown);
+    assert!(end(&a, &ticket, WriteEnd::NotApplied, 302).await);
+    assert!(!hold(&ticket, 900).await);
+    let late = take(&a, by("late", 303), 303).await;
+    let heir = take(&b, by("heir", 363), 363).await;
+    assert!(!hold(&late, 900).await);
+    assert!(hold(&heir, 900).await);
+    assert!(end(&b, &heir, WriteEnd::Done(answer(b"x")), 400).await);
+    assert!(!hold(&heir, 900).await);
+}
+
 pub(crate) async fn a_sweep_erases_what_is_over_its_time_alone(fixture: &impl Fixture) {
     let store = fixture.open().await;
     let ticket = take(&store, by("a", 0), 0).await;
