@@ -145,10 +145,12 @@ impl CallBody {
             return Some(Bytes::new());
         };
         let source = source.lock();
+        // Who knows how long it is does not ask for more than that, so its end need not have been seen.
+        let is_whole = source.ended || self.length == Some(source.passed);
         let kept = source
             .kept
             .as_ref()
-            .filter(|_| source.ended && source.fault.is_none());
+            .filter(|_| is_whole && source.fault.is_none());
         kept.map(|kept| Bytes::copy_from_slice(kept))
     }
 
@@ -409,6 +411,20 @@ mod tests {
         assert!(known.can_be_sent_again(), "nothing of it was read yet");
         assert_eq!(all(known.send()).await, b"123456");
         assert!(!known.can_be_sent_again());
+    }
+
+    #[tokio::test]
+    async fn a_body_of_known_length_is_whole_once_so_much_was_sent() {
+        let (feed, stream) = fed();
+        let announced = http_body_util::Limited::new(stream, 100);
+        let unknown = CallBody::new(announced, 100, None).unwrap();
+        feed.send(Ok(data(b"12345"))).unwrap();
+        unknown.send().frame().await.unwrap().unwrap();
+        assert_eq!(unknown.kept(), None, "there may be more");
+        let known = CallBody::new(Full::new(Bytes::from_static(b"12345")), 100, None).unwrap();
+        assert_eq!(known.kept(), None, "nothing of it was read yet");
+        known.send().frame().await.unwrap().unwrap();
+        assert_eq!(known.kept(), Some(Bytes::from_static(b"12345")));
     }
 
     #[tokio::test]

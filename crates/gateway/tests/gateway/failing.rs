@@ -22,6 +22,31 @@ fn cut() -> Reply {
 }
 
 #[tokio::test]
+async fn a_write_that_nobody_guarded_is_told_how_to_look_for_it_by_what_it_said() {
+    let world = World::new().await;
+    world.hubspot.arm(Fault::api(FaultKind::AnswerLostAfterIssue));
+    let refusal = world
+        .send_with(
+            "POST",
+            CONTACTS,
+            &[],
+            "{\"properties\":{\"email\":\"ada@example.com\"}}",
+        )
+        .await
+        .unwrap_err();
+    let RefusalKind::OutcomeUnknown {
+        look_up: Some(look_up),
+    } = refusal.kind
+    else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(
+        look_up.path,
+        "/crm/v3/objects/contacts/ada%40example.com?idProperty=email"
+    );
+}
+
+#[tokio::test]
 async fn a_write_that_is_cut_after_it_was_carried_out_is_not_sent_again() {
     let world = World::new().await;
     world.hubspot.arm(Fault::api(FaultKind::AnswerLostAfterIssue));
