@@ -234,7 +234,8 @@ impl Server {
             );
         }
         connections.shutdown().await;
-        self.service.finish().await;
+        let left = drained_at.saturating_duration_since(Instant::now());
+        self.service.finish(left).await;
         // It was told to stop; what is on its way may still arrive, else it is sent again by whoever comes next.
         let left = drained_at.saturating_duration_since(Instant::now());
         let _ = timeout(left, told).await;

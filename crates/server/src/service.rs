@@ -24,7 +24,7 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -398,10 +398,17 @@ impl Service {
         self.inner.draining.store(true, Ordering::Release);
     }
 
-    /// Waits for what goes on although its caller hung up.
-    pub(crate) async fn finish(&self) {
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+    /// Waits for what goes on although its caller hung up: as long as the drain still lasts, and for a code that is being redeemed a
+    /// little longer.
+    pub(crate) async fn finish(&self, left: Duration) {
+        /// It began while calls were still being drained, so it has had most of its time: an exchange and a question take 15 s each.
+        const CONSENT_MAX: Duration = Duration::from_secs(20);
+        if !have_ended(&self.inner.tasks, left.max(CONSENT_MAX)).await {
+            tracing::warn!(
+                event = "drain_timeout",
+                "a consent, an import or a disconnect was still under way and is cut off: whoever asked for it has to look, and to ask again"
+            );
+        }
     }
 }
 
@@ -509,6 +516,12 @@ impl Operator {
     }
 }
 
+/// Whether all of these end in time. No more of them begin.
+async fn have_ended(tasks: &TaskTracker, patience: Duration) -> bool {
+    tasks.close();
+    timeout(patience, tasks.wait()).await.is_ok()
+}
+
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
@@ -551,6 +564,16 @@ pub(crate) fn no_store(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_on_without_its_caller_is_waited_for_within_a_bound() {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let tasks = TaskTracker::new();
+        tasks.spawn(tokio::time::sleep(PATIENCE / 2));
+        assert!(have_ended(&tasks, PATIENCE).await);
+        tasks.spawn(std::future::pending::<()>());
+        assert!(!have_ended(&tasks, PATIENCE).await);
+    }
 
     #[test]
     fn what_is_meant_for_the_gateway_is_seen_however_it_is_written() {
