@@ -200,8 +200,40 @@ pub(crate) enum Connections {
         /// Which connection
         id: ConnectionId,
     },
+    /// Take over connections whose tokens were issued elsewhere, one record a line
+    Import(Import),
+    /// Write the connections as records of the same form, without their tokens
+    Export {
+        /// Where to; JSON lines, or CSV where it ends in .csv; `-` for standard output
+        file: PathBuf,
+    },
     /// End a connection: its tokens are erased here and its grant revoked at the provider
     Disconnect(Disconnect),
+}
+
+/// `evergrant connections import`
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// JSON lines, or CSV with a line of headings where it ends in .csv; `-` for JSON lines on standard input
+    pub(crate) file: PathBuf,
+    /// Change nothing and ask no provider: say which lines would be refused
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What a line is whose id, account or grant is connected already
+    #[arg(long, value_enum, default_value = "fail")]
+    pub(crate) on_conflict: OnConflict,
+    /// Write the refused lines there, one JSON object a line: line, code, reason
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// What becomes of a record that is here already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnConflict {
+    /// It is refused.
+    Fail,
+    /// It is passed over.
+    Skip,
 }
 
 /// The filters of `evergrant connections list`.

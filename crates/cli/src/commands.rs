@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod migrate;
+pub(crate) mod records;
 pub(crate) mod serve;
 pub(crate) mod sim;
 pub(crate) mod token;

@@ -139,7 +139,7 @@ impl From<ConfigError> for Failure {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Problem {
     pub(crate) code: String,
-    detail: String,
+    pub(crate) detail: String,
     action: String,
     connection: Option<String>,
     reconnect_url: Option<String>,

@@ -1,9 +1,10 @@
-//! `evergrant connections`: looked at and ended.
+//! `evergrant connections`: looked at, taken over and ended.
 
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::args::{Connections, Disconnect, Filters};
+use crate::commands::records;
 use crate::failure::Failure;
 use crate::output::{Output, note, print_json, print_line, text};
 
@@ -18,6 +19,8 @@ pub(crate) async fn run(api: Api, connections: Connections, output: Output) -> R
                 show(&record, output)
             }
         }
+        Connections::Import(import) => records::import(&api, &import, output).await,
+        Connections::Export { file } => records::export(&api, &file).await,
         Connections::Disconnect(disconnect) => end(&api, &disconnect, output).await,
     }
 }

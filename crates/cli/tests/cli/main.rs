@@ -9,6 +9,7 @@ mod demo;
 mod first_steps;
 mod outcomes;
 mod postgres;
+mod records;
 mod service;
 mod upgrade;
 mod usage;

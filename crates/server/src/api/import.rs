@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use evergrant_domain::access::Role;
 use evergrant_domain::{
     AccessToken, AccountId, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId, Customer,
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 
 use crate::access::Caller;
 use crate::api::connections::{read_customer, read_labels, taken};
-use crate::input::{self, NoQuery, parse_id, parse_time};
+use crate::input::{self, Query, parse_id, parse_time};
 use crate::problem::{Code, Problem, ProblemView};
 use crate::service::Shared;
 use crate::views::Record;
@@ -58,7 +59,7 @@ pub(crate) struct NewConnection {
 
 /// HubSpot's accounts are numbers, and callers keep them as such.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected text or a whole number")]
 enum AccountText {
     Text(String),
     Number(u64),
@@ -88,18 +89,26 @@ from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 
 /// Makes a connection.
 ///
+/// With `dry_run=true` tokens are looked at and nothing is stored or asked: 204 where they would be taken, as far as that shows here.
+///
 /// Role: `tokens`.
 #[utoipa::path(
     post, path = "/v1/connections", operation_id = "createConnection", tag = "connections", request_body = NewConnection,
-    responses((status = 201, body = Record), (status = "default", body = ProblemView<'_>, content_type = "application/problem+json"))
+    params(("dry_run" = Option<bool>, Query)),
+    responses(
+        (status = 201, body = Record), (status = 204, description = "It would be taken."),
+        (status = "default", body = ProblemView<'_>, content_type = "application/problem+json")
+    )
 )]
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
-    _: NoQuery,
+    mut query: Query,
     input::Json(new): input::Json<NewConnection>,
-) -> Result<(StatusCode, Json<Record>), Problem> {
+) -> Result<Response, Problem> {
     caller.require(Role::Tokens)?;
+    let dry_run = query.flag("dry_run")?;
+    query.done()?;
     let app = AppName::parse(&new.app).map_err(|error| Problem::bad_request(format!("`app`: {error}")))?;
     let customer = read_customer(&new.customer)?;
     let id = new.id.as_deref().map(parse_id).transpose()?;
@@ -109,6 +118,9 @@ pub(crate) async fn create(
     } else {
         Work::Import(new.import(app, customer, id)?)
     };
+    if dry_run {
+        return look(&shared, &caller, &work).await;
+    }
     let made = {
         let (shared, caller) = (shared.clone(), caller.clone());
         async move {
@@ -122,11 +134,38 @@ pub(crate) async fn create(
         .to_the_end::<Result<Connection, ConnectError>, _>(made)
         .await?
     {
-        Ok(connection) => Ok((StatusCode::CREATED, Json(shared.record(connection)))),
+        Ok(connection) => {
+            let record = Json(shared.record(connection));
+            Ok((StatusCode::CREATED, record).into_response())
+        }
         Err(ConnectError::AccountTaken { by }) => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Err(ConnectError::GrantTaken { by }) => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a record would be taken. Whether its grant is held already, and whether the provider knows it, shows only when it is.
+async fn look(shared: &Shared, caller: &Caller, work: &Work) -> Result<Response, Problem> {
+    let Work::Import(import) = work else {
+        return Err(Problem::bad_request(
+            "`dry_run` does not go with `code`: it would be spent",
+        ));
+    };
+    let store = shared.keeper().store();
+    if let Some(id) = &import.id
+        && store.connection(id).await?.is_some()
+    {
+        return Err(taken(shared, caller, Code::IdTaken, id).await);
+    }
+    if let Some(account) = &import.account {
+        let held = store
+            .find(&import.app, &import.customer, account.as_str())
+            .await?;
+        if let Some(held) = held {
+            return Err(taken(shared, caller, Code::AccountTaken, &held.id).await);
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 enum Work {

@@ -136,6 +136,8 @@ async fn an_import_that_does_not_fit_is_refused_and_changes_nothing() {
     ] {
         create(wrong).await.refused(400, "bad_request");
     }
+    let half = create(json!({"app": "crm", "customer": "a", "refresh_token": "r", "account": 1.5})).await;
+    assert_eq!(half.json()["detail"], "`account`: expected text or a whole number");
     let list = house
         .get(&house.admin, "/v1/connections")
         .await
@@ -143,6 +145,43 @@ async fn an_import_that_does_not_fit_is_refused_and_changes_nothing() {
         .json();
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
     assert_eq!(list["items"][0]["version"], first["version"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_refuses_what_an_import_would_and_changes_nothing() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let asked_before = house.sim.ledger().introspections;
+    let dry = async |record: Value| {
+        house
+            .operate("POST", "/v1/connections?dry_run=true", Some(record))
+            .await
+    };
+    let record = |id: &str, customer: &str, account: u64| json!({"app": "crm", "customer": customer, "id": id, "refresh_token": "x", "account": account});
+    dry(record("c2", "globex", 1002)).await.expect(204);
+    dry(json!({"app": "crm", "customer": "globex", "refresh_token": "x"}))
+        .await
+        .expect(204);
+    dry(record("c1", "acme", 1002)).await.refused(409, "id_taken");
+    dry(record("c2", "acme", 1001))
+        .await
+        .refused(409, "account_taken");
+    dry(json!({"app": "nope", "customer": "x", "refresh_token": "x"}))
+        .await
+        .refused(404, "unknown_app");
+    dry(json!({"app": "crm", "customer": "x"}))
+        .await
+        .refused(400, "bad_request");
+    dry(json!({"app": "crm", "customer": "x", "code": "c", "redirect_uri": "http://localhost"}))
+        .await
+        .refused(400, "bad_request");
+    assert_eq!(house.sim.ledger().introspections, asked_before);
+    let listed = house
+        .get(&house.admin, "/v1/connections")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,113 @@
+//! Records in and out, one a line.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// A refresh token that the simulator issued for this portal.
+fn grant(world: &World, portal: u32) -> String {
+    let grant = world.steer("grants", &json!({"hub_id": portal}).to_string());
+    grant["refresh_token"].as_str().unwrap().to_owned()
+}
+
+fn lines(records: &[Value]) -> String {
+    records.iter().map(|record| format!("{record}\n")).collect()
+}
+
+fn ids(listed: &Value) -> Vec<&str> {
+    let items = listed["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|record| record["id"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn records_are_taken_over_line_by_line_and_again_without_harm() {
+    let world = World::new();
+    let (one, two) = (grant(&world, 1001), grant(&world, 1002));
+    let file = lines(&[
+        json!({"app": "crm", "customer": "a", "id": "one", "refresh_token": one, "account": 1001}),
+        json!({"app": "nope", "customer": "b", "refresh_token": "canary"}),
+        json!({"app": "crm", "customer": "b", "id": "dead", "refresh_token": "canary"}),
+        json!({"app": "crm", "customer": "b", "id": "two", "refresh_token": two}),
+    ]);
+    fs::write(world.home.path("grants.jsonl"), format!("{file}canary\n")).unwrap();
+    let outcome = |line: &str, code| {
+        let done = world
+            .home
+            .run(&format!("connections import --json {line}"))
+            .ends_with(code);
+        assert!(
+            !done.err.contains("canary") && !done.out.contains("canary"),
+            "{done:?}"
+        );
+        let [imported, skipped, refused] =
+            ["imported", "skipped", "refused"].map(|member| done.json()[member].as_u64().unwrap());
+        (imported, skipped, refused)
+    };
+    let listed = || world.home.run("connections list --json").ends_with(0).json();
+
+    // Whether a refresh token lives is not asked.
+    assert_eq!(outcome("--dry-run grants.jsonl", 1), (3, 0, 2));
+    assert!(ids(&listed()).is_empty());
+    assert_eq!(outcome("grants.jsonl --report refused.jsonl", 1), (2, 0, 3));
+    let report = fs::read_to_string(world.home.path("refused.jsonl")).unwrap();
+    assert!(!report.contains("canary"), "{report}");
+    let refused: Vec<(u64, String)> = report
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|line| {
+            (
+                line["line"].as_u64().unwrap(),
+                line["code"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    let expected = [(2, "unknown_app"), (3, "grant_inactive"), (5, "bad_request")];
+    assert_eq!(refused, expected.map(|(line, code)| (line, code.to_owned())));
+    assert_eq!(outcome("grants.jsonl", 1), (0, 0, 5));
+    assert_eq!(outcome("grants.jsonl --on-conflict skip", 1), (0, 2, 3));
+    assert_eq!(ids(&listed()), ["one", "two"]);
+    for id in ["one", "two"] {
+        world
+            .home
+            .run(&format!("call {id} GET /crm/v3/objects/contacts"))
+            .ends_with(0);
+    }
+}
+
+#[test]
+fn an_export_holds_no_token_and_reads_as_an_import_does() {
+    let world = World::new();
+    let token = grant(&world, 1001);
+    let commas = format!(
+        "app,customer,id,refresh_token,scopes,account\ncrm,\"a, b\",one,{token},oauth crm.objects.contacts.read,1001\n"
+    );
+    fs::write(world.home.path("grants.csv"), commas).unwrap();
+    world.home.run("connections import grants.csv").ends_with(0);
+    world
+        .home
+        .run("call one GET /crm/v3/objects/contacts")
+        .ends_with(0);
+    let done = world.home.run("connections export -").ends_with(0);
+    let record: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(
+        (&record["id"], &record["customer"], &record["account"]),
+        (&json!("one"), &json!("a, b"), &json!("1001"))
+    );
+    world.home.run("connections export out.csv").ends_with(0);
+    let written = fs::read_to_string(world.home.path("out.csv")).unwrap();
+    assert!(!done.out.contains(&token) && !written.contains(&token));
+    let access = world.home.run("token one").ends_with(0).out;
+    assert!(!done.out.contains(access.trim()) && !written.contains(access.trim()));
+    // What is there is not written over, and is the same record to an import.
+    world.home.run("connections export out.csv").ends_with(2);
+    let dry = world
+        .home
+        .run("connections import --dry-run out.csv")
+        .ends_with(1);
+    assert!(dry.err.contains("refresh_token"), "{dry:?}");
+}
