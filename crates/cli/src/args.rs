@@ -203,10 +203,7 @@ pub(crate) enum Connections {
     /// Take over connections whose tokens were issued elsewhere, one record a line
     Import(Import),
     /// Write the connections as records of the same form, without their tokens
-    Export {
-        /// Where to; JSON lines, or CSV where it ends in .csv; `-` for standard output
-        file: PathBuf,
-    },
+    Export(Export),
     /// End a connection: its tokens are erased here and its grant revoked at the provider
     Disconnect(Disconnect),
 }
@@ -225,6 +222,16 @@ pub(crate) struct Import {
     /// Write the refused lines there, one JSON object a line: line, code, reason
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+}
+
+/// `evergrant connections export`
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Where to; JSON lines, or CSV where it ends in .csv; `-` for standard output
+    pub(crate) file: PathBuf,
+    /// Write the tokens, too, in clear: whoever has the file has your customers' grants. Works on the configured store alone
+    #[arg(long)]
+    pub(crate) include_secrets: bool,
 }
 
 /// What becomes of a record that is here already.

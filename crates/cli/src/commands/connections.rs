@@ -20,7 +20,7 @@ pub(crate) async fn run(api: Api, connections: Connections, output: Output) -> R
             }
         }
         Connections::Import(import) => records::import(&api, &import, output).await,
-        Connections::Export { file } => records::export(&api, &file).await,
+        Connections::Export(export) => records::export(&api, &export, output).await,
         Connections::Disconnect(disconnect) => end(&api, &disconnect, output).await,
     }
 }

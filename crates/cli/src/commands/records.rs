@@ -10,6 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use evergrant::Keeper;
+use evergrant_domain::ConnectionId;
+use evergrant_domain::event::{Circumstances, Event, EventKind};
+use evergrant_store::StoreError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -18,9 +22,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use crate::api::{Api, whole};
-use crate::args::{Import, OnConflict};
+use crate::args::{Export, Import, OnConflict};
 use crate::failure::{Exit, Failure, Problem};
-use crate::output::{Output, count, note, print_json, print_line, text};
+use crate::output::{Output, count, note, print_bytes, print_json, print_line, text};
 
 /// The columns of a file with commas, in the order in which they are written.
 const COLUMNS: [&str; 9] = [
@@ -82,7 +86,7 @@ pub(crate) async fn import(api: &Api, import: &Import, output: Output) -> Result
         match &mut report {
             Some(report) => report.add(&refused)?,
             None => {
-                shown.suspend(|| note(format_args!("line {line}: {} ({})", refused.reason, refused.code)))
+                shown.suspend(|| note(format_args!("line {line}: {} ({})", refused.reason, refused.code)));
             }
         }
     }
@@ -167,8 +171,11 @@ fn is_conflict(code: &str) -> bool {
 /// A record as it stands in its line, or what is wrong with that; the outer error ends the import.
 type Line = Result<Result<Map<String, Value>, String>, Failure>;
 
-/// The records of a file with the numbers of their lines.
-fn records(file: &Path) -> Result<Box<dyn Iterator<Item = (u64, Line)>>, Failure> {
+/// With the numbers of their lines.
+type Lines = Box<dyn Iterator<Item = (u64, Line)>>;
+
+/// The records of a file.
+fn records(file: &Path) -> Result<Lines, Failure> {
     let name = file.display().to_string();
     let source: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(io::stdin())
@@ -177,7 +184,7 @@ fn records(file: &Path) -> Result<Box<dyn Iterator<Item = (u64, Line)>>, Failure
         Box::new(file.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?)
     };
     if is_csv(file) {
-        of_commas(source, name)
+        of_commas(source, &name)
     } else {
         Ok(Box::new(of_json(source, name)))
     }
@@ -220,10 +227,7 @@ fn of_json(source: impl Read + 'static, name: String) -> impl Iterator<Item = (u
     })
 }
 
-fn of_commas(
-    source: impl Read + 'static,
-    name: String,
-) -> Result<Box<dyn Iterator<Item = (u64, Line)>>, Failure> {
+fn of_commas(source: impl Read + 'static, name: &str) -> Result<Lines, Failure> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .flexible(true)
@@ -326,44 +330,105 @@ impl Report {
     }
 }
 
-pub(crate) async fn export(api: &Api, file: &Path) -> Result<(), Failure> {
+pub(crate) async fn export(api: &Api, export: &Export, output: Output) -> Result<(), Failure> {
+    let Export {
+        file,
+        include_secrets,
+    } = export;
+    let is_printed = file.as_os_str() == "-";
+    let keeper = match api {
+        _ if !include_secrets => None,
+        Api::Network(_) => {
+            return Err(Failure::usage(
+                "--include-secrets works on the configured store: leave --server out",
+            ));
+        }
+        Api::Store(_) if is_printed && output.is_terminal => {
+            return Err(Failure::usage("tokens are not shown on a terminal: name a file"));
+        }
+        Api::Store(store) => Some(store.service.engine().keeper().clone()),
+    };
     let answer = api.list("/v1/connections", &[]).await?;
     let listed = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
-    let kept: Vec<_> = listed
-        .iter()
-        .filter(|record| record["status"] != "disconnected")
-        .collect();
+    let mut kept = Vec::new();
+    for record in listed.iter().filter(|record| record["status"] != "disconnected") {
+        let mut exported = exported(record);
+        if let Some(keeper) = &keeper {
+            add_tokens(keeper, &mut exported).await?;
+        }
+        kept.push(exported);
+    }
     let written = if is_csv(file) {
         with_commas(&kept)?
     } else {
         let mut lines = String::new();
         for record in &kept {
-            lines.push_str(&Value::Object(exported(record)).to_string());
+            lines.push_str(&serde_json::to_string(record).map_err(Failure::failed)?);
             lines.push('\n');
         }
         lines.into_bytes()
     };
-    if file.as_os_str() == "-" {
-        return crate::output::print_bytes(&written);
+    if is_printed {
+        return print_bytes(&written);
     }
     let name = file.display();
     let cannot = |error: io::Error| Failure::failed(format!("{name} cannot be written: {error}"));
-    let mut new = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(file)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Failure::usage(format!("{name} is there already"))
-                .advise("Nothing is written over: name another file."),
-            _ => cannot(error),
-        })?;
+    let mut new = as_new(file).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::usage(format!("{name} is there already"))
+            .advise("Nothing is written over: name another file."),
+        _ => cannot(error),
+    })?;
     new.write_all(&written)
         .and_then(|()| new.sync_all())
         .map_err(cannot)?;
     let records = count(u64::try_from(kept.len()).unwrap_or(u64::MAX), "record");
+    let with = if *include_secrets {
+        "with their tokens in clear: erase it when you are done"
+    } else {
+        "without tokens"
+    };
     note(format_args!(
-        "{records} written to {name}, without tokens; what was disconnected is left out."
+        "{records} written to {name}, {with}. What was disconnected is left out."
     ));
+    Ok(())
+}
+
+/// A file of this user's alone.
+fn as_new(file: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(file)
+}
+
+/// Adds what the connection holds. That somebody took it is on record before it is written anywhere.
+async fn add_tokens(keeper: &Keeper, record: &mut Map<String, Value>) -> Result<(), Failure> {
+    let id = record["id"].as_str().unwrap_or_default();
+    let id = ConnectionId::parse(id).map_err(Failure::failed)?;
+    let store = keeper.store();
+    let unavailable = |error: StoreError| Failure::new(Exit::Unavailable, format!("{id}: {error}"));
+    let Some(held) = store.held(&id).await.map_err(unavailable)? else {
+        return Ok(());
+    };
+    let Some(tokens) = held.tokens else { return Ok(()) };
+    let event =
+        Event::new(EventKind::TokenHandedOut, "its tokens were written to an export").during(Circumstances {
+            by: Some("operator".to_owned()),
+            token_version: Some(held.connection.version),
+            ..Circumstances::default()
+        });
+    let now = keeper.clock().now();
+    store.note_event(&id, event, now).await.map_err(unavailable)?;
+    if !tokens.access_token.expose().is_empty() {
+        record.insert("access_token".to_owned(), tokens.access_token.expose().into());
+    }
+    if let Some(token) = &tokens.refresh_token {
+        record.insert("refresh_token".to_owned(), token.expose().into());
+    }
     Ok(())
 }
 
@@ -389,14 +454,14 @@ fn exported(record: &Value) -> Map<String, Value> {
     .collect()
 }
 
-fn with_commas(records: &[&Value]) -> Result<Vec<u8>, Failure> {
+fn with_commas(records: &[Map<String, Value>]) -> Result<Vec<u8>, Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS).map_err(Failure::failed)?;
     for record in records {
-        let record = Value::Object(exported(record));
-        let field = |name: &&str| match *name {
-            "scopes" => text(&record, "/scopes").replace(", ", " "),
-            name => text(&record, &format!("/{name}")),
+        let field = |name: &&str| match (*name, record.get(*name)) {
+            (_, None) => String::new(),
+            ("scopes", Some(scopes)) => text(scopes, "").replace(", ", " "),
+            (_, Some(value)) => text(value, ""),
         };
         writer
             .write_record(COLUMNS.iter().map(field))
@@ -409,18 +474,20 @@ fn with_commas(records: &[&Value]) -> Result<Vec<u8>, Failure> {
 mod tests {
     use super::*;
 
-    fn read(lines: Box<dyn Iterator<Item = (u64, Line)>>) -> Vec<(u64, Result<Value, String>)> {
+    type Read = Vec<(u64, Result<Value, String>)>;
+
+    fn read(lines: Lines) -> Read {
         lines
             .map(|(line, record)| (line, record.expect("it can be read").map(Value::Object)))
             .collect()
     }
 
-    fn json_lines(text: &'static str) -> Vec<(u64, Result<Value, String>)> {
+    fn json_lines(text: &'static str) -> Read {
         read(Box::new(of_json(text.as_bytes(), "x".to_owned())))
     }
 
-    fn commas(text: &'static str) -> Result<Vec<(u64, Result<Value, String>)>, Failure> {
-        of_commas(text.as_bytes(), "x".to_owned()).map(read)
+    fn commas(text: &'static str) -> Result<Read, Failure> {
+        of_commas(text.as_bytes(), "x").map(read)
     }
 
     #[test]
@@ -472,8 +539,7 @@ mod tests {
             found[2]
         );
         let refused = commas("app,refresh\ncrm,canary\n")
-            .err()
-            .expect("no such column")
+            .expect_err("no such column")
             .to_string();
         assert!(
             refused.contains("`refresh`") && !refused.contains("canary"),
@@ -494,7 +560,8 @@ mod tests {
                 "scopes": ["oauth", "a.b"], "expires_at": "2026-11-24T16:40:00Z",
             })
         );
-        let written = String::from_utf8(with_commas(&[&record]).expect("plain text")).expect("UTF-8");
+        let written =
+            String::from_utf8(with_commas(&[exported(&record)]).expect("plain text")).expect("UTF-8");
         assert_eq!(
             written,
             "id,app,customer,kind,account,expires_at,scopes,access_token,refresh_token\n\

@@ -1,6 +1,7 @@
 //! Records in and out, one a line.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,12 @@ fn grant(world: &World, portal: u32) -> String {
 }
 
 fn lines(records: &[Value]) -> String {
-    records.iter().map(|record| format!("{record}\n")).collect()
+    records
+        .iter()
+        .map(Value::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+        + "\n"
 }
 
 fn ids(listed: &Value) -> Vec<&str> {
@@ -103,6 +109,33 @@ fn an_export_holds_no_token_and_reads_as_an_import_does() {
     assert!(!done.out.contains(&token) && !written.contains(&token));
     let access = world.home.run("token one").ends_with(0).out;
     assert!(!done.out.contains(access.trim()) && !written.contains(access.trim()));
+    // With the tokens: for another store, and only from the store itself.
+    world
+        .home
+        .run("connections export secrets.jsonl --include-secrets")
+        .ends_with(0);
+    let secrets = fs::read_to_string(world.home.path("secrets.jsonl")).unwrap();
+    assert!(secrets.contains(&token) && secrets.contains(access.trim()));
+    let mode = fs::metadata(world.home.path("secrets.jsonl"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    fs::write(world.home.path("key"), "evg_x\n").unwrap();
+    world
+        .home
+        .run("connections export x --include-secrets --server http://localhost:1 --api-key-file key")
+        .ends_with(2);
+    world
+        .home
+        .run("connections disconnect one --revoke never --purge")
+        .ends_with(0);
+    world.home.run("connections import secrets.jsonl").ends_with(0);
+    assert_eq!(
+        world.home.run("token one").ends_with(0).out,
+        access,
+        "nothing was redeemed"
+    );
     // What is there is not written over, and is the same record to an import.
     world.home.run("connections export out.csv").ends_with(2);
     let dry = world

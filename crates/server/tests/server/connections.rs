@@ -137,7 +137,10 @@ async fn an_import_that_does_not_fit_is_refused_and_changes_nothing() {
         create(wrong).await.refused(400, "bad_request");
     }
     let half = create(json!({"app": "crm", "customer": "a", "refresh_token": "r", "account": 1.5})).await;
-    assert_eq!(half.json()["detail"], "`account`: expected text or a whole number");
+    assert_eq!(
+        half.json()["detail"],
+        "`account`: expected text or a whole number"
+    );
     let list = house
         .get(&house.admin, "/v1/connections")
         .await
