@@ -146,9 +146,28 @@ pub fn explain(
     text: &str,
     meaning: impl Fn(&str) -> Option<(&'static str, &'static str)>,
 ) -> Option<Explanation> {
+    // Of a long text, a whole log above all, the end is what somebody was looking at; the beginning is where an answer starts.
+    pasted::ends(text)
+        .into_iter()
+        .flatten()
+        .find_map(|text| explain_part(text, &meaning))
+}
+
+fn explain_part(
+    text: &str,
+    meaning: &impl Fn(&str) -> Option<(&'static str, &'static str)>,
+) -> Option<Explanation> {
     let pasted = Pasted::read(text);
-    if let Some(own) = own_words::problem(&pasted, &meaning) {
+    if let Some(own) = own_words::problem(&pasted, meaning) {
         return Some(own);
+    }
+    if pasted.is_token_set() {
+        return Some(Explanation {
+            cause: "This is the answer of a token endpoint that issued tokens: nothing went wrong. Whoever can read it can use them.".to_owned(),
+            action: "Keep such answers out of logs, tickets and chats; where this one was shown to others, disconnect the connection and connect it anew.".to_owned(),
+            documentation_url: documentation::OAUTH,
+            ..bare(Class::Ok)
+        });
     }
     let own_class = own_words::class(&pasted);
     if own_class.is_none()
@@ -185,8 +204,14 @@ pub fn explain(
         Some((cause, action)) if class == judged.class => (cause.to_owned(), action),
         _ => (about(class).cause.to_owned(), about(class).action),
     };
-    if class == Class::PermissionDenied && !missing_scopes.is_empty() {
-        cause = format!("{cause} Missing: {}.", missing_scopes.join(", "));
+    if class == Class::PermissionDenied {
+        if !missing_scopes.is_empty() {
+            cause = format!("{cause} Missing: {}.", missing_scopes.join(", "));
+        } else if own_class.is_none() && !says_that_scopes_are_missing(&pasted) {
+            "The call is refused, and nothing in this text says for which right. It has nothing to do with expiry."
+                .clone_into(&mut cause);
+            action = "Look at the whole answer: where scopes are missing, it names them. Otherwise the user who installed the app may lack the right, the account's plan the feature, or something on the way refuses the call. Refreshing brings the same rights.";
+        }
     }
     if let Some(policy) = &policy {
         cause = format!("{cause} The limit is {policy}.");
@@ -244,7 +269,7 @@ fn special(status: u16, policy: Option<&str>) -> Option<(&'static str, &'static 
     let (cause, action) = match status {
         207 => (
             "The provider carried out a part of the batch and refused the rest; its answer lists what it refused, and why.",
-            "Read `errors` in the answer, correct what was refused, and send only that again.",
+            "Read the list of errors in the answer, correct what was refused, and send only that again.",
         ),
         404 => (
             "There is no such thing in the account that was called.",
@@ -271,6 +296,18 @@ fn special(status: u16, policy: Option<&str>) -> Option<(&'static str, &'static 
     Some((cause, action))
 }
 
+/// Whether the text says in so many words that it is scopes that are missing.
+fn says_that_scopes_are_missing(pasted: &Pasted<'_>) -> bool {
+    [
+        "missing_scopes",
+        "insufficient_scope",
+        "required scope",
+        "scopes are required",
+    ]
+    .iter()
+    .any(|word| pasted.lower().contains(word))
+}
+
 /// What [`judge`] reads. Exceptions often carry the message and not the body around it, and pages none at all.
 fn judged_body(pasted: &Pasted<'_>) -> String {
     match pasted.body() {
@@ -290,9 +327,8 @@ fn message_as_body(text: &str) -> String {
     serde_json::json!({ "message": text }).to_string()
 }
 
-/// An exception or log line without any status: what the words say.
-fn without_status(pasted: &Pasted<'_>) -> Option<Explanation> {
-    let lower = pasted.lower();
+/// No answer came: what the words say of how far the call got.
+fn without_answer(lower: &str) -> Option<Explanation> {
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let unconnected = [
         "econnrefused",
@@ -303,16 +339,29 @@ fn without_status(pasted: &Pasted<'_>) -> Option<Explanation> {
         "could not resolve",
         "couldn't resolve",
         "name or service not known",
+        "nodename nor servname",
+        "temporary failure in name resolution",
+        "unknownhostexception",
+        "no such host",
         "no route to host",
         "network is unreachable",
         "certificate",
         "ssl error",
         "sslerror",
         "tls handshake",
+        "ssl routines",
+        "sslhandshakeexception",
+        "x509:",
         "curl error 6",
         "curl error 7",
+        "curl error 35",
+        "curl error 60",
         "curl: (6)",
         "curl: (7)",
+        "curl: (35)",
+        "curl: (60)",
+        "failed to open tcp connection",
+        "failed to connect",
     ];
     let cut = [
         "econnreset",
@@ -324,15 +373,32 @@ fn without_status(pasted: &Pasted<'_>) -> Option<Explanation> {
         "server disconnected",
         "premature close",
         "empty reply from server",
+        "stream was reset",
+        "streamresetexception",
+        "unexpected eof",
+        "broken pipe",
         "fetch failed",
         "max retries exceeded",
         "failed to establish",
     ];
-    if says(&unconnected) {
+    // Of all that time out, these have not even connected.
+    let timed_out_connecting = [
+        "connect etimedout",
+        "connect timed out",
+        "connecttimeout",
+        "connect timeout",
+        "und_err_connect_timeout",
+    ];
+    let class = if says(&timed_out_connecting) {
+        Some(Class::Timeout)
+    } else {
+        says(&unconnected).then_some(Class::Unavailable)
+    };
+    if let Some(class) = class {
         return Some(Explanation {
             cause: "No connection to the provider was made, so nothing was sent. It has nothing to do with the token.".to_owned(),
             action: "Look at the way there: the name and its resolution, a proxy, a firewall, certificates. Then repeat the call.".to_owned(),
-            ..bare(Class::Unavailable)
+            ..bare(class)
         });
     }
     if has_timed_out(lower) {
@@ -345,6 +411,16 @@ fn without_status(pasted: &Pasted<'_>) -> Option<Explanation> {
             ..bare(Class::Unavailable)
         });
     }
+    None
+}
+
+/// An exception or log line without any status: what the words say.
+fn without_status(pasted: &Pasted<'_>) -> Option<Explanation> {
+    let lower = pasted.lower();
+    if let Some(failed) = without_answer(lower) {
+        return Some(failed);
+    }
+    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let class = if lower.contains("token") && lower.contains("expired") {
         let body = message_as_body(pasted.text());
         judge(ApiAnswer {

@@ -10,8 +10,8 @@ use crate::args::Explain;
 use crate::failure::Failure;
 use crate::output::{Output, note, print_json};
 
-/// More than any answer worth reading; what is pasted beyond is not looked at.
-const READ_MAX: u64 = 1024 * 1024;
+/// More than any log worth pasting, of which only the two ends are looked at; what is read from elsewhere must end some time.
+const READ_MAX: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(explain_: &Explain, output: Output) -> Result<(), Failure> {
     let pasted = read(explain_)?;

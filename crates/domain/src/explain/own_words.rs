@@ -59,14 +59,15 @@ pub(super) fn problem(
     let is_document = pasted.said("type").is_some_and(|kind| kind.starts_with(PROBLEM));
     let said = |member: &str| pasted.said(member).filter(|_| is_document).map(sentence);
     let known = meaning(&code);
+    let known = known.map(|(cause, action)| (plain(cause), plain(action)));
     Some(Explanation {
         cause: said("detail")
-            .or_else(|| known.map(|(cause, _)| cause.to_owned()))
+            .or_else(|| known.clone().map(|(cause, _)| cause))
             .or_else(|| said("title"))
             .unwrap_or_else(|| format!("Evergrant itself answered this, with the code {code}.")),
         refresh_helps: false,
         action: said("action")
-            .or_else(|| known.map(|(_, action)| action.to_owned()))
+            .or_else(|| known.map(|(_, action)| action))
             .unwrap_or_else(|| "Look at the page of this code.".to_owned()),
         status: pasted.status(),
         retry_after: pasted.retry_after(),
@@ -144,16 +145,34 @@ fn sentence(text: &str) -> String {
     const LONGEST: usize = 500;
     const LONGEST_WORD: usize = 40;
     let text: String = text.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
-    text.split(' ')
+    let mut follows_bearer = false;
+    let text = text
+        .split(' ')
         .map(|word| {
             // A path may be long, and is what is to be asked next.
             let is_too_long = word.len() > LONGEST_WORD && !word.starts_with('/');
-            if is_too_long || is_like_a_token(word) {
-                "…"
-            } else {
-                word
-            }
+            let is_hidden = is_too_long || follows_bearer || is_like_a_token(word) || is_random(word);
+            follows_bearer = word.eq_ignore_ascii_case("bearer");
+            if is_hidden { "…" } else { word }
         })
         .collect::<Vec<_>>()
-        .join(" ")
+        .join(" ");
+    plain(&text)
+}
+
+/// Without the marks around code, which are for pages.
+fn plain(text: &str) -> String {
+    text.replace('`', "")
+}
+
+/// Whether a part of the word mixes digits and both cases over a length that no name has by chance.
+fn is_random(word: &str) -> bool {
+    const SHORTEST: usize = 12;
+    word.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| {
+        let has = |is: fn(&u8) -> bool| part.bytes().any(|byte| is(&byte));
+        part.len() >= SHORTEST
+            && has(u8::is_ascii_digit)
+            && has(u8::is_ascii_uppercase)
+            && has(u8::is_ascii_lowercase)
+    })
 }

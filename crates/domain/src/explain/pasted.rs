@@ -19,11 +19,20 @@ pub(super) struct Pasted<'a> {
     body: Option<Value>,
 }
 
+/// Enough for any answer worth reading; of a longer text only its ends are looked at.
+const TEXT_MAX: usize = 256 * 1024;
+
+/// The text; where it is longer than is read at once, its beginning and its end, which may overlap.
+pub(super) fn ends(text: &str) -> [Option<&str>; 2] {
+    if text.len() <= TEXT_MAX {
+        return [Some(text), None];
+    }
+    let last = text.get(ceil(text, text.len() - TEXT_MAX)..);
+    [text.get(..floor(text, TEXT_MAX)), last]
+}
+
 impl<'a> Pasted<'a> {
     pub(super) fn read(text: &'a str) -> Self {
-        // Enough for any answer worth reading; a paste of a whole log is cut.
-        const TEXT_MAX: usize = 256 * 1024;
-        let text = text.get(..floor(text, TEXT_MAX)).unwrap_or(text);
         let lower = text.to_ascii_lowercase();
         let body = find_body(text);
         let status = find_status(&lower).or_else(|| body.as_ref().and_then(status_in));
@@ -57,6 +66,15 @@ impl<'a> Pasted<'a> {
     /// A member of the error that is a text.
     pub(super) fn said(&self, member: &str) -> Option<&str> {
         self.body.as_ref()?.get(member)?.as_str()
+    }
+
+    /// Whether a token endpoint issued tokens with it.
+    pub(super) fn is_token_set(&self) -> bool {
+        const MEMBERS: [&str; 2] = ["expires_in", "token_type"];
+        self.body.is_none()
+            && self.status.is_none_or(|status| status < 300)
+            && self.text.contains("\"access_token\"")
+            && MEMBERS.iter().any(|name| self.text.contains(name))
     }
 
     /// Whether it is a page for a browser: of an edge or a proxy, no API writes one.
@@ -144,7 +162,7 @@ const STATUS_LINE: u8 = 3;
 
 /// How clearly what is around the number at `start` says that it is a status; 0 where nothing does.
 fn clearness(lower: &str, start: usize) -> u8 {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "http-code",
         "status code",
         "statuscode",
@@ -155,6 +173,7 @@ fn clearness(lower: &str, start: usize) -> u8 {
         "resulted in a",
         "http error",
         "returned",
+        "returned error",
         "http",
     ];
     const PHRASES: [&str; 14] = [
@@ -198,8 +217,15 @@ fn clearness(lower: &str, start: usize) -> u8 {
         opens && !lower[..start - 1].ends_with(|c: char| c.is_ascii_alphanumeric())
     });
     let after = after.trim_start_matches([' ', ':', '-', '`', '"', '\'', ')', '(']);
+    // "Error 401", in languages that people log in.
+    let is_an_error = ["error", "fehler", "erreur"]
+        .iter()
+        .any(|name| words.ends_with(name))
+        && words.len() < before.len()
+        && lower.as_bytes()[start] >= b'4';
     u8::from(
         in_brackets
+            || is_an_error
             || PHRASES.iter().any(|phrase| after.starts_with(phrase))
             || after.starts_with("server error"),
     )
@@ -284,6 +310,14 @@ fn error_in(value: &Value, depth: u32) -> Option<Value> {
         return None;
     }
     match value {
+        // HubSpot's own: what is inside of it belongs to it, messages about single fields as well.
+        Value::Object(members)
+            if members.contains_key("correlationId")
+                && (members.get("category").is_some_and(Value::is_string)
+                    || members.get("errorType").is_some_and(Value::is_string)) =>
+        {
+            Some(value.clone())
+        }
         Value::Object(members) => {
             let mut inner = None;
             for member in members.values() {

@@ -192,10 +192,10 @@ fn evergrants_own_words_are_kept() {
         401,
     );
     // A word of somebody else's that is none of ours.
-    class(
+    check(
         r#"{"class":"com.example.ApiException","status":403}"#,
-        Class::PermissionDenied,
-        403,
+        "permission_denied",
+        Some(403),
     );
 }
 
@@ -257,6 +257,77 @@ fn what_holds_nothing_is_not_explained_and_nothing_breaks() {
 fn a_pasted_token_is_not_repeated() {
     let text = "HTTP/1.1 401 Unauthorized\nAuthorization: Bearer canary-token\n\n{\"status\":\"error\",\"message\":\"canary-token expired\",\"category\":\"INVALID_AUTHENTICATION\"}";
     assert!(!format!("{:?}", explained(text).expect("an answer")).contains("canary"));
+}
+
+#[test]
+fn a_token_in_a_sentence_of_a_problem_is_not_repeated() {
+    let problem = |detail: &str| {
+        let text = serde_json::json!({
+            "type": "urn:evergrant:problem:reconnect_required", "code": "reconnect_required",
+            "detail": detail, "action": "see `evergrant apps check` of Bearer CKx1",
+        });
+        let explained = explained(&text.to_string()).expect("a problem");
+        (explained.cause, explained.action)
+    };
+    let (cause, action) =
+        problem("token CKSECRETaaaBBB111 and tok=CKSECRETaaaBBB222; /v1/connections/c1 of acmeCRM2 stays");
+    assert_eq!(cause, "token … and … /v1/connections/c1 of acmeCRM2 stays");
+    assert_eq!(action, "see evergrant apps check of Bearer …");
+}
+
+#[test]
+fn a_token_endpoints_success_is_no_error_and_asks_to_be_kept_away_from_others() {
+    let text =
+        r#"{"access_token":"CKSECRET","refresh_token":"na1-secret","expires_in":1800,"token_type":"bearer"}"#;
+    for text in [text.to_owned(), format!("HTTP/1.1 200 OK\n\n{text}")] {
+        check(&text, "ok", None);
+        let explained = explained(&text).expect("known");
+        assert!(
+            explained.action.contains("logs") && !explained.refresh_helps,
+            "{explained:?}"
+        );
+        assert!(!format!("{explained:?}").contains("SECRET"), "{explained:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_long_log_is_read_too() {
+    let filler = "2026-11-30 all is well, id=12345 {\"a\":1}\n".repeat(10_000);
+    let error = api!("expired_minutes.json");
+    check(&format!("{filler}{error}"), "expired", Some(401));
+    check(&format!("{error}{filler}"), "expired", Some(401));
+    // What is in the middle of it is not.
+    assert!(explained(&format!("{filler}{filler}{error}{filler}{filler}")).is_none());
+    // Cut where a character is.
+    check(&format!("{}{error}", "ü".repeat(300_000)), "expired", Some(401));
+}
+
+#[test]
+fn a_refusal_without_a_reason_is_not_called_a_missing_scope() {
+    let bare = explained("HTTP/1.1 403 Forbidden\n\nnot for you").expect("a status");
+    assert!(
+        bare.cause.contains("nothing in this text says for which right"),
+        "{bare:?}"
+    );
+    let named = explained(api!("missing_scopes.json")).expect("an answer");
+    assert!(
+        named.cause.contains("Missing: ") && named.action.contains("Add the missing scopes"),
+        "{named:?}"
+    );
+    let unnamed = explained("403: {\"category\":\"MISSING_SCOPES\"}").expect("an answer");
+    assert!(unnamed.action.contains("Add the missing scopes"), "{unnamed:?}");
+}
+
+#[test]
+fn an_answer_about_single_fields_is_read_as_a_whole() {
+    let text = r#"HTTP/1.1 400 Bad Request
+
+{"status":"error","message":"Property values were not valid: [{\"error\":\"INVALID_EMAIL\"}]","correlationId":"0193a7aa-9999","category":"VALIDATION_ERROR","errors":[{"error":"x","category":"y"}]}"#;
+    let explained = explained(text).expect("an answer");
+    assert_eq!(
+        (explained.code.as_deref(), explained.correlation_id.as_deref()),
+        (Some("VALIDATION_ERROR"), Some("0193a7aa-9999"))
+    );
 }
 
 #[test]
@@ -555,10 +626,47 @@ fn a_failure_without_an_answer_is_no_matter_of_tokens() {
             "unavailable",
         ),
         ("Net::ReadTimeout with #<TCPSocket:(closed)>", "timeout"),
+        (
+            "okhttp3.internal.http2.StreamResetException: stream was reset: REFUSED_STREAM",
+            "unavailable",
+        ),
     ] {
         check(text, word, None);
         assert!(!explained(text).expect("a failure").refresh_helps, "{text}");
     }
+}
+
+#[test]
+fn what_never_connected_has_sent_nothing_and_says_so() {
+    for text in [
+        "java.net.UnknownHostException: api.hubapi.com: nodename nor servname provided, or not known\n\tat Sync.run(Sync.java:429)",
+        "Get \"https://api.hubapi.com/\": dial tcp: lookup api.hubapi.com: no such host",
+        "curl: (35) error:0A000410:SSL routines::sslv3 alert handshake failure",
+        "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        "Failed to open TCP connection to api.hubapi.com:443 (execution expired)",
+        "TypeError: fetch failed {\n cause: Error: connect ETIMEDOUT 104.18.244.31:443 {\n errno: -110, code: 'ETIMEDOUT' }",
+        "urllib3.exceptions.ConnectTimeoutError: Connection to api.hubapi.com timed out. (connect timeout=3)",
+        "java.net.SocketTimeoutException: connect timed out",
+    ] {
+        let explained = explained(text).unwrap_or_else(|| panic!("nothing found in {text}"));
+        assert!(
+            explained.cause.contains("nothing was sent"),
+            "{text}: {explained:?}"
+        );
+        assert_eq!(explained.status, None, "{text}");
+    }
+}
+
+#[test]
+fn an_error_with_its_number_is_a_status_in_other_languages_too() {
+    check("Fehler 401: Nicht autorisiert", "rejected", Some(401));
+    check(
+        "curl: (22) The requested URL returned error: 401",
+        "rejected",
+        Some(401),
+    );
+    assert!(explained("error 150 lines were read").is_none());
+    assert!(explained("terror401").is_none());
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(super) fn explain(pasted: &Pasted<'_>, code: &str) -> Explanation {
         TokenAnswer::ClientRefused(failure) => (
             "app_credentials_rejected",
             "The provider refuses the app's client id or secret. No customer's grant is lost.",
-            "Correct client id and secret in the configuration; `evergrant apps check` asks the provider whether they are right.",
+            "Correct client id and secret in the configuration, and ask the provider whether they are right: evergrant apps check APP.",
             failure,
         ),
         TokenAnswer::CodeRefused(failure) => (
