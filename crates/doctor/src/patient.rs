@@ -80,7 +80,7 @@ impl Round<'_> {
             access_token,
             relatives,
             store_took,
-            afloat: self.afloat,
+            afloat: self.afloat.clone(),
         };
         let diagnosis = diagnosis::diagnose(&evidence);
         Examined {

@@ -68,6 +68,7 @@ fn calls(tally: &Tally) -> Calls {
         all: tally.calls(),
         ok: class(Class::Ok),
         rate_limited: class(Class::RateLimited),
+        not_found: times(Counted::Status(404)),
         unavailable: class(Class::Unavailable) + class(Class::Timeout),
         by_life: Seconds::ALL.map(|seconds| times(Counted::Ttl(seconds))),
         by_delay: Seconds::ALL.map(|seconds| times(Counted::Delay(seconds))),

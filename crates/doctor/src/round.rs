@@ -20,7 +20,7 @@ pub(crate) struct Round<'k> {
     /// When all must be over.
     pub(crate) until: Instant,
     pub(crate) machine_ahead_ms: Known<Option<i64>>,
-    pub(crate) afloat: u64,
+    pub(crate) afloat: Known<u64>,
     apps: BTreeMap<AppName, OfApp>,
 }
 
@@ -41,13 +41,12 @@ impl<'k> Round<'k> {
             (name.clone(), OfApp { standing, clock })
         }));
         let machine = asked(keeper.machine_clock());
-        let afloat = timeout(STORE_ANSWERS_WITHIN, keeper.lifeboat_entries());
-        let (apps, machine_ahead_ms, afloat) = join3(apps, machine, afloat).await;
+        let (apps, machine_ahead_ms, afloat) = join3(apps, machine, afloat(keeper)).await;
         Self {
             keeper,
             until,
             machine_ahead_ms,
-            afloat: afloat.ok().flatten().unwrap_or(0) as u64,
+            afloat,
             apps: apps.into_iter().collect(),
         }
     }
@@ -59,6 +58,19 @@ impl<'k> Round<'k> {
     /// How long one more look at the store may take.
     pub(crate) fn patience(&self) -> Duration {
         STORE_ANSWERS_WITHIN.min(self.until.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// How many answers lie in the lifeboat. A folder that cannot be read is not an empty one.
+async fn afloat(keeper: &Keeper) -> Known<u64> {
+    match timeout(STORE_ANSWERS_WITHIN, keeper.afloat()).await {
+        Ok(None) => Err(Gap::NotAsked("there is none".to_owned())),
+        Ok(Some(Ok(entries))) => Ok(entries as u64),
+        Ok(Some(Err(error))) => Err(Gap::Silent(error.to_string())),
+        Err(_) => Err(Gap::Silent(format!(
+            "no answer within {} s",
+            STORE_ANSWERS_WITHIN.as_secs()
+        ))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What is wrong with a connection: the causes in their order, and which of them the evidence names.
 //!
 //! [`diagnose`] walks every [`Cause`] and says of each, in one sentence with numbers and times, whether it is clear, found, or
-//! could not be looked at. The verdict is the first one found, with one exception: where something stops every call, what merely
-//! hurts does not explain it, so the first one that stops counts. Whoever gathers the evidence does so elsewhere; here nothing is
-//! asked, awaited or guessed.
+//! could not be looked at. The verdict is the first one found, with one exception: what weighs more goes first. Where something stops
+//! every call, what merely hurts does not explain it; and what hurts now is not explained by what came hours ago. Whoever gathers the
+//! evidence does so elsewhere; here nothing is asked, awaited or guessed.
+//!
+//! What is said is plain text that reads alike in a terminal, on a page and in JSON: no markup, and times as people say them.
 //!
 //! Start reading at [`diagnose`]; what is known comes in as [`Evidence`].
 
@@ -15,13 +17,16 @@ mod outside;
 mod tests;
 mod words;
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
 use crate::connection::{ConnectionStatus, Kind};
 use crate::event::EventKind;
+use crate::time::Timestamp;
 pub use evidence::{
     AppStanding, BUCKETS, Calls, Evidence, Gap, Happened, Hour, Known, LOOKS_BACK, Offset, Relative,
     TokenLife,
 };
-pub use words::{lasting, shown};
 
 /// Why a connection does not do what it should. The order is that of the walk: what callers and processes do wrong among
 /// themselves first, because it looks like everything that follows.
@@ -128,12 +133,11 @@ impl Cause {
 }
 
 /// The kinds of events that are looked at; a history is read for these.
-pub const LOOKED_FOR: [EventKind; 14] = [
+pub const LOOKED_FOR: [EventKind; 13] = [
     EventKind::Connected,
     EventKind::Reconnected,
     EventKind::Refreshed,
     EventKind::ReconnectRequired,
-    EventKind::CallUnauthorized,
     EventKind::PermissionDenied,
     EventKind::RateLimited,
     EventKind::AccountMismatch,
@@ -249,15 +253,23 @@ struct Found {
     summary: String,
     action: String,
     remedy: Remedy,
+    /// When it was met last, for what comes and goes.
+    last_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much a cause explains. Of two, the heavier one is the verdict; of equals, the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
+    /// It came earlier and has not come again for [`LATELY`], or no call has met it yet.
+    Past,
     /// Calls go wrong, and others do not.
     Hurts,
     /// No call can succeed, now or from the end of the token at hand on.
     Stops,
 }
+
+/// What came so lately is still going on, for all that anybody can see.
+const LATELY: Duration = Duration::from_secs(3600);
 
 impl Look {
     fn found(weight: Weight, evidence: String, summary: String, action: String) -> Self {
@@ -267,18 +279,37 @@ impl Look {
             summary,
             action,
             remedy: Remedy::AsSaid,
+            last_at: None,
         }))
     }
 
     /// The same where the customer has to install the app again.
     fn reconnect(evidence: String, summary: String, action: String) -> Self {
-        Self::Found(Box::new(Found {
-            weight: Weight::Stops,
-            evidence,
-            summary,
-            action,
-            remedy: Remedy::Reconnect,
-        }))
+        let mut look = Self::found(Weight::Stops, evidence, summary, action);
+        if let Self::Found(found) = &mut look {
+            found.remedy = Remedy::Reconnect;
+        }
+        look
+    }
+
+    /// What hurts and was met last at this time weighs less once it has not come again for a while.
+    fn met_last(mut self, at: Option<Timestamp>, now: Timestamp) -> Self {
+        if let Self::Found(found) = &mut self
+            && found.weight == Weight::Hurts
+            && at.is_none_or(|at| now.since(at) > LATELY)
+        {
+            found.weight = Weight::Past;
+            found.last_at = at;
+        }
+        self
+    }
+
+    /// Where the customer has to agree again for it to be mended.
+    fn mended_by_reconnecting(mut self) -> Self {
+        if let Self::Found(found) = &mut self {
+            found.remedy = Remedy::Reconnect;
+        }
+        self
     }
 }
 
@@ -291,10 +322,10 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Diagnosis {
         .into_iter()
         .map(|cause| (cause, look(cause, evidence)))
         .collect();
-    // "It is not us" is for a connection that nothing else was found about.
-    let elsewhere = looks
-        .iter()
-        .any(|(cause, look)| *cause != Cause::NoTraffic && matches!(look, Look::Found(_)));
+    // "It is not us" is for a connection that nothing else is found about now.
+    let elsewhere = looks.iter().any(|(cause, look)| {
+        *cause != Cause::NoTraffic && matches!(look, Look::Found(found) if found.weight > Weight::Past)
+    });
     if let Some((_, look)) = looks.last_mut()
         && elsewhere
         && let Look::Found(found) = look
@@ -324,7 +355,7 @@ pub fn without_store(why: &str) -> Diagnosis {
     Diagnosis {
         verdict: Verdict::Cause(Cause::StoreTrouble),
         summary: format!("Evergrant's own store does not answer: {why}. Tokens at hand serve for a while; nothing is refreshed, and nothing more can be said of a connection."),
-        action: "Bring the database back (is it running, reachable, out of space or connections?); no connection is lost by it, and nobody has to reconnect.".to_owned(),
+        action: "Bring the database back: see whether it runs, can be reached, and has space and connections left. No connection is lost by it, and nobody has to reconnect.".to_owned(),
         remedy: Remedy::AsSaid,
         checks,
     }
@@ -380,6 +411,7 @@ fn conclude(evidence: &Evidence<'_>, looks: Vec<(Cause, Look)>) -> Diagnosis {
     let mut checks = Vec::with_capacity(looks.len());
     let mut first: Option<(Cause, Box<Found>)> = None;
     let mut open: Vec<Cause> = Vec::new();
+    let mut also: Vec<Cause> = Vec::new();
     for (cause, look) in looks {
         let (finding, sentence) = match look {
             Look::Clear(sentence) => (Finding::Clear, sentence),
@@ -392,7 +424,8 @@ fn conclude(evidence: &Evidence<'_>, looks: Vec<(Cause, Look)>) -> Diagnosis {
                 let sentence = found.evidence.clone();
                 let outweighs = first
                     .as_ref()
-                    .is_none_or(|(_, first)| first.weight == Weight::Hurts && found.weight == Weight::Stops);
+                    .is_none_or(|(_, first)| found.weight > first.weight);
+                also.push(cause);
                 if outweighs {
                     first = Some((cause, found));
                 }
@@ -406,9 +439,10 @@ fn conclude(evidence: &Evidence<'_>, looks: Vec<(Cause, Look)>) -> Diagnosis {
         });
     }
     if let Some((cause, found)) = first {
+        also.retain(|other| *other != cause);
         return Diagnosis {
             verdict: Verdict::Cause(cause),
-            summary: found.summary,
+            summary: summary(evidence, &found, &also),
             action: found.action,
             remedy: found.remedy,
             checks,
@@ -426,7 +460,10 @@ fn conclude(evidence: &Evidence<'_>, looks: Vec<(Cause, Look)>) -> Diagnosis {
         (
             Verdict::Inconclusive,
             format!("Nothing was found, but this could not be looked at: {unseen}. The checks say why."),
-            "Ask again in a minute; if the same checks are skipped then, follow what they say.".to_owned(),
+            format!(
+                "Ask again in a minute: evergrant doctor {}. If the same checks are skipped then, follow what they say.",
+                evidence.connection.id
+            ),
         )
     };
     Diagnosis {
@@ -438,6 +475,19 @@ fn conclude(evidence: &Evidence<'_>, looks: Vec<(Cause, Look)>) -> Diagnosis {
     }
 }
 
+/// What a cause says, whether it is over, and what else was found: whoever reads no more than this must not miss the second one.
+fn summary(evidence: &Evidence<'_>, found: &Found, also: &[Cause]) -> String {
+    let mut summary = found.summary.clone();
+    if let Some(at) = found.last_at {
+        let _ = write!(summary, " It has not come again since {}.", evidence.when(at));
+    }
+    if !also.is_empty() {
+        let titles: Vec<_> = also.iter().map(|cause| cause.title()).collect();
+        let _ = write!(summary, " Found beside it: {}.", titles.join("; "));
+    }
+    summary
+}
+
 /// What there is to say of a connection that is well.
 fn well(evidence: &Evidence<'_>) -> (String, String) {
     let connection = evidence.connection;
@@ -446,24 +496,27 @@ fn well(evidence: &Evidence<'_>) -> (String, String) {
         Kind::OAuth => format!(
             "its grant is alive and version {} of its token serves until {}",
             connection.version.number(),
-            shown(connection.ends.expires)
+            evidence.when(connection.ends.expires)
         ),
     };
     match connection.last.success_at {
         Some(at) if at >= connection.connected_at => (
             format!(
-                "Nothing is wrong: {token}; the last call that succeeded came at {}.",
-                shown(at)
+                "Nothing is wrong: {token}; the last call that succeeded came at {}.{}",
+                evidence.when(at),
+                grant::many_not_found(evidence)
+                    .map(|said| format!(" {said}."))
+                    .unwrap_or_default()
             ),
             "Nothing to do.".to_owned(),
         ),
         _ => (
             format!(
                 "Nothing is wrong: {token}; no call has succeeded since it was connected at {}.",
-                shown(connection.connected_at)
+                evidence.when(connection.connected_at)
             ),
             format!(
-                "Make the first call through it: `evergrant call {} GET …` with a path of the provider's API.",
+                "Make the first call through it, with a path of the provider's API: evergrant call {} GET PATH.",
                 connection.id
             ),
         ),

@@ -62,8 +62,17 @@ impl Keeper {
 
     /// How many answers are in the lifeboat; `None` where there is none, or it cannot be read.
     pub async fn lifeboat_entries(&self) -> Option<usize> {
+        self.afloat().await?.ok()
+    }
+
+    /// The same for whoever has to know the one from the other; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where its folder cannot be read.
+    pub async fn afloat(&self) -> Option<std::io::Result<usize>> {
         let entries = self.inner.lifeboat.as_ref()?.entries().await;
-        entries.ok().map(|entries| entries.len())
+        Some(entries.map(|entries| entries.len()))
     }
 
     async fn rescue(&self, name: &str, bytes: &[u8], of: Option<&ConnectionId>) -> Result<bool, StoreError> {

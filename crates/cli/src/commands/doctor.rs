@@ -97,6 +97,13 @@ fn show(diagnosis: &Value, output: Output) -> Result<(), Failure> {
             output.paint(Tone::Strong, "Reconnect at:")
         ))?;
     }
+    let runbook = member("/runbook_url");
+    if !runbook.is_empty() {
+        print_line(format_args!(
+            "{} {runbook}",
+            output.paint(Tone::Strong, "Step by step:")
+        ))?;
+    }
     print_line("")?;
     let checks = diagnosis["checks"].as_array().map_or(&[][..], Vec::as_slice);
     let width = checks

@@ -65,7 +65,7 @@ async fn a_refresh_token_that_two_processes_redeem_at_once_is_named() {
     });
     assert_eq!(first.status, 200, "{first:?}");
     practice
-        .is_named(&service, "twice", "refresh_stampede", "redeemed twice once")
+        .is_named(&service, "twice", "refresh_stampede", "redeemed again once")
         .await;
 }
 

@@ -72,6 +72,12 @@ async fn the_command_says_verdict_action_and_evidence_and_ends_with_the_code_for
         ran.printed
     );
     assert!(
+        ran.printed.contains("\nStep by step: https://")
+            && ran.printed.contains("/docs/runbooks/grant_refused.md"),
+        "{}",
+        ran.printed
+    );
+    assert!(
         ran.printed.contains("\nReconnect at: http://localhost:"),
         "{}",
         ran.printed

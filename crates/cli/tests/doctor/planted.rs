@@ -139,7 +139,7 @@ async fn what_becomes_of_grants_and_apps_is_named_before_and_after_a_refresh_mee
             &service,
             "gone",
             "grant_refused",
-            "does not know its refresh token any more",
+            "knows neither of its tokens any more",
         )
         .await;
     practice.refresh(&service, "gone").await;
@@ -203,12 +203,7 @@ async fn what_becomes_of_grants_and_apps_is_named_before_and_after_a_refresh_mee
         .await;
     assert_eq!(answer.status, 202, "{answer:?}");
     practice
-        .is_named(
-            &service,
-            "ended",
-            "grant_refused",
-            "connect the customer ended anew",
-        )
+        .is_named(&service, "ended", "grant_refused", "--customer ended")
         .await;
     practice.is_healthy(&service, "well").await;
 }
@@ -245,4 +240,73 @@ async fn two_environments_that_share_a_grant_are_told_so_and_not_that_the_custom
         .await;
     assert!(found["reconnect_url"].is_string(), "{found:#}");
     assert_eq!(check(&found, "grant_refused")["result"], "found", "{found:#}");
+    // Once the access token has ended nobody can tell the two apart, and nothing is said for certain.
+    practice.installation.hubspot.expire_access_tokens(3001);
+    let found = practice
+        .is_named(
+            &service,
+            "shared",
+            "grant_refused",
+            "Either the customer's side ended it",
+        )
+        .await;
+    assert!(
+        found["summary"]
+            .as_str()
+            .unwrap()
+            .contains("somebody else holds the same grant"),
+        "{found:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_the_provider_refused_by_mistake_is_not_said_to_be_held_by_somebody_else() {
+    let practice = Practice::new(SimConfig::default()).await;
+    let service = practice.serve();
+    practice.connect(&service, "mistake", 4001).await;
+    practice.works(&service, "mistake").await;
+    let refusal = FaultKind::CustomBody {
+        code: 400,
+        body: r#"{"status":"BAD_REFRESH_TOKEN"}"#.into(),
+        content_type: Some("application/json".into()),
+    };
+    practice.installation.hubspot.arm(Fault::token(refusal).hub(4001));
+    practice.refresh(&service, "mistake").await;
+    practice
+        .is_named(&service, "mistake", "grant_refused", "says now that it lives")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_faults_at_once_are_both_in_the_summary_and_all_of_it_is_plain_text() {
+    let practice = Practice::new(SimConfig::default()).await;
+    let service = practice.serve();
+    let hubspot = &practice.installation.hubspot;
+    let scopes = ["oauth", "crm.objects.contacts.read", "crm.objects.contacts.write"];
+    let grant = hubspot.grant_scopes(CLIENT, 5001, &scopes).unwrap();
+    practice.import(&service, "both", &grant, fresh(&grant)).await;
+    assert_eq!(practice.call(&service, "both", DEALS, &[]).await.status, 403);
+    hubspot.arm(Fault::api(LIMIT).hub(5001));
+    let headers = [("evergrant-max-wait", "0")];
+    assert_eq!(
+        practice.call(&service, "both", CONTACTS, &headers).await.status,
+        429
+    );
+    let found = practice
+        .is_named(
+            &service,
+            "both",
+            "missing_scopes",
+            "Found beside it: The provider limits the calls.",
+        )
+        .await;
+    assert!(
+        found["runbook_url"]
+            .as_str()
+            .unwrap()
+            .ends_with("/docs/runbooks/missing_scopes.md"),
+        "{found:#}"
+    );
+    let text = found.to_string();
+    assert!(!text.contains('`') && !text.contains("00Z"), "{found:#}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::evidence::{BUCKETS, Evidence, Happened, Hour};
-use super::words::{count, lasting, shown, times};
+use super::words::{count, lasting, times};
 use super::{Look, Weight};
 use crate::connection::{ConnectionStatus, Kind};
 use crate::event::EventKind;
@@ -25,35 +25,41 @@ pub(super) fn stale_token_reuse(evidence: &Evidence<'_>) -> Look {
         Err(gap) => return Look::Open(format!("the history could not be read: {}", gap.why())),
     };
     let under_way = UNDER_WAY_MAX.min(evidence.lifetime() / 10);
+    // What callers report is all that shows it. A 401 that the gateway itself met with an older version is no caller's doing: the
+    // call was under way, or that process had not heard of the newer one yet, and it is repeated.
     let reports = evidence.of_kind(history, EventKind::TokenReported.as_str());
-    let calls = evidence.of_kind(history, EventKind::CallUnauthorized.as_str());
     let late: Vec<_> = reports
         .iter()
         .filter(|line| line.status_code == Some(401))
-        .chain(&calls)
         .filter_map(|line| stale(history, line, under_way))
         .collect();
-    let handed_out = evidence
-        .hours
-        .as_ref()
-        .map_or(0, |hours| evidence.calls(hours).handed_out);
+    let handed_out = match &evidence.hours {
+        Ok(hours) => count(evidence.calls(hours).handed_out, "token"),
+        Err(_) => "an unknown number of tokens".to_owned(),
+    };
     let Some(last) = late.iter().max_by_key(|stale| stale.at) else {
         return Look::Clear(format!(
-            "no token was presented late since {}: {} of a rejected token, none of them for one that had been replaced or had ended; {} handed out",
-            shown(evidence.since()),
+            "no token was presented late since {}: {} of a rejected token, none of them for one that had been replaced or had ended; {handed_out} handed out",
+            evidence.when(evidence.since()),
             count(reports.len() as u64, "report"),
-            count(handed_out, "token"),
         ));
     };
+    let mut who: Vec<&str> = late.iter().filter_map(|stale| stale.who).collect();
+    who.sort_unstable();
+    who.dedup();
     let what = format!(
-        "a token was presented late {}, last at {}: version {} {}; version {} stands now, and {} handed out since {}",
+        "a token was presented late {}, last at {}: version {} {}; version {} stands now, and {handed_out} handed out since {}{}",
         times(late.len() as u64),
-        shown(last.at),
+        evidence.when(last.at),
         last.version.number(),
         last.how,
         evidence.connection.version.number(),
-        count(handed_out, "token"),
-        shown(evidence.since()),
+        evidence.when(evidence.since()),
+        if who.is_empty() {
+            String::new()
+        } else {
+            format!("; told by {}", who.join(", "))
+        },
     );
     if is_stopped(evidence) {
         return Look::Clear(format!("{what}; that ends no grant"));
@@ -62,38 +68,43 @@ pub(super) fn stale_token_reuse(evidence: &Evidence<'_>) -> Look {
         Weight::Hurts,
         what,
         format!(
-            "A caller keeps an access token and goes on using it after it was replaced or had ended: version {} {}. Evergrant holds a newer one; the grant is alive.",
+            "A caller keeps an access token and goes on using it after it was replaced or had ended: version {} {}, at {}. Evergrant holds a newer one; the grant is alive.",
             last.version.number(),
-            last.how
+            last.how,
+            evidence.when(last.at),
         ),
-        "Let that caller ask for the token right before each call (`GET /v1/connections/{id}/token`), or call through the gateway, which chooses it itself; it must not keep one in a variable, a job or a client that was made once."
-            .to_owned(),
+        format!(
+            "Let that caller ask for the token right before each call (GET /v1/connections/{}/token), or call through the gateway, which chooses it itself; it must not keep one in a variable, a job or a client that was made once.",
+            evidence.connection.id
+        ),
     )
+    .met_last(Some(last.at), evidence.now)
 }
 
-struct Stale {
+struct Stale<'h> {
     at: Timestamp,
     version: Version,
     how: String,
+    who: Option<&'h str>,
 }
 
 /// Whether this line tells of a token that was presented long after it was replaced, or after its end.
-fn stale(history: &[Happened], line: &Happened, under_way: Duration) -> Option<Stale> {
+fn stale<'h>(history: &[Happened], line: &'h Happened, under_way: Duration) -> Option<Stale<'h>> {
     let version = line.token_version?;
     let found = |how| {
         Some(Stale {
             at: line.at,
             version,
             how,
+            // As the report was noted: "API key … says that …".
+            who: line.detail.split_once(" says that ").map(|(who, _)| who),
         })
     };
-    // Only a caller that chose its token itself can be late: the gateway waits for a new one. How long the token that is reported
-    // had to live is known where it is the one that stood then, and its end was known at all.
+    // How long the token that is reported had to live is known where it is the one that stood then, and its end was known at all.
     if let Some(seconds) = line.seconds_remaining
         && seconds < 0
         && !under_way.is_zero()
         && seconds.unsigned_abs() > under_way.as_secs()
-        && line.kind == EventKind::TokenReported.as_str()
     {
         return found(format!(
             "was presented {} after it had ended",
@@ -136,11 +147,11 @@ pub(super) fn queue_delay(evidence: &Evidence<'_>) -> Look {
     let is_late = late > 0 && late * 20 >= told;
     if told == 0 && dead == 0 {
         return Look::Clear(format!(
-            "{lives}; none said when its job was enqueued (`Evergrant-Enqueued-At`)"
+            "{lives}; none said when its job was enqueued (header Evergrant-Enqueued-At)"
         ));
     }
     let delays = if told == 0 {
-        "none said when its job was enqueued (`Evergrant-Enqueued-At`)".to_owned()
+        "none said when its job was enqueued (header Evergrant-Enqueued-At)".to_owned()
     } else {
         format!(
             "{} said when their jobs were enqueued, {late} of them more than the buffer of {} before, 95 of 100 at most {}",
@@ -149,7 +160,7 @@ pub(super) fn queue_delay(evidence: &Evidence<'_>) -> Look {
             slowest(&calls.by_delay)
         )
     };
-    let evidence_said = format!("since {}: {delays}; {lives}", shown(evidence.since()));
+    let evidence_said = format!("since {}: {delays}; {lives}", evidence.when(evidence.since()));
     if evidence.connection.kind == Kind::Static || (!is_late && dead == 0) {
         return Look::Clear(evidence_said);
     }
@@ -162,7 +173,10 @@ pub(super) fn queue_delay(evidence: &Evidence<'_>) -> Look {
             lasting(buffer)
         )
     } else {
-        format!("{dead} calls left with a token that had ended already.")
+        format!(
+            "{} left with a token that had ended already.",
+            count(dead, "call")
+        )
     };
     Look::found(
         Weight::Hurts,
@@ -170,6 +184,16 @@ pub(super) fn queue_delay(evidence: &Evidence<'_>) -> Look {
         summary,
         buffer_asked_for(evidence, &calls.by_delay),
     )
+    .met_last(last_late(evidence, hours), evidence.now)
+}
+
+/// The end of the last hour in which a call came too late for its token, for all that is known of it.
+fn last_late(evidence: &Evidence<'_>, hours: &[Hour]) -> Option<Timestamp> {
+    hours
+        .iter()
+        .filter(|hour| later_than(&hour.calls.by_delay, evidence.buffer()) > 0 || hour.calls.by_life[0] > 0)
+        .map(|hour| hour.began_at.after(HOUR).min(evidence.now))
+        .max()
 }
 
 /// Which buffer the measured delays ask for, or that none does.
@@ -185,7 +209,7 @@ fn buffer_asked_for(evidence: &Evidence<'_>, by_delay: &[u64; BUCKETS.len() + 1]
                 seconds => format!("refresh_buffer = \"{}m\"", seconds.div_ceil(60)),
             };
             format!(
-                "Set `{setting}` for the app {app}: the measured delays ask for {}. Better still, {when_it_runs}.",
+                "Set {setting} in [apps.{app}]: the measured delays ask for {}. Better still, {when_it_runs}.",
                 lasting(asked)
             )
         }
@@ -269,17 +293,29 @@ pub(super) fn misread(evidence: &Evidence<'_>, misread: Misread) -> Look {
     else {
         return Look::Clear(format!(
             "since {}: {} with {status}, and neither a report of a rejected token nor a forced refresh because of it ({} forced in all)",
-            shown(evidence.since()),
+            evidence.when(evidence.since()),
             count(answers.len() as u64, "answer"),
             asked.len(),
         ));
     };
+    let mut ways = Vec::new();
+    if !reported.is_empty() {
+        ways.push(format!(
+            "reported as a rejected token {}",
+            times(reported.len() as u64)
+        ));
+    }
+    if !forced.is_empty() {
+        ways.push(format!(
+            "followed by a forced refresh within {} {}",
+            lasting(SOON),
+            times(forced.len() as u64)
+        ));
+    }
     let what = format!(
-        "a {status} was reported as a rejected token {} and followed by a forced refresh within {} {}, last at {}",
-        times(reported.len() as u64),
-        lasting(SOON),
-        times(forced.len() as u64),
-        shown(last)
+        "a {status} was {}, last at {}",
+        ways.join(" and "),
+        evidence.when(last)
     );
     if is_stopped(evidence) {
         return Look::Clear(format!("{what}; that ends no grant"));
@@ -293,29 +329,31 @@ pub(super) fn misread(evidence: &Evidence<'_>, misread: Misread) -> Look {
                 missing.join(", ")
             };
             (
-                format!("A caller takes 403 for an ended token and asks for a new one, {} since {}. The token is valid; what it lacks is a permission ({scopes}), and a new token has the same ones.", times((reported.len() + forced.len()) as u64), shown(evidence.since())),
-                format!("Let the caller refresh on 401 alone, and never on 403. Then get the permission: reconnect with {scopes} in the app's scopes."),
+                format!("A caller takes 403 for an ended token and asks for a new one, {} since {}. The token is valid; what it lacks is a permission ({scopes}), and a new token has the same ones.", times((reported.len() + forced.len()) as u64), evidence.when(evidence.since())),
+                format!("Let the caller refresh on 401 alone, and never on 403. Then get the permission: have {scopes} in the scopes of [apps.{}], and let the customer agree again (evergrant reconnect {}).", evidence.connection.app, evidence.connection.id),
             )
         }
         Misread::RateLimit => (
-            format!("A caller takes 429 for an ended token and asks for a new one, {} since {}. The token is valid; the provider only wants fewer calls, and a refresh is one more.", times((reported.len() + forced.len()) as u64), shown(evidence.since())),
-            "Let the caller refresh on 401 alone; on 429 it waits for as long as `Retry-After` says, or the limit's interval, and tries again with the same token.".to_owned(),
+            format!("A caller takes 429 for an ended token and asks for a new one, {} since {}. The token is valid; the provider only wants fewer calls, and a refresh is one more.", times((reported.len() + forced.len()) as u64), evidence.when(evidence.since())),
+            "Let the caller refresh on 401 alone; on 429 it waits for as long as Retry-After says, or the limit's interval, and tries again with the same token.".to_owned(),
         ),
     };
-    Look::found(Weight::Hurts, what, summary, action)
+    Look::found(Weight::Hurts, what, summary, action).met_last(Some(last), evidence.now)
 }
 
 /// Calls that were the rule and have stopped. Quiet is measured against the connection's own rhythm:
 ///
 /// - one that was never called, or in fewer than [`HOURS_MIN`] different hours, has no rhythm that could break;
 /// - else the longest pause between two hours with calls is its usual one, and quiet means more than twice as long, and never
-///   less than [`QUIET_MIN`], because within an hour nobody knows when its calls came.
+///   less than [`QUIET_MIN`], because within an hour nobody knows when its calls came;
+/// - but where it is called all the time at this time of day, yesterday and today, quiet means [`QUIET_BUSY`], and [`QUIET_EVEN`] where
+///   calls are many and came evenly over the hour in which they stopped (see [`busy_rhythm`]).
 pub(super) fn no_traffic(evidence: &Evidence<'_>) -> Look {
     let connection = evidence.connection;
     let Some(last) = connection.last.call_at else {
         return Look::Clear(format!(
             "no call has ever come, so none has stopped coming (connected at {})",
-            shown(connection.connected_at)
+            evidence.when(connection.connected_at)
         ));
     };
     let hours = match &evidence.hours {
@@ -325,20 +363,29 @@ pub(super) fn no_traffic(evidence: &Evidence<'_>) -> Look {
     let quiet = evidence.now.since(last);
     let Some(usual) = usual_pause(hours) else {
         return Look::Clear(format!(
-            "the last call came at {}, {} ago; it is called too seldom to say that this is unusual",
-            shown(last),
-            lasting(quiet)
+            "the last call came at {}; it is called too seldom to say that this is unusual",
+            evidence.when(last),
         ));
     };
-    let allowed = (usual * 2).max(QUIET_MIN);
     let calls: u64 = hours.iter().map(|hour| hour.calls.all).sum();
-    let rhythm = format!(
-        "the last call came at {}, {} ago; {} in the two days before, never more than {} apart",
-        shown(last),
-        lasting(quiet),
-        count(calls, "call"),
-        lasting(usual.max(HOUR)),
-    );
+    let calls = count(calls, "call");
+    let (allowed, rhythm) = match busy_rhythm(hours, last, evidence.now) {
+        Some((allowed, hourly)) => (
+            allowed,
+            format!(
+                "the last call came at {}; {calls} in two days, and about {hourly} an hour at this time of day, yesterday and today",
+                evidence.when(last),
+            ),
+        ),
+        None => (
+            (usual * 2).max(QUIET_MIN),
+            format!(
+                "the last call came at {}; {calls} in two days, never more than {} apart",
+                evidence.when(last),
+                lasting(usual.max(HOUR)),
+            ),
+        ),
+    };
     if quiet <= allowed || is_stopped(evidence) {
         return Look::Clear(rhythm);
     }
@@ -346,16 +393,68 @@ pub(super) fn no_traffic(evidence: &Evidence<'_>) -> Look {
         Weight::Hurts,
         rhythm,
         format!(
-            "No call has come since {}, and calls used to come: {calls} in the two days before. The grant is healthy, so it is not Evergrant and not the customer's consent.",
-            shown(last)
+            "No call has come since {}, and calls used to come: {calls} in two days. The grant is healthy, so it is not Evergrant and not the customer's consent.",
+            evidence.when(last)
         ),
-        "Look at whatever makes the calls: is the worker running, does its schedule or webhook still fire, does it still use this connection's id and a key that is valid?".to_owned(),
+        format!(
+            "Look at whatever makes the calls: is the worker running, does its schedule or webhook still fire, does it still use the id {} and a key that is valid (evergrant keys list)?",
+            connection.id
+        ),
     )
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
 const HOURS_MIN: usize = 3;
 const QUIET_MIN: Duration = Duration::from_secs(2 * 3600);
+
+/// A job that runs in each hour runs at least so often, or some hour would be without it.
+const QUIET_BUSY: Duration = Duration::from_secs(75 * 60);
+/// So many calls in an hour are more than one a few minutes, in whatever order they come.
+const BUSY_MIN: u64 = 12;
+
+/// Calls that come all through the hour do not pause for so long.
+const QUIET_EVEN: Duration = Duration::from_secs(20 * 60);
+const EVEN_MIN: u64 = 60;
+
+/// How long a pause may be, and how many calls come in an hour, for a connection that is called all the time at this time of day:
+/// in each of the three hours before the one in which the last call came, and yesterday from an hour before that until an hour
+/// after now. A day that ends in the evening, a weekend and a job of the night are no such time.
+///
+/// Within an hour only a count is known. Calls came evenly if those of the last hour are as many as the part of it that had gone
+/// by asks for, give or take three tenths. A burst once or a few times an hour is complete when its hour has hardly begun or long
+/// before it ends, so it is not taken for that: the part is a quarter to three quarters.
+fn busy_rhythm(hours: &[Hour], last: Timestamp, now: Timestamp) -> Option<(Duration, u64)> {
+    const DAY: i64 = 24;
+    let length = i64::try_from(HOUR.as_millis()).unwrap_or(i64::MAX);
+    let number = |at: Timestamp| at.millis().div_euclid(length);
+    let calls_in = |number_of_hour: i64| {
+        hours
+            .iter()
+            .filter(|hour| number(hour.began_at) == number_of_hour)
+            .map(|hour| hour.calls.all)
+            .sum::<u64>()
+    };
+    let (stopped_in, runs) = (number(last), number(now));
+    let before: Vec<u64> = (stopped_in - 3..stopped_in).map(calls_in).collect();
+    let (fewest, most) = (before.iter().copied().min()?, before.iter().copied().max()?);
+    let is_busy = fewest >= BUSY_MIN
+        && (stopped_in - DAY - 1..=runs - DAY + 1).all(|number_of_hour| calls_in(number_of_hour) >= BUSY_MIN);
+    if !is_busy {
+        return None;
+    }
+    let mean = before.iter().sum::<u64>() / 3;
+    let gone_by = last.millis().rem_euclid(length).unsigned_abs();
+    let whole = length.unsigned_abs();
+    // Calls that the part of the hour asks for, times ten.
+    let asked_for = mean * gone_by * 10 / whole;
+    let came = calls_in(stopped_in) * 10;
+    let is_even = fewest >= EVEN_MIN
+        && most <= fewest * 2
+        && (whole / 4..=whole * 3 / 4).contains(&gone_by)
+        && came * 10 >= asked_for * 7
+        && came * 10 <= asked_for * 13;
+    Some((if is_even { QUIET_EVEN } else { QUIET_BUSY }, mean))
+}
 
 /// The longest pause between two hours with calls, from the end of one to the beginning of the next; `None` where there are too
 /// few to speak of a rhythm.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::words::when;
 use crate::app::{App, AppHealth};
 use crate::breaker::Breaker;
 use crate::connection::Connection;
@@ -58,8 +59,8 @@ pub struct Evidence<'a> {
     pub relatives: Vec<Relative>,
     /// How long the store took to answer.
     pub store_took: Duration,
-    /// Answers of the token endpoint that wait in the lifeboat for the store to take them.
-    pub afloat: u64,
+    /// Answers of the token endpoint that wait in the lifeboat for the store to take them; not asked for where there is none.
+    pub afloat: Known<u64>,
 }
 
 /// What is known of an app beyond its configuration.
@@ -118,6 +119,8 @@ pub struct Calls {
     pub ok: u64,
     /// Those refused with 429.
     pub rate_limited: u64,
+    /// Those answered 404.
+    pub not_found: u64,
     /// Those that the provider's own trouble ended: 423, 477, 5xx, no answer in time.
     pub unavailable: u64,
     /// By the remaining lifetime of the token they left with: see [`BUCKETS`].
@@ -136,6 +139,7 @@ impl Calls {
         self.all += other.all;
         self.ok += other.ok;
         self.rate_limited += other.rate_limited;
+        self.not_found += other.not_found;
         self.unavailable += other.unavailable;
         self.handed_out += other.handed_out;
         self.refresh_forced += other.refresh_forced;
@@ -186,6 +190,11 @@ impl Evidence<'_> {
     /// From when on what callers and processes did counts: what came before the last consent is another story.
     pub(super) fn since(&self) -> Timestamp {
         self.now.before(LOOKS_BACK).max(self.connection.connected_at)
+    }
+
+    /// A time as a sentence has it.
+    pub(super) fn when(&self, at: Timestamp) -> String {
+        when(at, self.now)
     }
 
     /// What happened since then, of one kind, oldest first.

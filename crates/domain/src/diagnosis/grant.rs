@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::evidence::{Evidence, Gap, Happened, TokenLife};
-use super::words::{count, lasting, shown, times};
+use super::evidence::{Evidence, Gap, Happened, Hour, TokenLife};
+use super::words::{count, lasting, times};
 use super::{Cause, Check, Diagnosis, Finding, Look, Remedy, Verdict, Weight};
 use crate::app::AppHealth;
-use crate::connection::{ConnectionStatus, Kind, ReconnectReason};
+use crate::connection::{Connection, ConnectionStatus, Kind, ReconnectReason};
 use crate::event::EventKind;
 use crate::time::Timestamp;
 
@@ -19,24 +19,24 @@ pub(super) fn disconnected(evidence: &Evidence<'_>) -> Diagnosis {
     };
     let said = format!(
         "it was disconnected at {}, and its tokens were erased",
-        shown(since)
+        evidence.when(since)
     );
     let (summary, action) = match successor {
         Some(id) => (
             format!(
                 "This connection was retired at {}: {id} has taken its place.",
-                shown(since)
+                evidence.when(since)
             ),
             format!("Use {id} instead."),
         ),
         None => (
             format!(
                 "This connection was disconnected at {}. Its tokens are erased, and no call can be made with it.",
-                shown(since)
+                evidence.when(since)
             ),
             format!(
-                "If that was not meant, connect the customer {} anew: a disconnected connection does not come back.",
-                connection.customer
+                "If that was not meant, connect the customer anew, because a disconnected connection does not come back: evergrant connect --app {} --customer {}.",
+                connection.app, connection.customer
             ),
         ),
     };
@@ -79,14 +79,15 @@ pub(super) fn wrong_account(evidence: &Evidence<'_>) -> Look {
         return Look::reconnect(
             format!(
                 "the provider answered for another account than {name} at {}{told}",
-                shown(*since)
+                evidence.when(*since)
             ),
             format!(
                 "The token that came at {} belongs to another account than {name}, which this connection is pinned to. It is kept and never used.",
-                shown(*since)
+                evidence.when(*since)
             ),
             format!(
-                "Send the customer the reconnect link and have them choose account {name}; for the other account make a connection of its own."
+                "Send the customer the reconnect link (evergrant reconnect {}) and have them choose account {name}; for the other account make a connection of its own.",
+                connection.id
             ),
         );
     }
@@ -106,7 +107,8 @@ pub(super) fn wrong_account(evidence: &Evidence<'_>) -> Look {
                     "The record says account {pinned}, and the provider says that the stored token belongs to {found}: every call reaches the wrong customer's data."
                 ),
                 format!(
-                    "Stop what calls it, then send the customer the reconnect link and have them choose account {pinned}."
+                    "Stop what calls it, then send the customer the reconnect link (evergrant reconnect {}) and have them choose account {pinned}.",
+                    connection.id
                 ),
             );
         }
@@ -115,8 +117,9 @@ pub(super) fn wrong_account(evidence: &Evidence<'_>) -> Look {
         |(_, life)| matches!(life, Ok(TokenLife::Active { account: Some(found) }) if Some(found) == pinned),
     );
     if confirmed {
+        let hint = many_not_found(evidence).map_or(String::new(), |said| format!("; {said}"));
         return Look::Clear(format!(
-            "the provider says that the token belongs to account {name}, as the record does"
+            "the provider says that the token belongs to account {name}, as the record does{hint}"
         ));
     }
     let Some(pinned) = pinned else {
@@ -130,6 +133,27 @@ pub(super) fn wrong_account(evidence: &Evidence<'_>) -> Look {
         evidence,
         format!("the provider was not heard about account {pinned}: {gap}"),
     )
+}
+
+/// So many calls, and so large a part of them, come back 404 where a caller has the ids of another account.
+const NOT_FOUND_MIN: u64 = 10;
+
+/// The one sign of a caller that means another account than its connection's: the ids that it names do not exist there. No more than
+/// a hint, because bodies are not read and no path says whose ids it has in it.
+pub(super) fn many_not_found(evidence: &Evidence<'_>) -> Option<String> {
+    let calls = evidence.calls(evidence.hours.as_ref().ok()?);
+    (calls.not_found >= NOT_FOUND_MIN && calls.not_found * 2 >= calls.all).then(|| {
+        let account = &evidence.connection.account;
+        let account = account
+            .as_ref()
+            .map_or("this account".to_owned(), |account| format!("account {}", account.id));
+        format!(
+            "{} of {} since {} came back 404, as they do where a caller has the ids of another account: see whether it means {account}",
+            calls.not_found,
+            count(calls.all, "call"),
+            evidence.when(evidence.since())
+        )
+    })
 }
 
 /// What the provider was to be asked: without it nothing is certain, but where a call has succeeded with this very token set, or
@@ -163,12 +187,15 @@ pub(super) fn raced_write(evidence: &Evidence<'_>) -> Look {
         .filter(|line| line.at >= connection.connected_at)
         .max_by_key(|line| line.version)
     {
-        let at = shown(told.at);
+        let at = evidence.when(told.at);
         if told.version > connection.version {
-            return overwritten(format!(
-                "the record holds version {stored}, and the history told of version {} at {at} already",
-                told.version.number()
-            ));
+            return overwritten(
+                connection,
+                format!(
+                    "the record holds version {stored}, and the history told of version {} at {at} already",
+                    told.version.number()
+                ),
+            );
         }
         let same = told.version == connection.version;
         let noted = history
@@ -180,20 +207,24 @@ pub(super) fn raced_write(evidence: &Evidence<'_>) -> Look {
         {
             let before = short(noted.fingerprint.as_deref().unwrap_or_default());
             let held = short(held);
-            return overwritten(format!(
-                "version {stored} was stored at {} with refresh token {before} (fingerprint), and the record holds {held} now: no event tells who wrote that",
-                shown(noted.at)
-            ));
+            return overwritten(
+                connection,
+                format!(
+                    "version {stored} was stored at {} with refresh token {before} (fingerprint), and the record holds {held} now: no event tells who wrote that",
+                    evidence.when(noted.at)
+                ),
+            );
         }
     }
     let lost = evidence.of_kind(history, EventKind::StoreRegressed.as_str());
     if let Some(last) = lost.last() {
         return Look::found(
             Weight::Hurts,
-            format!("the store showed an older version than a process held {}, last at {}", times(lost.len() as u64), shown(last.at)),
-            format!("The store went back in time: at {} it showed an older version than a process of ours held, which put the newer one back. A failover to a lagging replica, a restored backup, or a program that writes the table does this.", shown(last.at)),
+            format!("the store showed an older version than a process held {}, last at {}", times(lost.len() as u64), evidence.when(last.at)),
+            format!("The store went back in time: at {} it showed an older version than a process of ours held, which put the newer one back. A failover to a lagging replica, a restored backup, or a program that writes the table does this.", evidence.when(last.at)),
             "Find out what set the database back (failover without synchronous commit, a restore, two databases behind one name) and keep it from happening again; what was lost has been put back.".to_owned(),
-        );
+        )
+        .met_last(Some(last.at), evidence.now);
     }
     if let Some(look) = shared_grant(evidence) {
         return look;
@@ -201,9 +232,24 @@ pub(super) fn raced_write(evidence: &Evidence<'_>) -> Look {
     let token = evidence.fingerprint.as_deref().map_or(String::new(), |held| {
         format!(", refresh token {} (fingerprint)", short(held))
     });
-    Look::Clear(format!(
-        "version {stored}{token} is what the history says, and nobody else seems to hold the grant"
-    ))
+    let told = format!("version {stored}{token} is what the history says");
+    // Only the two together tell it.
+    match evidence
+        .refresh_token
+        .as_ref()
+        .and(evidence.access_token.as_ref())
+    {
+        Err(gap) if connection.status == ConnectionStatus::Active && connection.kind == Kind::OAuth => {
+            unasked(
+                evidence,
+                format!(
+                    "{told}; whether somebody else holds the grant could not be asked: {}",
+                    gap.why()
+                ),
+            )
+        }
+        _ => Look::Clear(format!("{told}, and nobody else seems to hold the grant")),
+    }
 }
 
 /// As much of a fingerprint as tells two of them apart.
@@ -211,12 +257,12 @@ fn short(fingerprint: &str) -> String {
     fingerprint.chars().take(10).collect()
 }
 
-fn overwritten(evidence: String) -> Look {
+fn overwritten(connection: &Connection, evidence: String) -> Look {
     Look::found(
         Weight::Stops,
         evidence,
         "The record was changed by something that is not Evergrant, or was set back: what is stored is not what the history says was stored last.".to_owned(),
-        "Stop whatever else writes this database (a migration script, a restored backup, a second program), then refresh the connection once; if the provider refuses it, send the reconnect link.".to_owned(),
+        format!("Stop whatever else writes this database (a migration script, a restored backup, a second program), then refresh the connection once (evergrant refresh {0}); if the provider refuses it, send the reconnect link (evergrant reconnect {0}).", connection.id),
     )
 }
 
@@ -230,16 +276,18 @@ fn shared_grant(evidence: &Evidence<'_>) -> Option<Look> {
         } => Some(*since),
         ConnectionStatus::ReconnectRequired { .. } | ConnectionStatus::Disconnected { .. } => return None,
     };
-    let dead = reason.is_some() || evidence.refresh_token == Ok(TokenLife::Inactive);
+    // Refused once, and alive when it is asked about: that was the provider's mistake, or the grant is not what is wrong.
+    let lives = matches!(evidence.refresh_token, Ok(TokenLife::Active { .. }));
+    let dead = !lives && (reason.is_some() || evidence.refresh_token == Ok(TokenLife::Inactive));
     let lives_now = matches!(evidence.access_token, Ok(TokenLife::Active { .. }));
     if !dead || !lives_now {
         return None;
     }
-    let since = reason.map_or(String::new(), |since| format!(" since {}", shown(since)));
+    let since = reason.map_or(String::new(), |since| format!(" since {}", evidence.when(since)));
     Some(Look::reconnect(
         format!("the refresh token of version {} is dead{since}, and the access token that was issued with it lives still: the app was not uninstalled", evidence.connection.version.number()),
-        "Somebody else holds the same grant: the refresh token was redeemed, replaced or revoked elsewhere, while the access token that came with it lived on. An uninstalled app would have lost both. Two environments (staging and production, an old server, a developer's machine) share one grant.".to_owned(),
-        "Find the other holder and give each environment its own connection (its own consent, best its own app); then send the customer the reconnect link. Reconnecting alone lasts until the other one refreshes again.".to_owned(),
+        "Somebody else holds the same grant: the refresh token was redeemed, replaced or revoked elsewhere, while the access token that came with it lived on. An uninstalled app would have lost both. Two environments (staging and production, an old server, a developer's machine) most likely share one grant.".to_owned(),
+        format!("Find the other holder and give each environment its own connection (its own consent, best its own app); then send the customer the reconnect link (evergrant reconnect {}). Reconnecting alone lasts until the other one refreshes again.", evidence.connection.id),
     ))
 }
 
@@ -256,6 +304,10 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         Err(gap) => return Look::Open(format!("the history could not be read: {}", gap.why())),
     };
     let stored = evidence.of_kind(history, EventKind::Refreshed.as_str());
+    let hours = match &evidence.hours {
+        Ok(hours) => hours,
+        Err(gap) => return Look::Open(format!("what calls did could not be read: {}", gap.why())),
+    };
     let doubled = evidence.of_kind(history, EventKind::DoubleRedemption.as_str());
     let taken_over = evidence.of_kind(history, EventKind::LeaseTakenOver.as_str());
     let forced = evidence.of_kind(history, EventKind::RefreshForced.as_str());
@@ -272,10 +324,11 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         };
         return Look::found(
             weight,
-            format!("one refresh token was redeemed twice {}, last at {}{by}; {} stored since {}", times(doubled.len() as u64), shown(last.at), count(stored.len() as u64, "token set"), shown(evidence.since())),
-            format!("The same refresh token was redeemed more than once, last at {}: whoever refreshes does so without waiting for the others. With a provider that replaces refresh tokens this loses the grant.", shown(last.at)),
-            "Let all processes work on one store, with the same `[coordination]` and one version of Evergrant, and let nothing but Evergrant redeem this grant.".to_owned(),
-        );
+            format!("the same refresh token was redeemed again {}, last at {}{by}; {} stored since {}", times(doubled.len() as u64), evidence.when(last.at), count(stored.len() as u64, "token set"), evidence.when(evidence.since())),
+            format!("The same refresh token was redeemed more than once, last at {}: whoever refreshes does so without waiting for the others. With a provider that replaces refresh tokens this loses the grant.", evidence.when(last.at)),
+            "Let all processes work on one store, with the same [coordination] and one version of Evergrant, and let nothing but Evergrant redeem this grant.".to_owned(),
+        )
+        .met_last(Some(last.at), evidence.now);
     }
     // A set that is replaced in the first quarter of its life was not replaced because it was due.
     let early: Vec<Timestamp> = stored
@@ -285,49 +338,48 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         .collect();
     let burst = crowded(&early);
     let overtaken = crowded(&taken_over.iter().map(|line| line.at).collect::<Vec<_>>());
-    let asked = evidence
-        .hours
-        .iter()
-        .flatten()
-        .filter(|hour| hour.began_at.after(Duration::from_secs(3600)) > evidence.since())
-        .map(|hour| hour.calls.refresh_forced)
-        .max()
-        .unwrap_or(0);
+    let asked_at = |hour: &Hour| hour.began_at.after(Duration::from_secs(3600)).min(evidence.now);
+    let counted = || hours.iter().filter(|hour| asked_at(hour) > evidence.since());
+    let asked = counted().map(|hour| hour.calls.refresh_forced).max().unwrap_or(0);
+    let asked_last = counted()
+        .filter(|hour| hour.calls.refresh_forced >= FORCED_MANY)
+        .map(asked_at)
+        .max();
     let numbers = format!(
-        "since {}: {} stored by refreshes, {} of them in the first quarter of the last one's life ({}), {} taken over, {} forced ({asked} asked for in the busiest hour), none redeemed twice",
-        shown(evidence.since()),
+        "since {}: {} stored by refreshes, {} of them in the first quarter of the last one's life ({}), {} taken over, {} of the refreshes forced ({asked} asked for in the busiest hour), no refresh token redeemed twice",
+        evidence.when(evidence.since()),
         count(stored.len() as u64, "token set"),
         early.len(),
         lasting(evidence.lifetime()),
         count(taken_over.len() as u64, "lease"),
-        count(forced.len() as u64, "refresh").replace("refreshs", "refreshes"),
+        forced.len(),
     );
     if burst.is_none() && overtaken.is_none() && asked < FORCED_MANY {
         return Look::Clear(numbers);
     }
     let summary = match (burst, overtaken) {
         (Some(at), _) => format!(
-            "The token is refreshed far more often than it has to be: {} or more times within {} around {}, although each token lives for {}.",
-            MANY,
+            "The token is refreshed far more often than it has to be: {MANY} or more times within {}, the last of them at {}, although each token lives for {}.",
             lasting(SHORT),
-            shown(at),
+            evidence.when(at),
             lasting(evidence.lifetime())
         ),
         (None, Some(at)) => format!(
-            "Processes take the right to refresh from each other, {} or more times within {} around {}: their holders die, hang, or are stopped.",
-            MANY,
+            "Processes take the right to refresh from each other, {MANY} or more times within {}, the last time at {}: their holders die, hang, or are stopped.",
             lasting(SHORT),
-            shown(at)
+            evidence.when(at)
         ),
         (None, None) => format!(
             "Somebody asks for a forced refresh all the time, {asked} times within an hour. Evergrant makes few of them; each that it makes is one too many."
         ),
     };
-    Look::found(
-        weight,
-        numbers,
-        summary,
-        "Find who forces refreshes or reports good tokens as rejected (the events name the key) and let it ask for the token instead: Evergrant refreshes by itself, in time and once.".to_owned(),
+    let action = match (burst, overtaken) {
+        (None, Some(_)) => "See which processes die or hang (the history names them, so do their logs), and why: memory, a supervisor that stops them, a machine that is suspended.".to_owned(),
+        _ => format!("Find who forces refreshes or reports good tokens as rejected (GET /v1/connections/{}/events names the key) and let it ask for the token instead: Evergrant refreshes by itself, in time and once.", evidence.connection.id),
+    };
+    Look::found(weight, numbers, summary, action).met_last(
+        [burst, overtaken, asked_last].into_iter().flatten().max(),
+        evidence.now,
     )
 }
 
@@ -359,15 +411,29 @@ pub(super) fn grant_refused(evidence: &Evidence<'_>) -> Look {
                 | ReconnectReason::Uninstalled),
             since,
         } => {
-            let refresh = match &evidence.refresh_token {
-                Ok(TokenLife::Inactive) => "; the provider says that the refresh token is dead",
-                Ok(TokenLife::Active { .. }) => "; the provider says that the refresh token lives",
-                Err(_) => "",
-            };
+            if *reason == ReconnectReason::GrantRefused {
+                return refused(evidence, *since);
+            }
             return Look::reconnect(
-                format!("{} at {}{refresh}", reason.meaning(), shown(*since)),
-                format!("The customer's grant is gone since {}: {}.", shown(*since), reason.meaning()),
-                "Send the customer the reconnect link; the connection keeps its id, and works again once they have agreed.".to_owned(),
+                format!(
+                    "{}, at {}{}",
+                    reason.meaning(),
+                    evidence.when(*since),
+                    said_of_refresh_token(evidence)
+                ),
+                format!(
+                    "The customer's grant is gone since {}: {}.",
+                    evidence.when(*since),
+                    reason.meaning()
+                ),
+                match reason {
+                    // It may live: nobody heard the answer, and nothing presents it again without being asked to.
+                    ReconnectReason::RedemptionOutcomeLost => format!(
+                        "Try once whether the refresh token lives still: evergrant refresh {}. Otherwise send the customer the reconnect link (evergrant reconnect {}).",
+                        connection.id, connection.id
+                    ),
+                    _ => send_the_link(connection),
+                },
             );
         }
         // Each is a check of its own.
@@ -383,20 +449,157 @@ pub(super) fn grant_refused(evidence: &Evidence<'_>) -> Look {
         return static_token(evidence);
     }
     match &evidence.refresh_token {
-        Ok(TokenLife::Active { .. }) => Look::Clear("the provider says that the refresh token lives".to_owned()),
+        Ok(TokenLife::Active { .. }) => {
+            Look::Clear("the provider says that the refresh token lives".to_owned())
+        }
         // Seen before any refresh met it.
-        Ok(TokenLife::Inactive) => Look::reconnect(
-            format!("the provider says that the refresh token of version {} is dead; the access token at hand ends at {}", connection.version.number(), shown(connection.ends.expires)),
-            "The customer's grant is gone: the provider does not know its refresh token any more. The app was uninstalled, or the grant revoked.".to_owned(),
-            "Send the customer the reconnect link; the connection keeps its id, and works again once they have agreed.".to_owned(),
-        ),
+        Ok(TokenLife::Inactive) => {
+            let both = evidence.access_token == Ok(TokenLife::Inactive);
+            Look::reconnect(
+                format!(
+                    "the provider says that the refresh token of version {} is dead{}; the access token at hand was to end at {}",
+                    connection.version.number(),
+                    if both { ", and the access token, too" } else { "" },
+                    evidence.when(connection.ends.expires)
+                ),
+                if both {
+                    "The customer's grant is gone: the provider knows neither of its tokens any more. The app was uninstalled, or the grant revoked.".to_owned()
+                } else {
+                    format!(
+                        "The customer's grant is gone: the provider does not know its refresh token any more. {EITHER}"
+                    )
+                },
+                if both {
+                    send_the_link(connection)
+                } else {
+                    send_the_link_and_look(connection)
+                },
+            )
+        }
         Err(gap) if evidence.is_proven() => Look::PassedOver(format!(
             "the provider was not heard about the refresh token ({}); a call with this token set succeeded at {}",
             gap.why(),
-            connection.last.success_at.map_or("no time".to_owned(), shown)
+            connection
+                .last
+                .success_at
+                .map_or("no time".to_owned(), |at| evidence.when(at))
         )),
-        Err(gap) => unasked(evidence, format!("the provider was not heard about the refresh token: {}", gap.why())),
+        Err(gap) => unasked(
+            evidence,
+            format!(
+                "the provider was not heard about the refresh token: {}",
+                gap.why()
+            ),
+        ),
     }
+}
+
+/// Once the access token has ended, too, nobody can tell the two apart.
+const EITHER: &str = "Either the customer's side ended it (the app was uninstalled, the grant revoked, the account deleted), or somebody else holds the same grant (staging beside production, an old server, a developer's machine) and its refresh token was replaced there.";
+
+fn send_the_link(connection: &Connection) -> String {
+    format!(
+        "Send the customer the reconnect link (evergrant reconnect {}); the connection keeps its id, and works again once they have agreed.",
+        connection.id
+    )
+}
+
+fn send_the_link_and_look(connection: &Connection) -> String {
+    format!(
+        "{} Ask them whether they removed the app: if they did not, look for another holder of this grant before it happens again.",
+        send_the_link(connection)
+    )
+}
+
+/// What the provider says of the refresh token now, to be appended.
+fn said_of_refresh_token(evidence: &Evidence<'_>) -> &'static str {
+    match &evidence.refresh_token {
+        Ok(TokenLife::Inactive) => "; the provider says that the refresh token is dead",
+        Ok(TokenLife::Active { .. }) => "; the provider says that the refresh token lives",
+        Err(_) => "",
+    }
+}
+
+/// An access token that is refused so shortly before the refresh token was sent for by a call that met it dead.
+const TOGETHER: Duration = Duration::from_secs(120);
+/// A grant that was refused before in so many days is refused for a reason that reconnecting does not take away.
+const AGAIN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The provider refused the refresh token. An uninstall ends the access token with it, another holder of the grant does not; while the
+/// access token lives that is asked (see [`shared_grant`]), and afterwards there is what calls met at that time, or nothing.
+fn refused(evidence: &Evidence<'_>, since: Timestamp) -> Look {
+    let connection = evidence.connection;
+    let at = evidence.when(since);
+    let last_refresh = connection
+        .last
+        .refresh_at
+        .filter(|refreshed| *refreshed >= connection.connected_at)
+        .map_or(
+            "it has never been refreshed since it was connected".to_owned(),
+            |refreshed| format!("the last refresh succeeded at {}", evidence.when(refreshed)),
+        );
+    let before = evidence
+        .history
+        .iter()
+        .flatten()
+        .filter(|line| {
+            line.kind == EventKind::ReconnectRequired.as_str()
+                && line.at < connection.connected_at
+                && evidence.now.since(line.at) <= AGAIN
+        })
+        .count() as u64;
+    let again = match before {
+        0 => String::new(),
+        _ => format!(
+            "; it had to be reconnected {} in the 7 days before",
+            times(before)
+        ),
+    };
+    let said = format!(
+        "the refresh token was refused at {at}{}; {last_refresh}{again}",
+        said_of_refresh_token(evidence)
+    );
+    if matches!(evidence.refresh_token, Ok(TokenLife::Active { .. })) {
+        return Look::reconnect(
+            said,
+            format!(
+                "The provider refused the refresh token at {at}, and says now that it lives: one of the two was its mistake. Evergrant does not present a refused token again by itself."
+            ),
+            send_the_link(connection),
+        );
+    }
+    let died_together = connection.last.unauthorized_at.is_some_and(|refused_at| {
+        refused_at.since(since) <= TOGETHER
+            && since.since(refused_at) <= TOGETHER
+            && refused_at < connection.ends.hard
+    });
+    if before > 0 {
+        return Look::reconnect(
+            said,
+            format!(
+                "The customer's grant is gone since {at}, and not for the first time: it had to be reconnected {} in the 7 days before. Where nobody removes the app, somebody else holds the same grant (staging beside production, an old server, a developer's machine) and replaces its refresh token.",
+                times(before)
+            ),
+            format!(
+                "Look for the other holder first, or it will be gone again. Then: {}",
+                send_the_link(connection)
+            ),
+        );
+    }
+    if died_together {
+        return Look::reconnect(
+            format!("{said}; the access token was refused before its end, too"),
+            format!(
+                "The customer's grant is gone since {at}: the access token was refused before its end, and the refresh token with it, so the app was uninstalled, the grant revoked or the account deleted."
+            ),
+            send_the_link(connection),
+        );
+    }
+    Look::reconnect(
+        said,
+        format!("The customer's grant is gone since {at}: the provider refuses the refresh token. {EITHER}"),
+        send_the_link_and_look(connection),
+    )
 }
 
 fn static_token(evidence: &Evidence<'_>) -> Look {
@@ -404,9 +607,9 @@ fn static_token(evidence: &Evidence<'_>) -> Look {
     match (last.unauthorized_at, last.success_at) {
         (Some(refused), success) if success.is_none_or(|at| at < refused) => Look::found(
             Weight::Stops,
-            format!("the last call came back 401 at {}, and a static token has nothing to refresh", shown(refused)),
-            format!("The provider does not accept the static token any more: the last call came back 401 at {}.", shown(refused)),
-            "Make a new token at the provider and import it in the old one's place.".to_owned(),
+            format!("the last call came back 401 at {}, and a static token has nothing to refresh", evidence.when(refused)),
+            format!("The provider does not accept the static token any more: the last call came back 401 at {}.", evidence.when(refused)),
+            format!("Make a new token at the provider, then replace the old one: DELETE /v1/connections/{0}?purge=true, and import the new one under the same id (evergrant connections import FILE).", evidence.connection.id),
         ),
         _ => Look::Clear("a static token has no grant that could be refused, and none of its calls came back 401 since the last success".to_owned()),
     }
@@ -433,17 +636,18 @@ pub(super) fn app_credentials(evidence: &Evidence<'_>) -> Look {
     } = &evidence.connection.status
     {
         return Look::reconnect(
-            format!("{} (refused at {})", reason.meaning(), shown(*since)),
+            format!("{} (refused at {})", reason.meaning(), evidence.when(*since)),
             format!(
                 "The refresh token was issued to another client id than the one that the configuration gives for {name}, so the provider refuses the pair."
             ),
             format!(
-                "Look whether [apps.{name}] has the client id that the grant was given to. If it has, the token was imported for the wrong app: send the customer the reconnect link."
+                "Look whether [apps.{name}] has the client id that the grant was given to. If it has, the token was imported for the wrong app: send the customer the reconnect link (evergrant reconnect {}).",
+                evidence.connection.id
             ),
         );
     }
     let rejected = |code: &str, since: Option<Timestamp>| {
-        let since = since.map_or(String::new(), |since| format!(" since {}", shown(since)));
+        let since = since.map_or(String::new(), |since| format!(" since {}", evidence.when(since)));
         Look::found(
             Weight::Stops,
             format!("the provider refuses client id or secret of the app {name}{since} ({code})"),
@@ -451,7 +655,7 @@ pub(super) fn app_credentials(evidence: &Evidence<'_>) -> Look {
                 "The provider refuses the credentials of the app {name}{since} ({code}). No token of any of its connections can be refreshed; those at hand serve until they end. The customers' grants are not touched."
             ),
             format!(
-                "Correct `client_id` or the client secret of [apps.{name}] and reload (SIGHUP); `evergrant apps check {name}` says whether they are right. Nobody has to reconnect."
+                "Correct client_id or the client secret in [apps.{name}], reload the configuration (SIGHUP), and see whether they are right: evergrant apps check {name}. Nobody has to reconnect."
             ),
         )
     };
@@ -540,7 +744,7 @@ pub(super) fn missing_scopes(evidence: &Evidence<'_>) -> Look {
             } else {
                 "none of the last calls"
             },
-            shown(evidence.since())
+            evidence.when(evidence.since())
         ));
     }
     let missing: Vec<String> = if wanted.is_empty() {
@@ -553,7 +757,7 @@ pub(super) fn missing_scopes(evidence: &Evidence<'_>) -> Look {
         Some(at) => format!(
             "{} came back 403, last at {}",
             count(denied.len().max(1) as u64, "call"),
-            shown(at)
+            evidence.when(at)
         ),
         None => "no call came back 403 yet".to_owned(),
     };
@@ -562,9 +766,16 @@ pub(super) fn missing_scopes(evidence: &Evidence<'_>) -> Look {
             Weight::Hurts,
             format!("{denied_said}, and the answer named no scope that is not granted"),
             "The provider refuses what is called, and names no scope that is missing: the user who installed the app may lack the right, or the account's plan the feature.".to_owned(),
-            "Ask the provider's answer (its message, and the correlation id in the history) what right it wants; refreshing brings no other rights.".to_owned(),
-        );
+            format!("Read in the provider's answer what right it wants (evergrant explain reads it, too), or ask its support with the correlation id in the history (GET /v1/connections/{}/events); refreshing brings no other rights.", connection.id),
+        )
+        .met_last(at, evidence.now);
     }
+    lacks(evidence, &missing, &denied_said, at)
+}
+
+/// These scopes are missing, and where they are to be had.
+fn lacks(evidence: &Evidence<'_>, missing: &[String], denied_said: &str, at: Option<Timestamp>) -> Look {
+    let connection = evidence.connection;
     let names = missing.join(", ");
     let said = format!(
         "{denied_said}; granted are {} of the scopes, not granted: {names}",
@@ -586,29 +797,38 @@ pub(super) fn missing_scopes(evidence: &Evidence<'_>) -> Look {
                 other.id, other.app
             ),
             format!(
-                "Look at the mapping first: connection {} of the same customer has {names}, so the caller may simply use the wrong connection. Otherwise have the customer reconnect to grant it.",
-                other.id
+                "Look at the mapping first: connection {} of the same customer has {names}, so the caller may simply use the wrong connection. Otherwise have the customer reconnect to grant it (evergrant reconnect {}).",
+                other.id, connection.id
             ),
         ),
         None if is_asked_for => (
             said,
-            format!("Send the customer the reconnect link: agreeing again grants {names}."),
+            format!(
+                "Send the customer the reconnect link (evergrant reconnect {}): agreeing again grants {names}.",
+                connection.id
+            ),
         ),
         None => (
             said,
             format!(
-                "Add {names} to the scopes of [apps.{}], reload, and send the customer the reconnect link.",
-                connection.app
+                "Add {names} to the scopes of [apps.{}], reload, and send the customer the reconnect link (evergrant reconnect {}).",
+                connection.app, connection.id
             ),
         ),
     };
-    Look::Found(Box::new(super::Found {
-        weight: Weight::Hurts,
-        evidence: evidence_said,
-        summary: format!(
-            "The token is valid and lacks a permission: {names}. Calls that need it come back 403, and no refresh changes that."
-        ),
+    Look::found(
+        Weight::Hurts,
+        evidence_said,
+        match at {
+            Some(_) => format!(
+                "The token is valid and lacks a permission: {names}. Calls that need it come back 403, and no refresh changes that."
+            ),
+            None => format!(
+                "The token is valid and lacks a permission that the app asks for: {names}. No call has needed it yet; one that does will come back 403."
+            ),
+        },
         action,
-        remedy: Remedy::Reconnect,
-    }))
+    )
+    .mended_by_reconnecting()
+    .met_last(at, evidence.now)
 }

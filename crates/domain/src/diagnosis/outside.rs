@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::evidence::{Calls, Evidence, Gap, Hour};
-use super::words::{ahead, count, lasting, shown, times};
+use super::words::{ahead, count, lasting, times};
 use super::{Look, Weight};
 use crate::connection::Health;
 use crate::event::EventKind;
@@ -26,7 +26,7 @@ pub(super) fn clock_skew(evidence: &Evidence<'_>) -> Look {
     };
     let provider = match &evidence.provider_clock {
         Ok(offset) => format!(
-            "Evergrant's time is {} the provider's (by its `Date` header, give or take {})",
+            "Evergrant's time is {} the provider's (by its Date header, give or take {})",
             ahead(offset.ahead_ms),
             lasting(Duration::from_millis(offset.give_or_take_ms.unsigned_abs()))
         ),
@@ -54,15 +54,16 @@ pub(super) fn clock_skew(evidence: &Evidence<'_>) -> Look {
             Weight::Hurts,
             said,
             format!(
-                "The clock of the machine that Evergrant runs on is {} the database's. Evergrant itself goes by the database's; whoever compares `expires_at` with this machine's clock takes live tokens for ended ones, or the other way round.",
+                "The clock of the machine that Evergrant runs on is {} the database's. Evergrant itself goes by the database's; whoever compares expires_at with this machine's clock takes live tokens for ended ones, or the other way round.",
                 ahead(by)
             ),
             action.to_owned(),
         );
     }
     match (&evidence.provider_clock, &evidence.machine_ahead_ms) {
-        (Ok(_), _) => Look::Clear(said),
-        (Err(_), Ok(Some(_))) => Look::PassedOver(said),
+        (Ok(_), Ok(_)) => Look::Clear(said),
+        // One of the two is enough to go on with, and not enough to call the other right.
+        (Ok(_), Err(_)) | (Err(_), Ok(Some(_))) => Look::PassedOver(said),
         (Err(_), Ok(None) | Err(_)) if evidence.is_proven() => Look::PassedOver(said),
         (Err(_), Ok(None) | Err(_)) => Look::Open(said),
     }
@@ -84,16 +85,18 @@ fn lately(hours: &[Hour], now: Timestamp) -> Calls {
 /// The provider answers 429.
 pub(super) fn rate_limited(evidence: &Evidence<'_>) -> Look {
     let last = evidence.connection.last.rate_limited_at;
-    let calls = lately(evidence.hours.as_deref().unwrap_or_default(), evidence.now);
-    let said = match last {
-        None => "no call has ever come back 429".to_owned(),
-        Some(at) => format!(
-            "the last 429 came at {}, {} ago; {} of {} in this hour and the last one came back 429",
-            shown(at),
-            lasting(evidence.now.since(at)),
-            calls.rate_limited,
-            count(calls.all, "call"),
-        ),
+    let said = match (last, &evidence.hours) {
+        (None, _) => "no call has ever come back 429".to_owned(),
+        (Some(at), Ok(hours)) => {
+            let calls = lately(hours, evidence.now);
+            format!(
+                "the last 429 came at {}; {} of {} in this hour and the last one came back 429",
+                evidence.when(at),
+                calls.rate_limited,
+                count(calls.all, "call"),
+            )
+        }
+        (Some(at), Err(_)) => format!("the last 429 came at {}", evidence.when(at)),
     };
     let Some(at) = last.filter(|at| *at >= evidence.since() && evidence.now.since(*at) <= STILL) else {
         return Look::Clear(said);
@@ -107,8 +110,8 @@ pub(super) fn rate_limited(evidence: &Evidence<'_>) -> Look {
     Look::found(
         Weight::Hurts,
         format!("{said}{told}"),
-        format!("The provider limits this account's calls: the last 429 came at {}. The token is valid and the grant is alive.", shown(at)),
-        "Wait for as long as the answers' `Retry-After` says, then call less: batch reads, spread backfills (`Evergrant-Lane: backfill`), and let every caller of this account go through the gateway, so that they share one budget.".to_owned(),
+        format!("The provider limits this account's calls: the last 429 came at {}. The token is valid and the grant is alive.", evidence.when(at)),
+        "Wait for as long as the answers' Retry-After says, then call less: batch reads, spread backfills (with the header Evergrant-Lane: backfill), and let every caller of this account go through the gateway, so that they share one budget.".to_owned(),
     )
 }
 
@@ -126,14 +129,17 @@ pub(super) fn provider_outage(evidence: &Evidence<'_>) -> Look {
     let (weight, serves) = if now >= connection.ends.hard {
         (
             Weight::Stops,
-            format!("the token at hand ended at {}", shown(connection.ends.expires)),
+            format!(
+                "the token at hand ended at {}",
+                evidence.when(connection.ends.expires)
+            ),
         )
     } else {
         (
             Weight::Hurts,
             format!(
                 "the token at hand serves until {}",
-                shown(connection.ends.expires)
+                evidence.when(connection.ends.expires)
             ),
         )
     };
@@ -156,16 +162,26 @@ pub(super) fn provider_outage(evidence: &Evidence<'_>) -> Look {
             weight,
             format!(
                 "the provider gave no usable answer when it was asked at {} ({code}); {serves}",
-                shown(now)
+                evidence.when(now)
             ),
             format!(
                 "The provider does not answer as it should: asked at {}, it gave no usable answer ({code}); {serves}.",
-                shown(now)
+                evidence.when(now)
             ),
             WAIT.to_owned(),
         );
     }
-    let calls = lately(evidence.hours.as_deref().unwrap_or_default(), now);
+    let hours = match &evidence.hours {
+        Ok(hours) => hours,
+        Err(gap) => return Look::Open(format!("what calls did could not be read: {}", gap.why())),
+    };
+    if let Err(gap) = &evidence.standing {
+        return Look::Open(format!(
+            "what is known of its token endpoint could not be read: {}",
+            gap.why()
+        ));
+    }
+    let calls = lately(hours, now);
     let said = format!(
         "{} of {} in this hour and the last one ended in the provider's own trouble, and no refresh has failed since the last one that succeeded",
         calls.unavailable,
@@ -192,12 +208,12 @@ fn refreshing_fails(evidence: &Evidence<'_>, weight: Weight, serves: &str) -> Op
     let now = evidence.now;
     if let Some(trouble) = &connection.trouble {
         let times = times(trouble.failures.into());
-        let (code, failed_at) = (&trouble.code, shown(trouble.failed_at));
+        let (code, failed_at) = (&trouble.code, evidence.when(trouble.failed_at));
         return Some(Look::found(
             weight,
             format!(
                 "refreshing failed {times} in a row, last at {failed_at} ({code}); the next try is at {}; {serves}",
-                shown(trouble.next_attempt_at)
+                evidence.when(trouble.next_attempt_at)
             ),
             format!(
                 "The provider's token endpoint is in trouble: refreshing failed {times} in a row ({code}), last at {failed_at}; {serves}."
@@ -206,7 +222,7 @@ fn refreshing_fails(evidence: &Evidence<'_>, weight: Weight, serves: &str) -> Op
         ));
     }
     if connection.health(now, QUIET_TIME) == Some(Health::Ambiguous) {
-        let since = shown(connection.intent.as_ref().map_or(now, |intent| intent.first_at));
+        let since = evidence.when(connection.intent.as_ref().map_or(now, |intent| intent.first_at));
         return Some(Look::found(
             weight,
             format!(
@@ -216,7 +232,7 @@ fn refreshing_fails(evidence: &Evidence<'_>, weight: Weight, serves: &str) -> Op
                 "A redemption that began at {since} never got an answer: the connection to the provider was cut, or a process died; {serves}."
             ),
             format!(
-                "Wait for the next refresh, which finds out by itself; to try at once: `evergrant refresh {}`.",
+                "Wait for the next refresh, which finds out by itself; to try at once: evergrant refresh {}.",
                 connection.id
             ),
         ));
@@ -226,7 +242,7 @@ fn refreshing_fails(evidence: &Evidence<'_>, weight: Weight, serves: &str) -> Op
         .endpoint
         .as_ref()
         .filter(|breaker| breaker.rest_until > now)?;
-    let (code, until) = (&breaker.code, shown(breaker.rest_until));
+    let (code, until) = (&breaker.code, evidence.when(breaker.rest_until));
     Some(Look::found(
         weight,
         format!(
@@ -245,19 +261,23 @@ const STORE_SLOW: Duration = Duration::from_secs(1);
 
 /// Our own store.
 pub(super) fn store_trouble(evidence: &Evidence<'_>) -> Look {
+    let lifeboat = match &evidence.afloat {
+        Ok(1) => "1 answer waits for it in the lifeboat".to_owned(),
+        Ok(number) => format!("{number} answers wait for it in the lifeboat"),
+        Err(gap) => format!("the lifeboat was not looked into: {}", gap.why()),
+    };
     let said = format!(
-        "the store answered within {}, and {} for it in the lifeboat",
+        "the store answered within {}, and {lifeboat}",
         lasting(evidence.store_took),
-        match evidence.afloat {
-            1 => "1 answer waits".to_owned(),
-            number => format!("{number} answers wait"),
-        }
     );
-    if evidence.afloat > 0 {
+    if let Ok(afloat @ 1..) = evidence.afloat {
         return Look::found(
             Weight::Hurts,
             said,
-            format!("{} of the provider's could not be stored and lies in the lifeboat: the token in it serves, and is lost if this machine is.", count(evidence.afloat, "answer")),
+            match afloat {
+                1 => "1 answer of the provider's could not be stored and lies in the lifeboat: the token in it serves, and is lost if this machine is.".to_owned(),
+                _ => format!("{afloat} answers of the provider's could not be stored and lie in the lifeboat: the tokens in them serve, and are lost if this machine is."),
+            },
             "Bring the database back (disk, connections, permissions); what lies in the lifeboat is stored by itself then. Do not delete the lifeboat folder.".to_owned(),
         );
     }
@@ -293,8 +313,12 @@ pub(super) fn store_trouble(evidence: &Evidence<'_>) -> Look {
             Weight::Hurts,
             format!("the store gave the record and not {what}: {}", gap.why()),
             format!("Evergrant's own store answers in part only: {what} could not be read ({}).", gap.why()),
-            "Look at the database: load, locks, disk, network, and whether its schema is the current one (`evergrant migrate --check`).".to_owned(),
+            "Look at the database: load, locks, disk, network, and whether its schema is the current one (evergrant migrate --check).".to_owned(),
         );
     }
-    Look::Clear(said)
+    match &evidence.afloat {
+        // A process that has no lifeboat has nothing in it.
+        Ok(_) | Err(Gap::NotAsked(_)) => Look::Clear(said),
+        Err(_) => Look::Open(said),
+    }
 }

@@ -31,6 +31,9 @@ struct Case {
     standing: Known<AppStanding>,
     history: Vec<Happened>,
     hours: Vec<Hour>,
+    /// What of it could not be read.
+    history_gap: Option<Gap>,
+    hours_gap: Option<Gap>,
     fingerprint: Option<String>,
     machine_ahead_ms: Known<Option<i64>>,
     provider_clock: Known<Offset>,
@@ -38,7 +41,7 @@ struct Case {
     access_token: Known<TokenLife>,
     relatives: Vec<Relative>,
     store_took: Duration,
-    afloat: u64,
+    afloat: Known<u64>,
 }
 
 impl Case {
@@ -48,8 +51,8 @@ impl Case {
             connection: &self.connection,
             app: self.app.as_ref(),
             standing: self.standing.clone(),
-            history: Ok(self.history.clone()),
-            hours: Ok(self.hours.clone()),
+            history: self.history_gap.clone().map_or(Ok(self.history.clone()), Err),
+            hours: self.hours_gap.clone().map_or(Ok(self.hours.clone()), Err),
             fingerprint: self.fingerprint.clone(),
             machine_ahead_ms: self.machine_ahead_ms.clone(),
             provider_clock: self.provider_clock.clone(),
@@ -57,7 +60,7 @@ impl Case {
             access_token: self.access_token.clone(),
             relatives: self.relatives.clone(),
             store_took: self.store_took,
-            afloat: self.afloat,
+            afloat: self.afloat.clone(),
         })
     }
 
@@ -131,6 +134,8 @@ fn well() -> Case {
         }),
         history: Vec::new(),
         hours: Vec::new(),
+        history_gap: None,
+        hours_gap: None,
         fingerprint: Some("f3".into()),
         machine_ahead_ms: Ok(None),
         provider_clock: Ok(Offset {
@@ -141,7 +146,7 @@ fn well() -> Case {
         access_token: Ok(alive("7")),
         relatives: Vec::new(),
         store_took: Duration::from_millis(1),
-        afloat: 0,
+        afloat: Ok(0),
     };
     case.told(-3 * 3600, "connected", 1).fingerprint = Some("f1".into());
     case.told(-2100, "refreshed", 2).fingerprint = Some("f2".into());
@@ -152,11 +157,35 @@ fn well() -> Case {
     case
 }
 
+/// Plain text, whole sentences, no times as machines write them.
+fn is_readable(diagnosis: &Diagnosis) {
+    let check = |text: &str| {
+        assert!(
+            !text.is_empty() && !text.contains('`') && !text.contains("  "),
+            "{text:?}"
+        );
+        let is_for_machines = text.split(' ').any(|word| {
+            let word = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            word.ends_with('Z') && word.contains('T') && word.contains(':')
+        });
+        assert!(!is_for_machines, "{text:?}");
+    };
+    for text in [&diagnosis.summary, &diagnosis.action] {
+        check(text);
+        assert!(text.ends_with(['.', '?']), "{text:?}");
+    }
+    for one in &diagnosis.checks {
+        check(&one.evidence);
+        assert!(!one.evidence.ends_with('.'), "{:?}", one.evidence);
+    }
+}
+
 fn check(plant: impl FnOnce(&mut Case), cause: Cause, said: &str) -> Diagnosis {
     let mut subject = well();
     plant(&mut subject);
     let diagnosis = subject.diagnosis();
     assert_eq!(diagnosis.verdict, Verdict::Cause(cause), "{diagnosis:#?}");
+    is_readable(&diagnosis);
     let evidence = &diagnosis
         .checks
         .iter()
@@ -173,6 +202,7 @@ fn check_verdict(plant: impl FnOnce(&mut Case), verdict: Verdict) -> Diagnosis {
     plant(&mut subject);
     let diagnosis = subject.diagnosis();
     assert_eq!(diagnosis.verdict, verdict, "{diagnosis:#?}");
+    is_readable(&diagnosis);
     diagnosis
 }
 
@@ -343,7 +373,7 @@ fn a_dead_refresh_token_whose_access_token_lives_is_shared_with_somebody_else() 
             case.access_token = Ok(alive("7"));
         },
         Cause::GrantRefused,
-        "was lost",
+        "Try once whether the refresh token lives still: evergrant refresh c1.",
     );
 }
 
@@ -391,7 +421,11 @@ fn delays_beyond_the_buffer_name_the_buffer_that_they_ask_for() {
             case.hour(0, calls);
         }
     };
-    check(delayed(4, 30, 100), Cause::QueueDelay, "refresh_buffer = \"10m\"");
+    check(
+        delayed(4, 30, 100),
+        Cause::QueueDelay,
+        "refresh_buffer = \"10m\" in [apps.crm]",
+    );
     check(
         delayed(5, 30, 100),
         Cause::QueueDelay,
@@ -419,7 +453,7 @@ fn delays_beyond_the_buffer_name_the_buffer_that_they_ask_for() {
             case.hour(0, calls);
         },
         Cause::QueueDelay,
-        "1 calls left with a token that had ended",
+        "1 call left with a token that had ended",
     );
 }
 
@@ -430,7 +464,7 @@ fn redemptions_beyond_what_a_lifetime_asks_for_are_a_stampede() {
             case.told(-30, EventKind::DoubleRedemption.as_str(), 3).process = Some("a/1".into());
         },
         Cause::RefreshStampede,
-        "redeemed twice once, last at 2025-11-25T11:59:30Z by a/1",
+        "redeemed again once, last at 11:59:30 UTC (30 s ago) by a/1",
     );
     let burst = |kind: &'static str, count: i64| {
         move |case: &mut Case| {
@@ -508,17 +542,25 @@ fn a_403_or_429_that_leads_to_a_refresh_is_misread() {
 
 #[test]
 fn a_grant_that_is_gone_asks_for_reconnecting_also_before_a_refresh_meets_it() {
-    for reason in [
-        ReconnectReason::GrantRefused,
-        ReconnectReason::RedemptionOutcomeLost,
-        ReconnectReason::NoRefreshToken,
-        ReconnectReason::Uninstalled,
+    for (reason, said) in [
+        (
+            ReconnectReason::GrantRefused,
+            "the refresh token was refused at 11:59:00 UTC",
+        ),
+        (
+            ReconnectReason::RedemptionOutcomeLost,
+            ReconnectReason::RedemptionOutcomeLost.meaning(),
+        ),
+        (
+            ReconnectReason::NoRefreshToken,
+            ReconnectReason::NoRefreshToken.meaning(),
+        ),
+        (
+            ReconnectReason::Uninstalled,
+            ReconnectReason::Uninstalled.meaning(),
+        ),
     ] {
-        let diagnosis = check(
-            |case| condemned(case, reason),
-            Cause::GrantRefused,
-            reason.meaning(),
-        );
+        let diagnosis = check(|case| condemned(case, reason), Cause::GrantRefused, said);
         assert_eq!(diagnosis.remedy, Remedy::Reconnect);
     }
     check(
@@ -527,7 +569,7 @@ fn a_grant_that_is_gone_asks_for_reconnecting_also_before_a_refresh_meets_it() {
             case.access_token = Ok(TokenLife::Inactive);
         },
         Cause::GrantRefused,
-        "the access token at hand ends at 2025-11-25T12:20:00Z",
+        "the access token at hand was to end at 12:20 UTC (in 20 min)",
     );
     check(
         |case| {
@@ -549,7 +591,11 @@ fn a_disconnected_connection_says_so_and_who_took_its_place() {
             };
         }
     };
-    check(gone(None), Cause::GrantRefused, "connect the customer acme anew");
+    check(
+        gone(None),
+        Cause::GrantRefused,
+        "evergrant connect --app crm --customer acme",
+    );
     check(gone(Some("c2")), Cause::GrantRefused, "Use c2 instead");
 }
 
@@ -671,7 +717,7 @@ fn the_providers_trouble_is_named_however_it_shows() {
             });
         },
         Cause::ProviderOutage,
-        "failed twice in a row, last at 2025-11-25T11:59:55Z (503)",
+        "failed twice in a row, last at 11:59:55 UTC (5 s ago) (503)",
     );
     check(
         |case| {
@@ -718,7 +764,7 @@ fn the_providers_trouble_is_named_however_it_shows() {
 
 #[test]
 fn our_own_store_is_named_when_it_is_slow_behind_or_away() {
-    check(|case| case.afloat = 1, Cause::StoreTrouble, "lifeboat");
+    check(|case| case.afloat = Ok(1), Cause::StoreTrouble, "lifeboat");
     check(
         |case| case.store_took = Duration::from_millis(1500),
         Cause::StoreTrouble,
@@ -727,28 +773,499 @@ fn our_own_store_is_named_when_it_is_slow_behind_or_away() {
     let away = without_store("no answer within 2 s");
     assert_eq!(away.verdict, Verdict::Cause(Cause::StoreTrouble));
     assert_eq!(away.checks.len(), Cause::ALL.len());
-    let mut case = well();
-    case.connection.last.success_at = None;
-    let evidence = Evidence {
-        history: Err(Gap::Silent("busy".into())),
-        ..Evidence {
-            now: at(0),
-            connection: &case.connection,
-            app: case.app.as_ref(),
-            standing: case.standing.clone(),
-            history: Ok(vec![]),
-            hours: Ok(vec![]),
-            fingerprint: None,
-            machine_ahead_ms: Ok(None),
-            provider_clock: case.provider_clock.clone(),
-            refresh_token: Ok(alive("7")),
-            access_token: Ok(alive("7")),
-            relatives: vec![],
-            store_took: Duration::ZERO,
-            afloat: 0,
+}
+
+#[test]
+fn what_of_the_store_could_not_be_read_is_named_and_nothing_that_hangs_on_it_is_called_clear() {
+    let silent = || Some(Gap::Silent("busy".into()));
+    let finding = |diagnosis: &Diagnosis, cause| {
+        let checks = &diagnosis.checks;
+        let check = checks.iter().find(|check| check.cause == cause);
+        check.map(|check| check.finding)
+    };
+    let without_history = check(
+        |case| case.history_gap = silent(),
+        Cause::StoreTrouble,
+        "not its history: no usable answer came (busy)",
+    );
+    for cause in [
+        Cause::StaleTokenReuse,
+        Cause::RacedWrite,
+        Cause::RefreshStampede,
+        Cause::MisreadPermission,
+        Cause::MisreadRateLimit,
+        Cause::MissingScopes,
+    ] {
+        assert_eq!(
+            finding(&without_history, cause),
+            Some(Finding::Skipped),
+            "{cause:?}"
+        );
+    }
+    let without_hours = check(
+        |case| case.hours_gap = silent(),
+        Cause::StoreTrouble,
+        "not what its calls did",
+    );
+    for cause in [
+        Cause::QueueDelay,
+        Cause::RefreshStampede,
+        Cause::ProviderOutage,
+        Cause::NoTraffic,
+    ] {
+        assert_eq!(
+            finding(&without_hours, cause),
+            Some(Finding::Skipped),
+            "{cause:?}"
+        );
+    }
+    let without_standing = check(
+        |case| case.standing = Err(Gap::Silent("busy".into())),
+        Cause::StoreTrouble,
+        "not its app's state",
+    );
+    for cause in [Cause::AppCredentials, Cause::ProviderOutage] {
+        assert_eq!(
+            finding(&without_standing, cause),
+            Some(Finding::Skipped),
+            "{cause:?}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_that_fails_is_skipped_with_its_reason_and_never_clear() {
+    let skipped = |plant: fn(&mut Case), verdict: Verdict, cause: Cause, why: &str| {
+        let diagnosis = check_verdict(plant, verdict);
+        let check = diagnosis.checks.iter().find(|check| check.cause == cause);
+        let check = check.expect("every cause is checked");
+        assert_eq!(check.finding, Finding::Skipped, "{check:?}");
+        assert!(check.evidence.contains(why), "{check:?}");
+    };
+
+    // The lifeboat may hold the only copy of a token: that nobody could look is no good news.
+    skipped(
+        |case| case.afloat = Err(Gap::Silent("EIO".into())),
+        Verdict::Inconclusive,
+        Cause::StoreTrouble,
+        "the lifeboat was not looked into: no usable answer came (EIO)",
+    );
+    check_verdict(
+        |case| case.afloat = Err(Gap::NotAsked("there is none".into())),
+        Verdict::Healthy,
+    );
+    skipped(
+        |case| case.machine_ahead_ms = Err(Gap::Silent("EIO".into())),
+        Verdict::Healthy,
+        Cause::ClockSkew,
+        "the database's clock was not read",
+    );
+    skipped(
+        |case| case.provider_clock = Err(Gap::NotAsked("no Date came".into())),
+        Verdict::Healthy,
+        Cause::ClockSkew,
+        "the provider's clock was not read: no Date came",
+    );
+    // Neither clock, and no call that says that they agree.
+    skipped(
+        |case| {
+            case.provider_clock = Err(Gap::NotAsked("no Date came".into()));
+            case.connection.last.success_at = None;
+        },
+        Verdict::Inconclusive,
+        Cause::ClockSkew,
+        "the store has no clock of its own",
+    );
+    for cause in [Cause::WrongAccount, Cause::RacedWrite, Cause::GrantRefused] {
+        skipped(
+            |case| {
+                case.refresh_token = Err(Gap::NotAsked("its turn did not come".into()));
+                case.access_token = case.refresh_token.clone();
+            },
+            Verdict::Healthy,
+            cause,
+            "its turn did not come",
+        );
+    }
+    // One of the two is not enough to say who holds the grant.
+    skipped(
+        |case| case.access_token = Err(Gap::NotAsked("its turn did not come".into())),
+        Verdict::Healthy,
+        Cause::RacedWrite,
+        "whether somebody else holds the grant could not be asked",
+    );
+    // A provider that does not answer is what is found, not a gap.
+    check(
+        |case| case.provider_clock = Err(Gap::Silent("unreachable".into())),
+        Cause::ProviderOutage,
+        "unreachable",
+    );
+}
+
+#[test]
+fn of_two_that_hurt_the_first_is_the_verdict_and_names_the_other() {
+    let diagnosis = check(
+        |case| {
+            case.told(-20, "permission_denied", 3).detail =
+                "a call came back 403: missing scopes: deals.read; add it to the app's scopes".into();
+            case.connection.last.rate_limited_at = Some(at(-10));
+        },
+        Cause::MissingScopes,
+        "Found beside it: The provider limits the calls.",
+    );
+    assert_eq!(diagnosis.remedy, Remedy::Reconnect);
+}
+
+#[test]
+fn what_came_earlier_and_not_again_does_not_hide_what_hurts_now() {
+    let stale = |seconds: i64| {
+        move |case: &mut Case| {
+            case.connection.connected_at = at(-20 * 3600);
+            case.history.clear();
+            case.told(-20 * 3600, "connected", 1);
+            case.told(-19 * 3600, "refreshed", 2);
+            let line = case.told(seconds, EventKind::TokenReported.as_str(), 2);
+            line.detail = "API key k1 says that the provider answered 401 to the token of version 1".into();
+            line.status_code = Some(401);
+            line.token_version = Some(Version::new(1));
+            case.told(-600, "refreshed", 3).fingerprint = Some("f3".into());
         }
     };
-    assert_eq!(diagnose(&evidence).verdict, Verdict::Cause(Cause::StoreTrouble));
+    // Within the hour it is still going on.
+    let now = check(stale(-3600), Cause::StaleTokenReuse, "told by API key k1");
+    assert!(!now.summary.contains("not come again"), "{}", now.summary);
+    let over = check(
+        stale(-3601),
+        Cause::StaleTokenReuse,
+        "It has not come again since 10:59 UTC (60 min ago).",
+    );
+    assert_eq!(over.remedy, Remedy::AsSaid);
+    check(
+        |case| {
+            stale(-3600)(case);
+            limited(case);
+        },
+        Cause::StaleTokenReuse,
+        "Found beside it: The provider limits the calls",
+    );
+    check(
+        |case| {
+            stale(-3601)(case);
+            limited(case);
+        },
+        Cause::RateLimited,
+        "Found beside it: An old access token is used again",
+    );
+    // So does a silence that began afterwards.
+    check(
+        |case| {
+            case.hours.clear();
+            for hours_ago in [8, 7, 6] {
+                case.hour(hours_ago, calls(40));
+            }
+            stale(-6 * 3600)(case);
+            case.connection.last.call_at = Some(at(-6 * 3600));
+        },
+        Cause::NoTraffic,
+        "No call has come since",
+    );
+}
+
+/// Limited a minute ago.
+fn limited(case: &mut Case) {
+    case.connection.last.rate_limited_at = Some(at(-60));
+}
+
+#[test]
+fn each_of_those_that_come_and_go_has_its_time() {
+    let long_ago = -3 * 3600;
+    let fades = |plant: &dyn Fn(&mut Case), cause: Cause| {
+        let diagnosis = check(
+            |case| {
+                case.connection.connected_at = at(-20 * 3600);
+                plant(case);
+            },
+            cause,
+            "not come again since",
+        );
+        assert_eq!(diagnosis.verdict, Verdict::Cause(cause));
+        check(
+            |case| {
+                case.connection.connected_at = at(-20 * 3600);
+                plant(case);
+                limited(case);
+            },
+            Cause::RateLimited,
+            cause.title(),
+        );
+    };
+    fades(
+        &|case| {
+            case.told(long_ago, EventKind::DoubleRedemption.as_str(), 1);
+        },
+        Cause::RefreshStampede,
+    );
+    fades(
+        &|case| {
+            for number in 0..3 {
+                case.told(long_ago + number, EventKind::LeaseTakenOver.as_str(), 1);
+            }
+        },
+        Cause::RefreshStampede,
+    );
+    fades(
+        &|case| {
+            case.told(long_ago, EventKind::StoreRegressed.as_str(), 1);
+        },
+        Cause::RacedWrite,
+    );
+    fades(
+        &|case| {
+            case.told(long_ago, EventKind::TokenReported.as_str(), 1)
+                .status_code = Some(403);
+        },
+        Cause::MisreadPermission,
+    );
+    fades(
+        &|case| {
+            let mut late = calls(10);
+            late.by_delay[6] = 10;
+            case.hour(4, late);
+        },
+        Cause::QueueDelay,
+    );
+    fades(
+        &|case| {
+            let mut forced = calls(10);
+            forced.refresh_forced = 30;
+            case.hour(4, forced);
+        },
+        Cause::RefreshStampede,
+    );
+    fades(
+        &|case| {
+            case.told(long_ago, "permission_denied", 1).detail =
+                "a call came back 403: missing scopes: deals.read; add it".into();
+        },
+        Cause::MissingScopes,
+    );
+}
+
+#[test]
+fn one_report_is_counted_once_and_what_the_gateway_met_is_no_callers_doing() {
+    // The report, and the call that is noted because of it.
+    let told = |case: &mut Case, kind: EventKind| {
+        let line = case.told(-60, kind.as_str(), 3);
+        line.status_code = Some(401);
+        line.token_version = Some(Version::new(2));
+    };
+    check(
+        |case| {
+            told(case, EventKind::TokenReported);
+            told(case, EventKind::CallUnauthorized);
+        },
+        Cause::StaleTokenReuse,
+        "a token was presented late once",
+    );
+    check_verdict(|case| told(case, EventKind::CallUnauthorized), Verdict::Healthy);
+}
+
+#[test]
+fn a_refused_grant_says_who_may_have_ended_it_as_far_as_anybody_can_know() {
+    let refused = |case: &mut Case| condemned(case, ReconnectReason::GrantRefused);
+    // Both tokens are dead by now, which tells nothing.
+    let either = check(refused, Cause::GrantRefused, "somebody else holds the same grant");
+    assert!(
+        either.summary.contains("the app was uninstalled") && either.action.contains("Ask them whether"),
+        "{either:#?}"
+    );
+    check(
+        refused,
+        Cause::GrantRefused,
+        "the last refresh succeeded at 11:50 UTC (10 min ago)",
+    );
+    // Nobody could be asked at all.
+    check(
+        |case| {
+            refused(case);
+            case.refresh_token = Err(Gap::NotAsked("the provider introspects no tokens".into()));
+            case.access_token = case.refresh_token.clone();
+        },
+        Cause::GrantRefused,
+        "Either the customer's side ended it",
+    );
+    // A call met the access token dead before its end, which no other holder brings about.
+    let together = check(
+        |case| {
+            refused(case);
+            case.connection.last.unauthorized_at = Some(at(-61));
+        },
+        Cause::GrantRefused,
+        "the access token was refused before its end, and the refresh token with it",
+    );
+    assert!(!together.summary.contains("somebody else"), "{together:#?}");
+    for seconds in [-60 - 121, -60 + 121] {
+        check(
+            |case| {
+                refused(case);
+                case.connection.last.unauthorized_at = Some(at(seconds));
+            },
+            Cause::GrantRefused,
+            "Either the customer's side ended it",
+        );
+    }
+    // It had ended by itself when the call met it.
+    check(
+        |case| {
+            refused(case);
+            case.connection.ends =
+                RefreshPolicy::Queue.ends(at(-1900), Duration::from_secs(1800), Jitter::NONE);
+            case.connection.last.unauthorized_at = Some(at(-61));
+        },
+        Cause::GrantRefused,
+        "Either the customer's side ended it",
+    );
+    // A second time within a week.
+    let again = |days: i64| {
+        move |case: &mut Case| {
+            case.told(-days * 24 * 3600, "reconnect_required", 0);
+            case.history.rotate_right(1);
+            condemned(case, ReconnectReason::GrantRefused);
+        }
+    };
+    check(again(7), Cause::GrantRefused, "and not for the first time");
+    check(
+        again(8),
+        Cause::GrantRefused,
+        "Either the customer's side ended it",
+    );
+    // The provider contradicts itself.
+    let contradicts = check(
+        |case| {
+            refused(case);
+            case.refresh_token = Ok(alive("7"));
+            case.access_token = Ok(alive("7"));
+        },
+        Cause::GrantRefused,
+        "says now that it lives",
+    );
+    assert_eq!(contradicts.remedy, Remedy::Reconnect);
+    // Seen before a refresh met it, and only half of it could be asked.
+    check(
+        |case| {
+            case.refresh_token = Ok(TokenLife::Inactive);
+            case.access_token = Err(Gap::NotAsked("its turn did not come".into()));
+        },
+        Cause::GrantRefused,
+        "Either the customer's side ended it",
+    );
+}
+
+#[test]
+fn many_calls_that_find_nothing_hint_at_a_caller_that_means_another_account() {
+    let not_found = |number: u64, all: u64| {
+        move |case: &mut Case| {
+            case.hours.clear();
+            let mut calls = calls(all);
+            calls.not_found = number;
+            case.hour(0, calls);
+        }
+    };
+    let diagnosis = check_verdict(not_found(10, 20), Verdict::Healthy);
+    assert!(
+        diagnosis
+            .summary
+            .contains("10 of 20 calls since 09:00 UTC (3 h ago) came back 404")
+            && diagnosis.summary.contains("whether it means account 7"),
+        "{}",
+        diagnosis.summary
+    );
+    let told = &diagnosis.checks[1];
+    assert_eq!((told.cause, told.finding), (Cause::WrongAccount, Finding::Clear));
+    assert!(told.evidence.contains("came back 404"), "{told:?}");
+    for few in [not_found(9, 9), not_found(10, 21)] {
+        let diagnosis = check_verdict(few, Verdict::Healthy);
+        assert!(!diagnosis.summary.contains("404"), "{}", diagnosis.summary);
+    }
+}
+
+/// Called all the time, in each hour of the last 30 so often, until `seconds` ago; `came` calls in the hour in which it stopped.
+fn busy(each_hour: u64, seconds: i64, came: u64) -> impl Fn(&mut Case) {
+    move |case: &mut Case| {
+        case.hours.clear();
+        let last = at(-seconds);
+        let stopped_in = seconds.div_euclid(3600) + i64::from(seconds.rem_euclid(3600) > 0);
+        for hours_ago in stopped_in + 1..=30 {
+            case.hour(hours_ago, calls(each_hour));
+        }
+        case.hour(stopped_in, calls(came));
+        case.connection.connected_at = at(-50 * 3600);
+        case.connection.last.call_at = Some(last);
+        case.connection.last.success_at = Some(last);
+    }
+}
+
+#[test]
+fn a_busy_connection_is_quiet_sooner() {
+    // Round the clock, a few in each hour.
+    check(
+        busy(12, 4501, 3),
+        Cause::NoTraffic,
+        "about 12 an hour at this time of day, yesterday and today",
+    );
+    check_verdict(busy(12, 4500, 3), Verdict::Healthy);
+    check_verdict(busy(11, 4501, 3), Verdict::Healthy);
+    // Evenly over the hour, many: stopped 21 min ago, when 39 of 60 min had gone by.
+    check(
+        busy(600, 21 * 60, 390),
+        Cause::NoTraffic,
+        "No call has come since 11:39 UTC",
+    );
+    check(busy(600, 21 * 60, 280), Cause::NoTraffic, "since 11:39 UTC");
+    check_verdict(busy(600, 20 * 60, 390), Verdict::Healthy);
+    // All that come in an hour had come: a burst that is over. So few that they began late: a burst that was to come.
+    check_verdict(busy(600, 21 * 60, 600), Verdict::Healthy);
+    check_verdict(busy(600, 21 * 60, 250), Verdict::Healthy);
+    // Too little of the hour had gone by, or too much, to tell.
+    check_verdict(busy(600, 50 * 60, 100), Verdict::Healthy);
+    check_verdict(busy(600, 46 * 60, 140), Verdict::Healthy);
+    check(busy(600, 44 * 60, 160), Cause::NoTraffic, "since 11:16 UTC");
+    // Too few, or too different from hour to hour, to be even.
+    check_verdict(busy(59, 21 * 60, 39), Verdict::Healthy);
+    check_verdict(
+        |case| {
+            busy(600, 21 * 60, 390)(case);
+            case.hours.retain(|hour| hour.began_at != at(-2 * 3600));
+            case.hour(2, calls(1300));
+        },
+        Verdict::Healthy,
+    );
+}
+
+#[test]
+fn a_pause_that_yesterday_had_at_this_time_of_day_is_usual() {
+    for quiet_then in [23, 24, 25, 26] {
+        check_verdict(
+            |case| {
+                busy(600, 80 * 60, 400)(case);
+                case.hours.retain(|hour| hour.began_at != at(-quiet_then * 3600));
+            },
+            Verdict::Healthy,
+        );
+    }
+    // It worked today for less than three hours.
+    check_verdict(
+        |case| {
+            busy(600, 80 * 60, 400)(case);
+            case.hours.retain(|hour| hour.began_at != at(-5 * 3600));
+        },
+        Verdict::Healthy,
+    );
+    check(
+        busy(600, 80 * 60, 400),
+        Cause::NoTraffic,
+        "since 10:40 UTC (80 min ago)",
+    );
 }
 
 #[test]
@@ -767,7 +1284,7 @@ fn calls_have_stopped_when_the_pause_is_twice_the_usual_one_and_two_hours_at_lea
     check(
         quiet(7201, &[5, 4, 3]),
         Cause::NoTraffic,
-        "No call has come since 2025-11-25T09:59:59Z",
+        "No call has come since 09:59 UTC (2 h ago)",
     );
     check_verdict(quiet(7200, &[5, 4, 3]), Verdict::Healthy);
     // Every six hours is a rhythm, too.
@@ -818,7 +1335,9 @@ fn what_could_not_be_looked_at_keeps_a_verdict_open_unless_a_success_says_as_muc
         Verdict::Inconclusive,
     );
     assert!(
-        diagnosis.summary.contains("wrong_account, grant_refused"),
+        diagnosis
+            .summary
+            .contains("wrong_account, raced_write, grant_refused"),
         "{}",
         diagnosis.summary
     );

@@ -44,9 +44,14 @@ pub(crate) struct DiagnosisView {
     /// Where the customer restores the connection, where that is what mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reconnect_url: Option<String>,
+    /// The page with the steps, and with when to stop; `null` where nothing was found.
+    runbook_url: Option<String>,
     /// Everything that was looked at, in its order.
     checks: Vec<CheckView>,
 }
+
+/// Where the runbooks are.
+const RUNBOOKS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/runbooks");
 
 /// One step of the walk.
 #[derive(Serialize, ToSchema)]
@@ -76,6 +81,7 @@ impl DiagnosisView {
             summary: diagnosis.summary,
             action: diagnosis.action,
             reconnect_url: None,
+            runbook_url: cause.map(|cause| format!("{RUNBOOKS}/{}.md", cause.as_str())),
             checks: diagnosis
                 .checks
                 .into_iter()
