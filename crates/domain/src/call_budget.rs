@@ -177,6 +177,17 @@ pub struct Unused {
     pub granted_at: Option<Timestamp>,
 }
 
+/// How a budget stands, for who looks at it and takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit; `None` where only a rest is known.
+    pub limit: Option<Limit>,
+    /// How many calls may still be granted now, to the most urgent; `None` where no limit is known.
+    pub left: Option<u32>,
+    /// Nothing is granted before this, for a 429 said so.
+    pub rest_until: Option<Timestamp>,
+}
+
 /// What a process asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -295,6 +306,32 @@ impl Budget {
                 now
             },
         }
+    }
+
+    /// How it stands at `now`. `None` where nobody has said a limit and nothing rests: calls are not counted then.
+    pub fn standing(&self, now: Timestamp) -> Option<Standing> {
+        let rest_until = self.rest_until.filter(|until| now < *until);
+        let Some(limit) = self.limit else {
+            return rest_until.map(|_| Standing {
+                limit: None,
+                left: None,
+                rest_until,
+            });
+        };
+        let spent = self
+            .used
+            .iter()
+            .filter(|used| now < used.at.after(limit.counts_for()))
+            .fold(0, |spent: u32, used| spent.saturating_add(used.calls));
+        let left = match rest_until {
+            Some(_) => 0,
+            None => limit.calls.saturating_sub(spent),
+        };
+        Some(Standing {
+            limit: Some(limit),
+            left: Some(left),
+            rest_until,
+        })
     }
 
     fn spent(&self) -> u32 {
@@ -473,6 +510,31 @@ mod tests {
             while budget.claim(claim(7, lane), at(0)).granted > 0 {}
             assert_eq!(budget.spent(), fills, "{lane:?}");
         }
+    }
+
+    #[test]
+    fn how_a_budget_stands_is_what_a_claim_would_find() {
+        let mut budget = Budget::default();
+        assert_eq!(budget.standing(at(0)), None, "nobody has said a limit");
+        budget.limit = Some(TEN_SECONDLY);
+        let left = |budget: &Budget, millis| budget.standing(at(millis)).and_then(|standing| standing.left);
+        assert_eq!(left(&budget, 0), Some(110));
+        assert_eq!(budget.claim(claim(7, Lane::Interactive), at(0)).granted, 7);
+        assert_eq!(left(&budget, 0), Some(103));
+        assert_eq!(left(&budget, 10_999), Some(103), "the window is not over");
+        assert_eq!(
+            left(&budget, 11_000),
+            Some(110),
+            "it is, though nobody has claimed since"
+        );
+        budget.rest_until = Some(at(20_000));
+        let resting = budget.standing(at(19_999)).expect("there is a limit");
+        assert_eq!((resting.left, resting.rest_until), (Some(0), Some(at(20_000))));
+        assert_eq!(left(&budget, 20_000), Some(110));
+        budget.limit = None;
+        let unlimited = budget.standing(at(0)).expect("it rests");
+        assert_eq!((unlimited.limit, unlimited.left), (None, None));
+        assert_eq!(budget.standing(at(20_000)), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::app::AppHealth;
+use evergrant_domain::call_budget::Standing;
 use evergrant_domain::event::RefreshReason;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
@@ -89,9 +90,46 @@ pub(crate) struct Record {
     last_429_at: Option<String>,
     /// The share of refreshes that brought a token set, by its history; `null` in lists and where there was none.
     refresh_success_rate_24h: Option<f64>,
+    /// How many calls may be made now; `null` in lists, and where the provider names no limit or none was used lately.
+    budget: Option<BudgetView>,
     /// Restores the connection, or asks for its missing scopes; `null` where neither is needed.
     reconnect_url: Option<String>,
     labels: BTreeMap<String, String>,
+}
+
+/// What is left of the budgets that a connection's calls are counted by, as the whole fleet shares them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Budget)]
+struct BudgetView {
+    /// The app's calls to the account; `null` where nobody counts them.
+    calls: Option<BudgetOf>,
+    /// All apps' searches in the account; `null` where none was made lately.
+    searches: Option<BudgetOf>,
+}
+
+/// One budget.
+#[derive(Serialize, ToSchema)]
+struct BudgetOf {
+    /// So many calls in each window; `null` where only the rest below is known.
+    limit: Option<u32>,
+    /// How long a window is.
+    per_seconds: Option<f64>,
+    /// How many of the window's calls are left to be taken now. What a process has taken and not used counts as used for up to a
+    /// second.
+    left: Option<u32>,
+    /// A 429 said that nothing should be sent before this.
+    rest_until: Option<String>,
+}
+
+impl From<Standing> for BudgetOf {
+    fn from(standing: Standing) -> Self {
+        Self {
+            limit: standing.limit.map(|limit| limit.calls),
+            per_seconds: standing.limit.map(|limit| limit.per.as_secs_f64()),
+            left: standing.left,
+            rest_until: standing.rest_until.map(time),
+        }
+    }
 }
 
 /// The provider's account.
@@ -196,6 +234,7 @@ impl Record {
             last_403_at: last.forbidden_at.map(time),
             last_429_at: last.rate_limited_at.map(time),
             refresh_success_rate_24h: None,
+            budget: None,
             reconnect_url: None,
             labels: connection.labels.iter().cloned().collect(),
         }
@@ -223,6 +262,16 @@ impl Record {
                 time(*since)
             ));
         }
+        self
+    }
+
+    /// Adds how the budgets stand that its calls are counted by.
+    #[must_use]
+    pub(crate) fn with_budget(mut self, calls: Option<Standing>, searches: Option<Standing>) -> Self {
+        self.budget = (calls.is_some() || searches.is_some()).then(|| BudgetView {
+            calls: calls.map(BudgetOf::from),
+            searches: searches.map(BudgetOf::from),
+        });
         self
     }
 

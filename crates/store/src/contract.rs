@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use evergrant_domain::access::{Limits, Role};
 use evergrant_domain::breaker::Breaker;
-use evergrant_domain::call_budget::{Claim, Grant};
+use evergrant_domain::call_budget::{Claim, Grant, Standing};
 use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
 use evergrant_domain::event::{Circumstances, Event};
 use evergrant_domain::redemption::Intent;
@@ -625,6 +625,24 @@ pub enum BudgetName {
     },
 }
 
+impl BudgetName {
+    /// Those that a connection's calls are counted by: the app's calls to its account, and searches there.
+    pub fn of_connection(connection: &Connection) -> (Self, Self) {
+        let account = match &connection.account {
+            Some(account) => account.id.as_str(),
+            None => connection.id.as_str(),
+        };
+        let calls = Self::Calls {
+            app: connection.app.clone(),
+            account: account.to_owned(),
+        };
+        let searches = Self::Searches {
+            account: account.to_owned(),
+        };
+        (calls, searches)
+    }
+}
+
 /// A customer's way through the provider's consent, as begun by a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectSession {
@@ -935,6 +953,15 @@ pub struct DeliveryFilter {
     pub limit: u32,
     /// Before this one, the last of the page before.
     pub before: Option<String>,
+}
+
+/// Deliveries that were given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeadLetters {
+    /// How many.
+    pub count: u64,
+    /// When the first of them was given up; `None` where there is none.
+    pub oldest_at: Option<Timestamp>,
 }
 
 /// Which deliveries are forgotten, and which are given up.
@@ -1318,6 +1345,14 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Grant, StoreError>;
 
+    /// How a budget stands, without taking of it: [`evergrant_domain::call_budget::Budget::standing`], by the clock that claims go
+    /// by. `None` where nobody has claimed of it lately, or nobody has said a limit.
+    async fn budget_standing(
+        &self,
+        budget: &BudgetName,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, StoreError>;
+
     /// The provider was seen to rotate. `true` for the first to say so.
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError>;
 
@@ -1379,6 +1414,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lists deliveries, newest first.
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError>;
+
+    /// The deliveries within `limits` that were given up.
+    async fn dead_letters(&self, limits: Limits) -> Result<DeadLetters, StoreError>;
 
     /// Has a delivery sent again, from its first try on. `None` where there is no such delivery.
     async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError>;

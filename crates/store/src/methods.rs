@@ -29,6 +29,7 @@ macro_rules! for_plain_methods {
             fn hold_write(ticket: &WriteTicket, deadline: Timestamp) -> bool;
             fn end_write(ticket: &WriteTicket, end: WriteEnd, now: Timestamp) -> bool;
             fn claim_calls(budget: &BudgetName, claim: Claim, now: Timestamp) -> Grant;
+            fn budget_standing(budget: &BudgetName, now: Timestamp) -> Option<evergrant_domain::call_budget::Standing>;
             fn land(lease: &Lease, refreshed: Refreshed, now: Timestamp) -> Landed;
             fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
             fn mark_uninstalled(id: &ConnectionId, at: Timestamp, event: Event, now: Timestamp) -> bool;
@@ -70,6 +71,7 @@ macro_rules! for_plain_methods {
             fn claim_deliveries(endpoint: &str, limit: u32, push: Duration, now: Timestamp) -> Vec<evergrant_store::contract::Delivery>;
             fn end_try(tried: evergrant_store::contract::TriedDelivery, end: evergrant_store::contract::TryEnd, now: Timestamp) -> bool;
             fn deliveries(filter: evergrant_store::contract::DeliveryFilter) -> Vec<evergrant_store::contract::Delivery>;
+            fn dead_letters(limits: Limits) -> evergrant_store::contract::DeadLetters;
             fn resend_delivery(id: &str, now: Timestamp) -> Option<evergrant_store::contract::Delivery>;
             fn sweep_deliveries(sweep: evergrant_store::contract::DeliverySweep, now: Timestamp) -> ();
             fn claim_journal(app: &AppName, lasts: Duration, now: Timestamp) -> Option<evergrant_store::contract::Journal>;

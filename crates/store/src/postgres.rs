@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
-use evergrant_domain::call_budget::{Claim, Grant};
+use evergrant_domain::call_budget::{Claim, Grant, Standing};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
@@ -53,11 +53,11 @@ pub(crate) use self::open::sessions;
 use self::write_ledger::SealedEnd;
 use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
-    ConnectionFilter, CooldownAnswer, CredentialsRejected, Delivery, DeliveryFilter, DeliverySweep, DueQuery,
-    EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease, LeaseAnswer, LeaseOn,
-    NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved, Revocation,
-    RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery, TryEnd,
-    Usage, WriteEnd, WriteReservation, WriteTicket,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, DeadLetters, Delivery, DeliveryFilter,
+    DeliverySweep, DueQuery, EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease,
+    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery,
+    TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::{HighestSeen, SealedAnswer, this_process};
 use crate::vault::Vault;
@@ -488,6 +488,14 @@ impl Store for PostgresStore {
         in_session!(self, Purpose::OwnTransaction, db => db.claim_calls(budget, claim))
     }
 
+    async fn budget_standing(
+        &self,
+        budget: &BudgetName,
+        _now: Timestamp,
+    ) -> Result<Option<Standing>, StoreError> {
+        in_session!(self, Purpose::Read, db => db.budget_standing(budget))
+    }
+
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
         in_session!(self, Purpose::Transaction, db => db.switch_to_single_use(app, now))
     }
@@ -562,6 +570,10 @@ impl Store for PostgresStore {
 
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
         in_session!(self, Purpose::Read, db => db.deliveries(&filter))
+    }
+
+    async fn dead_letters(&self, limits: Limits) -> Result<DeadLetters, StoreError> {
+        in_session!(self, Purpose::Read, db => db.dead_letters(&limits))
     }
 
     async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError> {

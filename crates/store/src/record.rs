@@ -42,7 +42,7 @@ pub(crate) use self::landing::LandsAs;
 pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_revocation, read_revocation_state, seal_for_revocation,
 };
-pub(crate) use self::webhooks::{EndColumns, read_delivery, read_journal};
+pub(crate) use self::webhooks::{EndColumns, read_dead_letters, read_delivery, read_journal};
 pub(crate) use self::write_ledger::{Follows, FoundWrite, SealedAnswer, read_found, ticket, ticket_of};
 use crate::contract::{Held, Lease, LeaseAnswer, NewConnection, Schema, StoreError};
 use crate::vault::{Place, Vault};

@@ -35,7 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use evergrant_domain::access::Limits;
 use evergrant_domain::breaker::Breaker;
-use evergrant_domain::call_budget::{Claim, Grant};
+use evergrant_domain::call_budget::{Claim, Grant, Standing};
 use evergrant_domain::connection::{Account, RefreshTrouble};
 use evergrant_domain::event::Event;
 use evergrant_domain::refresh_policy::Jitter;
@@ -51,11 +51,11 @@ use self::record::Db;
 use self::threads::Threads;
 use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
-    ConnectionFilter, CooldownAnswer, CredentialsRejected, Delivery, DeliveryFilter, DeliverySweep, DueQuery,
-    EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease, LeaseAnswer, LeaseOn,
-    NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved, Revocation,
-    RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery, TryEnd,
-    Usage, WriteEnd, WriteReservation, WriteTicket,
+    ConnectionFilter, CooldownAnswer, CredentialsRejected, DeadLetters, Delivery, DeliveryFilter,
+    DeliverySweep, DueQuery, EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease,
+    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved,
+    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery,
+    TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::Before;
 use crate::vault::Vault;
@@ -563,6 +563,16 @@ impl Store for SqliteStore {
         self.write(move |db| db.claim_calls(&budget, claim, now)).await
     }
 
+    async fn budget_standing(
+        &self,
+        budget: &BudgetName,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, StoreError> {
+        let budget = budget.clone();
+        let now = self.clock_of_its_own().unwrap_or(now);
+        self.read(move |db| db.budget_standing(&budget, now)).await
+    }
+
     async fn switch_to_single_use(&self, app: &AppName, now: Timestamp) -> Result<bool, StoreError> {
         let app = app.clone();
         self.write(move |db| db.switch_to_single_use(&app, now)).await
@@ -644,6 +654,10 @@ impl Store for SqliteStore {
 
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
         self.read(move |db| db.deliveries(&filter)).await
+    }
+
+    async fn dead_letters(&self, limits: Limits) -> Result<DeadLetters, StoreError> {
+        self.read(move |db| db.dead_letters(&limits)).await
     }
 
     async fn resend_delivery(&self, id: &str, now: Timestamp) -> Result<Option<Delivery>, StoreError> {

@@ -11,7 +11,9 @@ use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
     AppName, Connection, ConnectionId, ConnectionStatus, Customer, Health, Kind, Timestamp,
 };
-use evergrant_store::contract::{Connected, ConnectionFilter, HealthAsked, Revoke, Sort, SortBy, SortKey};
+use evergrant_store::contract::{
+    BudgetName, Connected, ConnectionFilter, HealthAsked, Revoke, Sort, SortBy, SortKey,
+};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
@@ -160,9 +162,15 @@ pub(crate) async fn read(
 ) -> Result<Json<Record>, Problem> {
     let connection = caller.connection(shared.keeper(), &id, Role::Support).await?;
     let since = shared.now().before(A_DAY);
-    let refreshes = shared.keeper().store().count_refreshes(&id, since).await?;
+    let store = shared.keeper().store();
+    let refreshes = store.count_refreshes(&id, since).await?;
+    let (calls, searches) = BudgetName::of_connection(&connection);
+    let calls = store.budget_standing(&calls, shared.now()).await?;
+    let searches = store.budget_standing(&searches, shared.now()).await?;
     let record = shared.record_alone(connection).await;
-    Ok(Json(record.with_refreshes(refreshes)))
+    Ok(Json(
+        record.with_refreshes(refreshes).with_budget(calls, searches),
+    ))
 }
 
 /// What callers may change of a connection. What is left out stays as it is.

@@ -16,7 +16,8 @@ use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::tally::{Counted, Seconds, Tally};
 use evergrant_domain::{AppName, ConnectionId, Health, Timestamp, Version};
 use evergrant_store::contract::{
-    ConnectionFilter, EventOrder, EventPage, EventQuery, HealthAsked, Sort, SortBy, StoredEvent, Tallied,
+    ConnectionFilter, DeadLetters, EventOrder, EventPage, EventQuery, HealthAsked, Sort, SortBy, StoredEvent,
+    Tallied,
 };
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, header};
@@ -483,6 +484,23 @@ struct NeedsAPerson {
     since: Option<String>,
 }
 
+/// Webhooks that were given up: `GET /v1/webhooks/deliveries?state=dead` lists them.
+#[derive(Serialize, ToSchema)]
+struct DeadLettersView {
+    count: u64,
+    /// When the first of them was given up; `null` where there is none.
+    oldest_at: Option<String>,
+}
+
+impl From<DeadLetters> for DeadLettersView {
+    fn from(letters: DeadLetters) -> Self {
+        Self {
+            count: letters.count,
+            oldest_at: letters.oldest_at.map(time),
+        }
+    }
+}
+
 /// How everything does.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Overview {
@@ -493,6 +511,8 @@ pub(crate) struct Overview {
     reconnect_required_latest: Vec<NeedsAPerson>,
     /// Apps whose credentials the provider refuses.
     apps_rejected: Vec<String>,
+    /// Notices that a receiver of webhooks did not take and that are not tried again.
+    dead_letters: DeadLettersView,
     /// Token sets in this process's lifeboat, which the store has not taken; `null` where there is none or it cannot be read.
     lifeboat_entries: Option<usize>,
 }
@@ -552,12 +572,14 @@ pub(crate) async fn overview(
         };
         apps.push(AppOverview::new(&app, health, connections, &minutes, now));
     }
+    let dead_letters = store.dead_letters(limits.clone()).await?.into();
     Ok(Json(Overview {
         at: time(now),
         apps,
         reconnect_required,
         reconnect_required_latest: latest(&shared, limits, now).await?,
         apps_rejected,
+        dead_letters,
         lifeboat_entries: keeper.lifeboat_entries().await,
     }))
 }

@@ -25,6 +25,7 @@ async fn a_record_shows_everything_but_tokens() {
     let mut expected = vec![
         "id",
         "app",
+        "budget",
         "customer",
         "kind",
         "status",

@@ -228,6 +228,31 @@ async fn what_calls_did_is_counted_and_shown_at_once() {
     assert_eq!(app["connections"]["healthy"], 1, "{overview}");
     assert_eq!(app["calls_by_ttl_last_day"]["below_1800"], 3, "{overview}");
     assert_eq!(overview["reconnect_required"], 0);
+    assert_eq!(overview["dead_letters"], json!({"count": 0, "oldest_at": null}));
+}
+
+#[tokio::test]
+async fn a_connection_alone_tells_what_is_left_of_its_budgets() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let record = json(&house, &house.admin, "/v1/connections/c1").await;
+    assert_eq!(record["budget"], Value::Null, "no call was made");
+    let call = "/gateway/c1/crm/v3/objects/contacts";
+    // The first answer names the limit, the second call is counted by it.
+    for _ in 0..2 {
+        house.get(&house.admin, call).await.expect(200);
+    }
+    let record = json(&house, &house.admin, "/v1/connections/c1").await;
+    let calls = &record["budget"]["calls"];
+    let (limit, left) = (calls["limit"].as_u64().unwrap(), calls["left"].as_u64().unwrap());
+    assert!(left < limit, "{record}");
+    assert_eq!(calls["per_seconds"], 10.0, "{record}");
+    assert_eq!(
+        (&calls["rest_until"], &record["budget"]["searches"]),
+        (&Value::Null, &Value::Null)
+    );
+    let list = json(&house, &house.admin, "/v1/connections").await;
+    assert_eq!(list["items"][0]["budget"], Value::Null);
 }
 
 #[tokio::test]

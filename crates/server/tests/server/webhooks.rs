@@ -150,6 +150,14 @@ async fn dead_deliveries_are_listed_within_limits_and_sent_again() {
         .key(json!({"name": "n", "role": "support", "customers": ["globex"]}))
         .await;
     assert_eq!(listed(&house, &limited, "").await, json!([]));
+    let overview = async |key: &str| house.get(key, "/v1/overview").await.expect(200).json();
+    let letters = overview(&house.admin).await["dead_letters"].clone();
+    assert_eq!(
+        letters,
+        json!({"count": 1, "oldest_at": dead["finished_at"]}),
+        "what needs a person"
+    );
+    assert_eq!(overview(&limited).await["dead_letters"]["count"], 0);
     house
         .post(&limited, &path, json!({}))
         .await

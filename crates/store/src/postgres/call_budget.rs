@@ -1,6 +1,6 @@
 //! Budgets of calls that the whole fleet shares.
 
-use evergrant_domain::call_budget::{Claim, Grant};
+use evergrant_domain::call_budget::{Claim, Grant, Standing};
 
 use super::db::{Db, Tried};
 use crate::contract::BudgetName;
@@ -39,5 +39,21 @@ impl Db {
         )
         .await?;
         Ok(grant)
+    }
+
+    /// By the clock that claims are counted by.
+    pub(super) async fn budget_standing(&self, name: &BudgetName) -> Tried<Option<Standing>> {
+        let (kind, app, account) = budget_key(name);
+        let row = self
+            .row(
+                "SELECT *, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM budgets
+                  WHERE kind = $1 AND app = $2 AND account = $3",
+                &[&kind, &app, &account],
+            )
+            .await?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        Ok(read_budget(&row)?.standing(row.time("now")?))
     }
 }

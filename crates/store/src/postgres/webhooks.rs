@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use evergrant_domain::access::Limits;
 use evergrant_domain::{AppName, ConnectionId, Customer, Timestamp};
 
+use super::conditions::Conditions;
 use super::db::{Db, Tried, storable};
 use crate::contract::{
-    Delivery, DeliveryFilter, DeliverySweep, Journal, JournalStep, NewDelivery, TriedDelivery, TryEnd,
+    DeadLetters, Delivery, DeliveryFilter, DeliverySweep, Journal, JournalStep, NewDelivery, TriedDelivery,
+    TryEnd,
 };
-use crate::record::{Columns as _, EndColumns, read_delivery, read_journal};
+use crate::record::{Columns as _, EndColumns, read_dead_letters, read_delivery, read_journal};
 
 impl Db {
     pub(super) async fn webhook_position(&self) -> Tried<Option<i64>> {
@@ -142,6 +145,26 @@ impl Db {
             )
             .await?;
         Ok(rows.iter().map(read_delivery).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) async fn dead_letters(&self, limits: &Limits) -> Tried<DeadLetters> {
+        let mut conditions = Conditions::default();
+        conditions.hold("state = 'dead'".to_owned());
+        conditions.one_of("app", limits.apps.iter().map(AppName::as_str));
+        conditions.one_of("customer", limits.customers.iter().map(Customer::as_str));
+        conditions.one_of("connection", limits.connections.iter().map(ConnectionId::as_str));
+        let rows = self
+            .rows_once(
+                &format!(
+                    "SELECT count(*) AS count, min(finished_at) AS oldest_at FROM webhook_deliveries{}",
+                    conditions.clause()
+                ),
+                &conditions.values(),
+            )
+            .await?;
+        Ok(rows
+            .first()
+            .map_or(Ok(DeadLetters::default()), read_dead_letters)?)
     }
 
     pub(super) async fn resend_delivery(&self, id: &str, now: Timestamp) -> Tried<Option<Delivery>> {

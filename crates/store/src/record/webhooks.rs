@@ -1,7 +1,7 @@
 //! Deliveries of webhooks, and places in journals.
 
 use super::{Columns, Stored, strange};
-use crate::contract::{Delivery, DeliveryState, Journal, TryEnd};
+use crate::contract::{DeadLetters, Delivery, DeliveryState, Journal, TryEnd};
 
 pub(crate) fn read_delivery(row: &impl Columns) -> Stored<Delivery> {
     Ok(Delivery {
@@ -26,6 +26,13 @@ pub(crate) fn read_delivery(row: &impl Columns) -> Stored<Delivery> {
             .transpose()?,
         last_error: row.maybe_text("last_error")?,
         finished_at: row.maybe_time("finished_at")?,
+    })
+}
+
+pub(crate) fn read_dead_letters(row: &impl Columns) -> Stored<DeadLetters> {
+    Ok(DeadLetters {
+        count: u64::try_from(row.number("count")?).map_err(|_| strange("count"))?,
+        oldest_at: row.maybe_time("oldest_at")?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Budgets of calls that all processes share.
 
 use evergrant_domain::Timestamp;
-use evergrant_domain::call_budget::{Claim, Grant};
+use evergrant_domain::call_budget::{Claim, Grant, Standing};
 use rusqlite::params;
 
 use super::record::Db;
@@ -34,5 +34,15 @@ impl Db {
                 now.millis(),
             ])?;
         Ok(grant)
+    }
+
+    pub(super) fn budget_standing(&self, name: &BudgetName, now: Timestamp) -> Stored<Option<Standing>> {
+        let (kind, app, account) = budget_key(name);
+        let mut statement = self
+            .sql
+            .prepare_cached("SELECT * FROM budgets WHERE kind = ?1 AND app = ?2 AND account = ?3")?;
+        let mut rows = statement.query(params![kind, app, account])?;
+        let budget = rows.next()?.map(read_budget).transpose()?;
+        Ok(budget.and_then(|budget| budget.standing(now)))
     }
 }

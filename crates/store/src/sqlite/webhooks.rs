@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use evergrant_domain::access::Limits;
 use evergrant_domain::{AppName, ConnectionId, Customer, Timestamp};
 use rusqlite::{named_params, params};
 
+use super::conditions::Conditions;
 use super::record::Db;
 use crate::contract::{
-    Delivery, DeliveryFilter, DeliverySweep, Journal, JournalStep, NewDelivery, TriedDelivery, TryEnd,
+    DeadLetters, Delivery, DeliveryFilter, DeliverySweep, Journal, JournalStep, NewDelivery, TriedDelivery,
+    TryEnd,
 };
-use crate::record::{Before, EndColumns, Stored, list, read_delivery, read_journal};
+use crate::record::{Before, EndColumns, Stored, list, read_dead_letters, read_delivery, read_journal};
 
 impl Db {
     pub(super) fn webhook_position(&self) -> Stored<Option<i64>> {
@@ -137,6 +140,20 @@ impl Db {
             found.push(read_delivery(row)?);
         }
         Ok(found)
+    }
+
+    pub(super) fn dead_letters(&self, limits: &Limits) -> Stored<DeadLetters> {
+        let mut conditions = Conditions::default();
+        conditions.hold("state = 'dead'".to_owned());
+        conditions.one_of("app", limits.apps.iter().map(AppName::as_str));
+        conditions.one_of("customer", limits.customers.iter().map(Customer::as_str));
+        conditions.one_of("connection", limits.connections.iter().map(ConnectionId::as_str));
+        let mut statement = self.sql.prepare(&format!(
+            "SELECT count(*) AS count, min(finished_at) AS oldest_at FROM webhook_deliveries{}",
+            conditions.clause()
+        ))?;
+        let mut rows = statement.query(conditions.values())?;
+        rows.next()?.map_or(Ok(DeadLetters::default()), read_dead_letters)
     }
 
     pub(super) fn resend_delivery(&self, id: &str, now: Timestamp) -> Stored<Option<Delivery>> {

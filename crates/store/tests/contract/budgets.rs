@@ -182,3 +182,30 @@ pub(crate) async fn a_sweep_forgets_a_budget_that_nobody_uses(fixture: &impl Fix
     store.sweep(touched.after(day)).await.unwrap();
     assert_eq!(claim(&store, &calls("1"), wanted(0)).await.limit, None);
 }
+
+pub(crate) async fn a_look_at_a_budget_takes_nothing_of_it(fixture: &impl Fixture) {
+    let (store, other) = (fixture.open().await, fixture.open().await);
+    let look = async |name: &BudgetName| other.budget_standing(name, at(1000)).await.unwrap();
+    assert_eq!(look(&calls("1")).await, None, "nobody has claimed of it");
+    claim(&store, &calls("1"), wanted(7)).await;
+    assert_eq!(look(&calls("1")).await, None, "nobody has said a limit");
+    claim(&store, &calls("1"), learnt(LIMIT)).await;
+    claim(&store, &calls("1"), wanted(1)).await;
+    for _ in 0..3 {
+        let standing = look(&calls("1")).await.expect("there is a limit");
+        assert_eq!((standing.limit, standing.left), (Some(LIMIT), Some(99)));
+        assert_eq!(standing.rest_until, None);
+    }
+    assert_eq!(look(&searches("1")).await, None, "another budget");
+    let rests = Claim {
+        learnt: Learnt {
+            rest_until: Some(now(&store).await.after(Duration::from_secs(600))),
+            ..Learnt::default()
+        },
+        ..wanted(0)
+    };
+    claim(&store, &calls("1"), rests).await;
+    let resting = look(&calls("1")).await.expect("there is a limit");
+    assert_eq!(resting.left, Some(0));
+    assert_eq!(resting.rest_until, rests.learnt.rest_until);
+}

@@ -164,6 +164,7 @@ macro_rules! every_claim {
                 the_less_urgent_leave_room
                 budgets_of_different_names_are_different_ones
                 a_sweep_forgets_a_budget_that_nobody_uses
+                a_look_at_a_budget_takes_nothing_of_it
             }
             webhooks {
                 deliveries_are_kept_with_how_far_the_events_were_read_or_not_at_all
@@ -171,6 +172,7 @@ macro_rules! every_claim {
                 a_try_ends_once_and_not_by_an_older_one
                 what_is_sent_again_begins_anew
                 deliveries_are_listed_within_limits_page_by_page
+                dead_letters_are_counted_within_limits_from_the_first_on
                 a_sweep_forgets_what_is_old_and_gives_up_what_is_for_nobody
                 a_purge_erases_what_was_told_and_leaves_what_is_to_be_told
                 a_journal_is_read_by_one_process_at_a_time

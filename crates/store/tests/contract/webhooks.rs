@@ -7,8 +7,8 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{ConnectionStatus, ReconnectReason};
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Delivery, DeliveryFilter, DeliveryState, DeliverySweep, JournalStep, NewDelivery, Revoke, TriedDelivery,
-    TryEnd, Uninstall,
+    DeadLetters, Delivery, DeliveryFilter, DeliveryState, DeliverySweep, JournalStep, NewDelivery, Revoke,
+    TriedDelivery, TryEnd, Uninstall,
 };
 use futures_util::future::join_all;
 
@@ -246,6 +246,47 @@ pub(crate) async fn deliveries_are_listed_within_limits_page_by_page(fixture: &i
         ..DeliveryFilter::default()
     };
     assert_eq!(listed(&store, one).await, ["msg_002"]);
+}
+
+pub(crate) async fn dead_letters_are_counted_within_limits_from_the_first_on(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    let of = async |limits: Limits| store.dead_letters(limits).await.unwrap();
+    assert_eq!(of(Limits::default()).await, DeadLetters::default());
+    let from = Some(5);
+    assert!(store.add_deliveries(None, 5, vec![], at(10)).await.unwrap());
+    let of_the_app = NewDelivery {
+        customer: None,
+        connection: None,
+        ..delivery(3)
+    };
+    let told = vec![delivery(1), delivery(2), of_the_app, delivery(4)];
+    assert!(store.add_deliveries(from, 6, told, at(10)).await.unwrap());
+    for (number, delivery) in claimed(&store, 10).await.iter().enumerate() {
+        let second = 20 + i64::try_from(number).unwrap();
+        let end = if delivery.event == 4 {
+            TryEnd::Delivered
+        } else {
+            TryEnd::Dead
+        };
+        assert!(ended(&store, delivery, end, second).await);
+    }
+    let all = of(Limits::default()).await;
+    assert_eq!(all.count, 3, "one of the four was taken");
+    assert!(all.oldest_at.is_some_and(|oldest| oldest < at(24)), "{all:?}");
+    let own = Limits {
+        customers: vec![customer("acme")],
+        ..Limits::default()
+    };
+    assert_eq!(
+        of(own).await.count,
+        2,
+        "a notice of an app is nobody's customer's"
+    );
+    let others = Limits {
+        apps: vec![app("other")],
+        ..Limits::default()
+    };
+    assert_eq!(of(others).await, DeadLetters::default());
 }
 
 pub(crate) async fn a_sweep_forgets_what_is_old_and_gives_up_what_is_for_nobody(fixture: &impl Fixture) {
