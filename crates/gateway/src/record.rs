@@ -120,6 +120,8 @@ impl RefusalKind {
             | Self::BadRequest { .. }
             | Self::GuardNotApplicable { .. }
             | Self::IdempotencyMismatch
+            // Nothing is known of the provider here: the first of them is under way.
+            | Self::IdempotencyInProgress { .. }
             | Self::BodyTooLarge { .. }
             | Self::HeadersTooLarge => Class::ClientError,
             Self::Keep(
@@ -127,7 +129,6 @@ impl RefusalKind {
                 | KeepError::StoreUnavailable { .. }
                 | KeepError::Overloaded { .. },
             )
-            | Self::IdempotencyInProgress { .. }
             | Self::ProviderSilent { .. }
             | Self::LookUnclear { .. }
             | Self::UpstreamUnreachable => Class::Unavailable,
@@ -214,8 +215,14 @@ impl CallRecord {
 
     /// What of it is counted in the history.
     pub(crate) fn ended(&self) -> EndedCall {
+        // What became of a write when it was sent was counted then. To be told so again is no new trouble of the provider's.
+        let is_old_news = self.outcome_unknown && self.attempts == 0;
         EndedCall {
-            class: self.class,
+            class: if is_old_news {
+                Class::ClientError
+            } else {
+                self.class
+            },
             status: self.status_code,
             seconds_remaining: self.seconds_remaining,
             enqueued_for: self.enqueued_for,

@@ -1,7 +1,9 @@
 //! What is counted of a call.
 
 use bytes::Bytes;
-use evergrant_domain::ConnectionId;
+use evergrant_domain::api_answer::Class;
+use evergrant_domain::tally::{Counted, Tally};
+use evergrant_domain::{ConnectionId, Timestamp};
 use evergrant_metrics::Exposition;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -105,4 +107,25 @@ async fn how_long_a_job_was_queued_is_counted_where_its_call_says_so() {
         let series = format!("evergrant_enqueue_delay_seconds_bucket{{le=\"{within}\"}}");
         assert_eq!(counted(&world, &series), Some(expected), "{series}");
     }
+}
+
+// Whoever asks about one lost answer a hundred times must not read like a provider that is down.
+#[tokio::test]
+async fn to_be_told_again_what_nobody_knows_is_no_new_trouble() {
+    let world = World::new().await;
+    world.hubspot.arm(Fault::api(FaultKind::AnswerLostAfterIssue));
+    for _ in 0..3 {
+        world
+            .send_with("POST", CONTACTS, &[("idempotency-key", "k1")], "{}")
+            .await
+            .unwrap_err();
+    }
+    world.keeper.flush_soon().await;
+    let hours = world.keeper.store().tallies(&world.id, Timestamp::from_millis(0));
+    let mut counted = Tally::default();
+    for hour in hours.await.unwrap() {
+        counted.merge(&hour.tally);
+    }
+    let times = |class| counted.times(Counted::Class(class));
+    assert_eq!((times(Class::Timeout), times(Class::ClientError)), (1, 2));
 }
