@@ -10,6 +10,7 @@
 mod access;
 mod answer;
 mod api;
+mod by_turns;
 mod connect;
 mod dashboard;
 mod draining;

@@ -4,24 +4,20 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use evergrant_config::TlsFiles;
 use futures_util::future::select_all;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -30,22 +26,18 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::AnswerBody;
+use crate::by_turns::{self, HEADERS_READ_MAX, Hyper};
 use crate::draining::Draining;
 use crate::guest::{Stay, Strangers, Turn};
 use crate::leftover;
-use crate::own_words::{InTurn, OwnWords};
-use crate::patience::Patience;
+use crate::own_words::InTurn;
 use crate::rarely::Rarely;
 use crate::service::{Peer, Reach, Service};
-use crate::short::{Begun, Short};
 use crate::threads::Threads;
 use crate::tls::{Certificates, TlsError};
 
 /// How long a client may take for its TLS handshake, and for the first bytes by which HTTP/2 is told from HTTP/1.1.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
-/// What is read of headers before hyper itself refuses; the service refuses less, with a problem document. As much is held of an
-/// answer whose client is slow.
-const HEADERS_READ_MAX: usize = 128 * 1024;
 /// Calls at a time in one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// How often a quiet HTTP/2 connection is asked whether anyone is there.
@@ -416,71 +408,19 @@ struct Desk {
 }
 
 impl Desk {
-    /// The plain requests by the short way, the others by hyper, each as it comes.
     async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send>(
         self,
         stream: S,
-        mut draining: Draining,
+        draining: Draining,
         header_timeout: Duration,
     ) -> Result<(), BoxError> {
         let guest = &self.stay.guest;
-        let patience = Patience::with(guest.clone());
-        let mut short = Short::new(stream, guest.clone(), patience.clone(), header_timeout);
-        loop {
-            let answer = |request| self.answer(request, guest.turn());
-            let Some(odd) = short.serve(&mut draining, answer).await? else {
-                return Ok(());
-            };
-            patience.hand_over(odd.until);
-            let told = poll_fn(|cx| Poll::Ready(draining.is_said(cx))).await;
-            let ready = Mutex::new(odd.answer);
-            let desk = self.clone();
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let ready = ready.lock().take();
-                let (desk, turn) = (desk.clone(), desk.stay.guest.turn());
-                async move {
-                    let mut response = match ready {
-                        // Its request has been read before, and is short.
-                        Some(ready) => {
-                            let _ = request.into_body().collect().await;
-                            ready
-                        }
-                        None => desk.answer_watched(request, turn).await.map(Begun::not_yet),
-                    };
-                    if told {
-                        let close = HeaderValue::from_static("close");
-                        response.headers_mut().insert(CONNECTION, close);
-                    }
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let io = OwnWords::new(TokioIo::new(short.replay(odd.read)), guest.clone());
-            let mut connection = http1(patience.clone(), header_timeout).serve_connection(io, answer);
-            let mut hyper = Hyper::default();
-            let ended = poll_fn(|cx| {
-                let polled = hyper.poll(
-                    &mut draining,
-                    Pin::new(&mut connection),
-                    http1::Connection::graceful_shutdown,
-                    cx,
-                );
-                match polled {
-                    Poll::Ready(ended) => Poll::Ready(Some(ended)),
-                    Poll::Pending if hyper.is_told || !guest.is_quiet() || !patience.waits_for_another() => {
-                        Poll::Pending
-                    }
-                    Poll::Pending => Poll::Ready(None),
-                }
-            })
-            .await;
-            if let Some(ended) = ended {
-                return Ok(ended?);
-            }
-            let parts = connection.into_parts();
-            let mut read = BytesMut::from(parts.read_buf);
-            read.extend_from_slice(&parts.io.into_inner().into_inner().left());
-            short.take_back(read);
-        }
+        let plain = |request| self.answer(request, guest.turn());
+        let odd = |request| {
+            let (desk, turn) = (self.clone(), guest.turn());
+            async move { desk.answer_watched(request, turn).await }
+        };
+        by_turns::serve(stream, guest, draining, header_timeout, plain, odd).await
     }
 
     async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -527,47 +467,6 @@ impl Desk {
         }
         response
     }
-}
-
-/// A connection in hyper's hands, which lets it take no more requests once that is said.
-#[derive(Default)]
-struct Hyper {
-    is_told: bool,
-    has_begun: bool,
-}
-
-impl Hyper {
-    fn poll<C: Future>(
-        &mut self,
-        draining: &mut Draining,
-        mut connection: Pin<&mut C>,
-        take_no_more: impl Fn(Pin<&mut C>),
-        cx: &mut Context<'_>,
-    ) -> Poll<C::Output> {
-        if !self.is_told && draining.is_said(cx) {
-            // What it was handed to begin with is a request that came before, and it ends at once where it has read nothing.
-            if !self.has_begun {
-                let ended = connection.as_mut().poll(cx);
-                if ended.is_ready() {
-                    return ended;
-                }
-            }
-            self.is_told = true;
-            take_no_more(connection.as_mut());
-        }
-        self.has_begun = true;
-        connection.poll(cx)
-    }
-}
-
-fn http1(timer: Patience, header_timeout: Duration) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(timer)
-        // Their number is left to hyper, which takes 100: with a number of our own it makes two tables of that size for each request.
-        .header_read_timeout(header_timeout)
-        .max_buf_size(HEADERS_READ_MAX);
-    builder
 }
 
 fn http2() -> http2::Builder<TokioExecutor> {

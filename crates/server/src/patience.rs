@@ -220,6 +220,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn hyper_has_no_more_time_for_a_head_than_was_left_and_that_once() {
+        let patience = Patience::with(Arc::default());
+        let until = patience.until(HEADERS);
+        sleep(Duration::from_secs(10)).await;
+        patience.hand_over(Some(until));
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        let began = Instant::now();
+        begin(&patience, HEADERS).await;
+        assert_eq!(began.elapsed(), HEADERS, "the next one is another");
+    }
+
+    #[tokio::test]
+    async fn hyper_waits_for_another_while_it_waits_for_the_second() {
+        let patience = Patience::with(Arc::default());
+        for _ in 0..2 {
+            patience.hand_over(None);
+            assert!(!patience.waits_for_another());
+            let first = begin(&patience, HEADERS);
+            assert!(!patience.waits_for_another(), "it has read none");
+            drop(first);
+            let second = begin(&patience, HEADERS);
+            assert!(patience.waits_for_another());
+            drop(second);
+            assert!(!patience.waits_for_another(), "it is reading or answering it");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_now_is_woken() {
+        let patience = Patience::with(Arc::default());
+        let until = patience.until(HEADERS);
+        // Looked at by another task before.
+        let other = patience.clone();
+        let looked = tokio::spawn(std::future::poll_fn(move |cx| {
+            std::task::Poll::Ready(other.poll_over(until, cx).is_pending())
+        }));
+        assert!(looked.await.unwrap());
+        let over = std::future::poll_fn(|cx| patience.poll_over(until, cx));
+        let woken = tokio::time::timeout(2 * HEADERS, over).await;
+        assert!(woken.is_ok() && Instant::now() == until);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_alarm_is_left_alone_while_requests_come() {
         let patience = Patience::with(Arc::default());
         let rings = || patience.waits.lock().alarm.as_ref().map(|alarm| alarm.deadline());

@@ -257,6 +257,29 @@ async fn tls_is_spoken_with_the_configured_certificate() {
     let running = tokio::spawn(server.run(stop.clone()));
     assert_eq!(hello(address, &first, b"h2").await, "h2");
     assert_eq!(hello(address, &first, b"http/1.1").await, "http/1.1");
+    // Plain requests and others, each answered before the next is sent.
+    let mut stream = shake_hands(address, &first, b"http/1.1").await;
+    for more in [
+        "",
+        "",
+        "Transfer-Encoding: chunked\r\n",
+        "",
+        "Connection: close\r\n",
+    ] {
+        let body = if more.starts_with('T') { "0\r\n\r\n" } else { "" };
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{more}\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{more}");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{more}");
+    }
+    assert_eq!(
+        stream.read(&mut [0]).await.unwrap(),
+        0,
+        "it is closed, and says so"
+    );
     stop.cancel();
     running.await.unwrap();
 }
@@ -267,8 +290,18 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 
-/// Shakes hands, trusting this certificate only, and says which protocol was agreed on.
+/// Says which protocol was agreed on.
 async fn hello(address: std::net::SocketAddr, trusted: &CertificateDer<'static>, protocol: &[u8]) -> String {
+    let stream = shake_hands(address, trusted, protocol).await;
+    String::from_utf8(stream.get_ref().1.alpn_protocol().unwrap().to_vec()).unwrap()
+}
+
+/// Shakes hands, trusting this certificate only.
+async fn shake_hands(
+    address: std::net::SocketAddr,
+    trusted: &CertificateDer<'static>,
+    protocol: &[u8],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -280,11 +313,10 @@ async fn hello(address: std::net::SocketAddr, trusted: &CertificateDer<'static>,
     config.alpn_protocols = vec![protocol.to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(address).await.unwrap();
-    let stream = connector
+    connector
         .connect(ServerName::try_from("localhost").unwrap(), stream)
         .await
-        .unwrap();
-    String::from_utf8(stream.get_ref().1.alpn_protocol().unwrap().to_vec()).unwrap()
+        .unwrap()
 }
 
 #[tokio::test]
