@@ -145,6 +145,7 @@ impl Hyper {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Ready, ready};
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -172,11 +173,12 @@ mod tests {
         served: JoinHandle<Result<(), BoxError>>,
     }
 
-    async fn answer<B>(request: Request<B>, guest: Arc<Guest>, goes_on: Arc<Notify>) -> Answering {
+    fn answer<B>(request: &Request<B>, guest: &Arc<Guest>, goes_on: &Arc<Notify>) -> Ready<Answering> {
         let path = request.uri().path().to_owned();
         let turn = guest.turn();
         let body = if path == "/long" {
             let (mut feed, body) = Channel::new(1);
+            let goes_on = goes_on.clone();
             tokio::spawn(async move {
                 feed.send_data(Bytes::from_static(b"begun")).await.ok()?;
                 goes_on.notified().await;
@@ -187,7 +189,7 @@ mod tests {
             let body = Full::from(path);
             body.map_err(|never| match never {}).boxed_unsync()
         };
-        Response::new(InTurn { body, _turn: turn })
+        ready(Response::new(InTurn { body, _turn: turn }))
     }
 
     impl Table {
@@ -199,13 +201,13 @@ mod tests {
             let served = tokio::spawn({
                 let (guest, counts, goes_on) = (guest.clone(), counts.clone(), goes_on.clone());
                 async move {
-                    let plain = |request| {
+                    let plain = |request: Request<_>| {
                         counts[0].fetch_add(1, Ordering::Relaxed);
-                        answer(request, guest.clone(), goes_on.clone())
+                        answer(&request, &guest, &goes_on)
                     };
-                    let odd = |request| {
+                    let odd = |request: Request<_>| {
                         counts[1].fetch_add(1, Ordering::Relaxed);
-                        answer(request, guest.clone(), goes_on.clone())
+                        answer(&request, &guest, &goes_on)
                     };
                     serve(ours, &guest, Draining::heard_by(hears), HEADERS, plain, odd).await
                 }

@@ -19,8 +19,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -149,14 +148,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
                     match whole_of::<B>(first, length) {
                         Ok(body) => Some(body),
                         Err(first) => {
-                            return Ok(Some(self.odd_answer(&whole, response, first, is_last)));
+                            return Ok(Some(self.odd_answer(&whole, response, first)));
                         }
                     }
                 }
                 None => None,
             };
             let Some(mut body) = body else {
-                return Ok(Some(self.odd_answer(&whole, response, Poll::Pending, is_last)));
+                return Ok(Some(self.odd_answer(&whole, response, Poll::Pending)));
             };
             // What was asked and answered is over, whenever its last byte has been written.
             self.headers = std::mem::take(response.headers_mut());
@@ -184,21 +183,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
     }
 
     /// A request whose answer is for hyper to write.
-    fn odd_answer<B>(
-        &mut self,
-        whole: &[u8],
-        mut response: Response<B>,
-        begun: Look<B>,
-        is_last: bool,
-    ) -> Odd<B>
+    fn odd_answer<B>(&mut self, whole: &[u8], response: Response<B>, begun: Look<B>) -> Odd<B>
     where
         B: Body<Data = Bytes>,
     {
-        if is_last {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         let mut read = BytesMut::with_capacity(whole.len() + self.read.len());
         read.extend_from_slice(whole);
         read.extend_from_slice(&self.read);
