@@ -214,6 +214,19 @@ async fn a_guarded_write_goes_on_whatever_is_lost_on_the_way_to_the_store() {
     }
 }
 
+// A step whose answer was lost is asked for again. Its place may have been held on to in between.
+#[tokio::test]
+async fn a_write_leaves_though_its_place_was_held_before_it_was_asked_again() {
+    let database = Database::new();
+    let store = database.open().await;
+    let ticket = reserve(&store, "k1", "a").await;
+    let deadline = NOW.after(Duration::from_secs(30));
+    assert!(store.write_leaves(&ticket, deadline, NOW).await.unwrap());
+    let later = NOW.after(Duration::from_secs(40));
+    assert!(store.hold_write(&ticket, later).await.unwrap());
+    assert!(store.write_leaves(&ticket, deadline, NOW).await.unwrap());
+}
+
 // Nobody knows whether it stands on record, so it does not leave.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_left_is_on_record_after_a_crash() {
