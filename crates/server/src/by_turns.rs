@@ -145,7 +145,7 @@ impl Hyper {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{Ready, ready};
+    use std::future::ready;
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -157,7 +157,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::guest::Strangers;
+    use crate::guest::{Strangers, Turn};
     use crate::own_words::InTurn;
 
     const HEADERS: Duration = Duration::from_secs(15);
@@ -173,9 +173,7 @@ mod tests {
         served: JoinHandle<Result<(), BoxError>>,
     }
 
-    fn answer<B>(request: &Request<B>, guest: &Arc<Guest>, goes_on: &Arc<Notify>) -> Ready<Answering> {
-        let path = request.uri().path().to_owned();
-        let turn = guest.turn();
+    fn answer(path: &str, turn: Turn, goes_on: &Arc<Notify>) -> Answering {
         let body = if path == "/long" {
             let (mut feed, body) = Channel::new(1);
             let goes_on = goes_on.clone();
@@ -186,10 +184,10 @@ mod tests {
             });
             body.boxed_unsync()
         } else {
-            let body = Full::from(path);
+            let body = Full::from(path.to_owned());
             body.map_err(|never| match never {}).boxed_unsync()
         };
-        ready(Response::new(InTurn { body, _turn: turn }))
+        Response::new(InTurn { body, _turn: turn })
     }
 
     impl Table {
@@ -201,13 +199,18 @@ mod tests {
             let served = tokio::spawn({
                 let (guest, counts, goes_on) = (guest.clone(), counts.clone(), goes_on.clone());
                 async move {
-                    let plain = |request: Request<_>| {
+                    let plain = |request: Request<Full<Bytes>>| {
                         counts[0].fetch_add(1, Ordering::Relaxed);
-                        answer(&request, &guest, &goes_on)
+                        ready(answer(request.uri().path(), guest.turn(), &goes_on))
                     };
-                    let odd = |request: Request<_>| {
+                    let odd = |request: Request<Incoming>| {
                         counts[1].fetch_add(1, Ordering::Relaxed);
-                        answer(&request, &guest, &goes_on)
+                        let (turn, goes_on) = (guest.turn(), goes_on.clone());
+                        async move {
+                            let path = request.uri().path().to_owned();
+                            request.into_body().collect().await.expect("it is whole");
+                            answer(&path, turn, &goes_on)
+                        }
                     };
                     serve(ours, &guest, Draining::heard_by(hears), HEADERS, plain, odd).await
                 }
