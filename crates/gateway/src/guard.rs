@@ -82,13 +82,13 @@ impl<T: Transport> Inner<T> {
         ahead: Option<&Ahead>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
-        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience);
+        let (id, asker, app, patience) = (call.id, call.asker, call.token.app.clone(), call.patience);
         let result = self.carry_out(call, record).await;
         if record.outcome_unknown
             && let Some(ahead) = ahead
             && let Some(found) = self.look_after(ahead, id, &app, patience).await
         {
-            return Ok(self.suppressed(found, id, record));
+            return Ok(self.suppressed(found, id, asker, record));
         }
         result
     }
@@ -120,7 +120,7 @@ impl<T: Transport> Inner<T> {
                 }
             }
         }
-        let (id, app, patience) = (call.id, call.token.app.clone(), call.patience);
+        let (id, asker, app, patience) = (call.id, call.asker, call.token.app.clone(), call.patience);
         let sent = Call {
             place: Some(place),
             ..call
@@ -143,7 +143,7 @@ impl<T: Transport> Inner<T> {
                     None => None,
                 };
                 if let Some(found) = found {
-                    let mut answer = self.suppressed(found, id, record);
+                    let mut answer = self.suppressed(found, id, asker, record);
                     let stored = kept::keep(&mut answer).await;
                     self.end(place, WriteEnd::Done(stored)).await;
                     return Ok(answer);
@@ -171,7 +171,7 @@ impl<T: Transport> Inner<T> {
             None => None,
         };
         if let Some(found) = found {
-            let mut answer = self.suppressed(found, call.id, record);
+            let mut answer = self.suppressed(found, call.id, call.asker, record);
             let stored = kept::keep(&mut answer).await;
             self.end(&Place::new(ticket), WriteEnd::Done(stored)).await;
             return Ok(answer);

@@ -6,10 +6,12 @@ use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::redemption::DEADLINE;
 use evergrant_domain::token_answer::{Failure, Revoked};
+use evergrant_domain::trust::STORE_ANSWERS_WITHIN;
 use evergrant_domain::{ConnectionId, KeepFresh};
 use evergrant_store::StoreError;
 use evergrant_store::contract::{DueQuery, EventTrim, Revocation, RevocationState, Usage};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use crate::asker::Asker;
 use crate::keeper::{Keeper, Used};
@@ -126,18 +128,40 @@ impl Keeper {
 
     /// The same for what happens so often that the words are put together only when they are noted.
     pub fn event_with(&self, id: &ConnectionId, kind: EventKind, event: impl FnOnce() -> Event) {
+        // Nobody waits for it.
+        let _ = self.noting(id, kind, event);
+    }
+
+    /// The same before what follows from it: whoever reads the history finds it first. A store that takes long holds nobody up for
+    /// more than [`STORE_ANSWERS_WITHIN`]; then it is noted behind.
+    pub async fn event_first(&self, id: &ConnectionId, kind: EventKind, event: impl FnOnce() -> Event) {
+        if let Some(noted) = self.noting(id, kind, event) {
+            let _ = timeout(STORE_ANSWERS_WITHIN, noted).await;
+        }
+    }
+
+    /// Notes an event beside its caller, who may wait for that; nothing where it was noted lately.
+    fn noting(
+        &self,
+        id: &ConnectionId,
+        kind: EventKind,
+        event: impl FnOnce() -> Event,
+    ) -> Option<oneshot::Receiver<()>> {
         if !self.inner.throttle.admits(id, kind, self.inner.clock.boot()) {
-            return;
+            return None;
         }
         let event = event();
         let keeper = self.clone();
         let id = id.clone();
+        let (tell, noted) = oneshot::channel();
         self.inner.tasks.spawn(async move {
             let now = keeper.inner.clock.now();
             if let Err(error) = keeper.inner.store.note_event(&id, event, now).await {
                 tracing::warn!(event = "store_error", connection_id = %id, %error, "an event could not be noted");
             }
+            let _ = tell.send(());
         });
+        Some(noted)
     }
 
     /// Works on the revocation queue now instead of at the next round.

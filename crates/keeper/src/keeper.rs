@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::LastSeen;
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::rejection::YOUNG;
 use evergrant_domain::tally::{Counted, EndedCall, Tally};
@@ -498,10 +499,16 @@ impl Keeper {
                 }
             }
             Renewal::Forced => {
+                let detail = if LeaseOn::LostOutcome.allows(&held.connection.status) {
+                    "an outcome was lost and somebody asked for a refresh: its refresh token is presented once more"
+                } else {
+                    "somebody asked for a refresh whatever the token set's age"
+                };
+                let event = Event::new(EventKind::RefreshForced, detail).during(asker.circumstances());
                 if !self
                     .inner
                     .store
-                    .claim_forced_refresh(id, FORCED_EVERY, now)
+                    .claim_forced_refresh(id, FORCED_EVERY, event, now)
                     .await?
                 {
                     return Ok(as_it_is("a forced refresh was made within the last 10 s"));

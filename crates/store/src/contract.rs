@@ -1148,11 +1148,12 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<CooldownAnswer, StoreError>;
 
-    /// Whether a forced refresh may be made now; at most one in `every`.
+    /// Whether a forced refresh may be made now; at most one in `every`. One that may be made is in the history, with `event`.
     async fn claim_forced_refresh(
         &self,
         id: &ConnectionId,
         every: Duration,
+        event: Event,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 

@@ -34,7 +34,7 @@ macro_rules! for_plain_methods {
             fn condemn(lease: &Lease, reason: ReconnectReason, event: Event, now: Timestamp) -> bool;
             fn mark_uninstalled(id: &ConnectionId, at: Timestamp, event: Event, now: Timestamp) -> bool;
             fn begin_cooldown(id: &ConnectionId, version: Version, now: Timestamp) -> CooldownAnswer;
-            fn claim_forced_refresh(id: &ConnectionId, every: Duration, now: Timestamp) -> bool;
+            fn claim_forced_refresh(id: &ConnectionId, every: Duration, event: Event, now: Timestamp) -> bool;
             fn disconnect(id: &ConnectionId, revoke: Revoke, superseded_by: Option<ConnectionId>, event: Event, now: Timestamp) -> Option<(Connection, RevocationState)>;
             fn purge(id: &ConnectionId) -> ();
             fn claim_revocations(limit: u32, push: Duration, now: Timestamp) -> Vec<Revocation>;

@@ -280,9 +280,10 @@ impl Store for PostgresStore {
         &self,
         id: &ConnectionId,
         every: Duration,
+        event: Event,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        in_session!(self, Purpose::Statement, db => db.claim_forced_refresh(id, every, now))
+        in_session!(self, Purpose::Statement, db => db.claim_forced_refresh(id, every, &event, now))
     }
 
     async fn disconnect(

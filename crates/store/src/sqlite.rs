@@ -327,10 +327,11 @@ impl Store for SqliteStore {
         &self,
         id: &ConnectionId,
         every: Duration,
+        event: Event,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let id = id.clone();
-        self.write(move |db| db.claim_forced_refresh(&id, every, now))
+        self.write(move |db| db.claim_forced_refresh(&id, every, &event, now))
             .await
     }
 

@@ -69,7 +69,7 @@ impl<T: Transport> Inner<T> {
         /// What stands before the provider may be another one in a moment.
         const COME_AGAIN: Duration = Duration::from_secs(2);
         match self.look(ahead, call.id, &call.token.app, call.patience).await? {
-            Seen::There(answer) => Ok(Some(self.suppressed(answer, call.id, record))),
+            Seen::There(answer) => Ok(Some(self.suppressed(answer, call.id, call.asker, record))),
             Seen::NotThere => Ok(None),
             Seen::Refused(refused) => {
                 let (mut response, of_the_look) = *refused;
@@ -111,13 +111,14 @@ impl<T: Transport> Inner<T> {
         &self,
         answer: AsAnswered,
         id: &ConnectionId,
+        asker: Asker<'_>,
         record: &mut CallRecord,
     ) -> Response<GatewayBody> {
         let event = Event::new(
             EventKind::WriteSuppressed,
             "what a write would bring was found to be there; it was not sent for that",
         )
-        .during(record.circumstances(Asker::UNKNOWN));
+        .during(record.circumstances(asker));
         self.keeper.event(id, event);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,9 +1,12 @@
 //! One answer as it lies in the lifeboat: sealed, and bound to its connection, version and attempt.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::Account;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind, RefreshReason};
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{
     AccessToken, AccountId, AppName, ConnectionId, Fence, RefreshToken, Timestamp, TokenSet, Version,
@@ -68,6 +71,85 @@ struct Secrets {
     created_at: i64,
     connected_at: i64,
     detail: String,
+    /// Entries of older programs have none.
+    #[serde(default)]
+    circumstances: PlainCircumstances,
+}
+
+/// What stood around the redemption: [`Circumstances`], word for word.
+#[derive(Default, Serialize, Deserialize, Zeroize)]
+#[serde(default)]
+struct PlainCircumstances {
+    provider_correlation_id: Option<String>,
+    request_id: Option<String>,
+    by: Option<String>,
+    reason: Option<String>,
+    class: Option<String>,
+    attempt: Option<u32>,
+    status_code: Option<u16>,
+    method: Option<String>,
+    endpoint: Option<String>,
+    seconds_remaining: Option<i64>,
+    token_version: Option<i64>,
+    failures_before: Option<u32>,
+    took_ms: Option<u64>,
+}
+
+impl PlainCircumstances {
+    fn of(circumstances: &Circumstances) -> Self {
+        let Circumstances {
+            provider_correlation_id,
+            request_id,
+            by,
+            reason,
+            class,
+            attempt,
+            status_code,
+            method,
+            endpoint,
+            seconds_remaining,
+            token_version,
+            failures_before,
+            took,
+        } = circumstances.clone();
+        Self {
+            provider_correlation_id,
+            request_id,
+            by,
+            reason: reason.map(|reason| reason.as_str().to_owned()),
+            class: class.map(|class| class.as_str().to_owned()),
+            attempt,
+            status_code,
+            method,
+            endpoint,
+            seconds_remaining,
+            token_version: token_version.map(Version::number),
+            failures_before,
+            took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Words that only a later program knows are left out: the answer matters more than what is told of it.
+    fn told(&self) -> Circumstances {
+        Circumstances {
+            provider_correlation_id: self.provider_correlation_id.clone(),
+            request_id: self.request_id.clone(),
+            by: self.by.clone(),
+            reason: self.reason.as_deref().and_then(RefreshReason::from_word),
+            class: self
+                .class
+                .as_deref()
+                .and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word)),
+            attempt: self.attempt,
+            status_code: self.status_code,
+            method: self.method.clone(),
+            endpoint: self.endpoint.clone(),
+            seconds_remaining: self.seconds_remaining,
+            token_version: self.token_version.map(Version::new),
+            failures_before: self.failures_before,
+            took: self.took_ms.map(Duration::from_millis),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize, Zeroize)]
@@ -104,6 +186,7 @@ impl Entry {
             created_at: answer.created_at.millis(),
             connected_at: answer.connected_at.millis(),
             detail: answer.event.detail.clone(),
+            circumstances: PlainCircumstances::of(&answer.event.circumstances),
         };
         let clear = Zeroizing::new(serde_json::to_string(&secrets).expect("texts and numbers are JSON"));
         let mut entry = Self {
@@ -180,7 +263,7 @@ impl Entry {
             },
             mismatch: secrets.mismatch.clone(),
             account,
-            event: Event::new(kind, secrets.detail.clone()),
+            event: Event::new(kind, secrets.detail.clone()).during(secrets.circumstances.told()),
             rotated: secrets.rotated,
             created_at: Timestamp::from_millis(secrets.created_at),
             connected_at: Timestamp::from_millis(secrets.connected_at),
@@ -244,7 +327,21 @@ mod tests {
                 domain: Some("acme.example".into()),
                 user: None,
             }),
-            event: Event::new(EventKind::Refreshed, "a new access token"),
+            event: Event::new(EventKind::Refreshed, "a new access token").during(Circumstances {
+                provider_correlation_id: Some("correlation".into()),
+                request_id: Some("request".into()),
+                by: Some("key_1".into()),
+                reason: Some(RefreshReason::WaitedFor),
+                class: Some(Class::Expired),
+                attempt: Some(2),
+                status_code: Some(200),
+                method: Some("POST".into()),
+                endpoint: Some("/oauth/token".into()),
+                seconds_remaining: Some(-3),
+                token_version: Some(Version::new(7)),
+                failures_before: Some(1),
+                took: Some(Duration::from_millis(41)),
+            }),
             rotated: true,
             created_at: at(1),
             connected_at: at(2),
@@ -261,15 +358,35 @@ mod tests {
         let vault = vault();
         let sealed = Entry::seal(&answer(), &vault);
         let text = String::from_utf8(sealed.clone()).unwrap();
-        assert!(!text.contains("canary") && !text.contains("acme"), "{text}");
+        for inside in ["canary", "acme", "key_1", "correlation"] {
+            assert!(!text.contains(inside), "{inside}: {text}");
+        }
         let entry = Entry::parse(&sealed).unwrap();
         assert!(entry.is_of(&ConnectionId::parse("c1").unwrap()));
         assert!(!entry.is_of(&ConnectionId::parse("c2").unwrap()));
         let opened = entry.open(&vault).unwrap();
         assert_eq!(format!("{opened:?}"), format!("{:?}", answer()));
+        assert_eq!(opened.event, answer().event, "why, by whom and in which request");
         let tokens = opened.tokens;
         assert_eq!(tokens.access_token.expose(), "canary-access");
         assert_eq!(tokens.refresh_token.unwrap().expose(), "canary-refresh");
+    }
+
+    #[test]
+    fn an_entry_of_an_older_program_that_says_less_opens_all_the_same() {
+        let vault = vault();
+        let mut entry = Entry::parse(&Entry::seal(&answer(), &vault)).unwrap();
+        let sealed = STANDARD.decode(&entry.sealed).unwrap();
+        let clear = vault.open(entry.place(&entry.bound_to()), &sealed).unwrap();
+        let mut secrets: serde_json::Value = serde_json::from_str(&clear).unwrap();
+        secrets.as_object_mut().unwrap().remove("circumstances").unwrap();
+        let sealed = vault.seal(entry.place(&entry.bound_to()), &secrets.to_string());
+        entry.sealed = STANDARD.encode(sealed);
+        let opened = entry.open(&vault).unwrap();
+        assert_eq!(
+            opened.event,
+            Event::new(EventKind::Refreshed, "a new access token")
+        );
     }
 
     #[test]

@@ -294,7 +294,7 @@ pub(crate) async fn rejected(
     .class;
     let counted = Counted::RejectedReport(rejected.status);
     shared.keeper().note_counted(&id, &connection.app, counted);
-    note_report(&shared, &caller, &connection, (version, rejected.status), class);
+    note_report(&shared, &caller, &connection, (version, rejected.status), class).await;
     let outcome = match class {
         Class::Expired | Class::Rejected | Class::MalformedToken => shared
             .keeper()
@@ -336,8 +336,9 @@ pub(crate) async fn rejected(
     Ok(response)
 }
 
-/// Which token a caller says was answered how: what callers do beside the gateway is known by this alone.
-fn note_report(
+/// Which token a caller says was answered how: what callers do beside the gateway is known by this alone. On record before what
+/// follows from it.
+async fn note_report(
     shared: &Inner,
     caller: &Caller,
     connection: &Connection,
@@ -358,12 +359,13 @@ fn note_report(
             status_code: Some(status),
             token_version: Some(version),
             seconds_remaining: stands.then_some(remaining),
-            ..Circumstances::default()
+            ..caller.asked().circumstances()
         })
     };
     shared
         .keeper()
-        .event_with(&connection.id, EventKind::TokenReported, event);
+        .event_first(&connection.id, EventKind::TokenReported, event)
+        .await;
 }
 
 /// Why an answer that is not about the token's life leads to no refresh.
@@ -428,10 +430,6 @@ pub(crate) async fn refresh(
 ) -> Result<Json<Refreshed>, Problem> {
     caller.connection(shared.keeper(), &id, Role::Support).await?;
     let renewal = if refresh.force {
-        shared.keeper().event_with(&id, EventKind::RefreshForced, || {
-            let detail = format!("{} forced a refresh", caller.shown());
-            Event::new(EventKind::RefreshForced, detail)
-        });
         Renewal::Forced
     } else {
         Renewal::IfOld

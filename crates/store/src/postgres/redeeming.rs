@@ -417,13 +417,31 @@ impl Db {
         &self,
         id: &ConnectionId,
         every: Duration,
+        event: &Event,
         now: Timestamp,
     ) -> Tried<bool> {
-        let claimed = self.execute(
-            "UPDATE connections SET forced_at = $2 WHERE id = $1 AND (forced_at IS NULL OR forced_at <= $3)",
-            &[&id.as_str(), &now.millis(), &now.before(every).millis()],
-        ).await?;
-        Ok(claimed > 0)
+        let told = Told::new(event, &self.process)?;
+        let claimed = self
+            .row(
+                concat!(
+                    "WITH changed AS (
+                         UPDATE connections SET forced_at = $2
+                          WHERE id = $1 AND (forced_at IS NULL OR forced_at <= $6)
+                          RETURNING *), ",
+                    told!("version"),
+                    " SELECT 1 FROM changed"
+                ),
+                &[
+                    &id.as_str(),
+                    &now.millis(),
+                    &told.kind,
+                    &told.detail,
+                    &told.rest,
+                    &now.before(every).millis(),
+                ],
+            )
+            .await?;
+        Ok(claimed.is_some())
     }
 }
 

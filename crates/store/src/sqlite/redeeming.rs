@@ -350,6 +350,7 @@ impl Db {
         &self,
         id: &ConnectionId,
         every: Duration,
+        event: &Event,
         now: Timestamp,
     ) -> Stored<bool> {
         let claimed = self
@@ -358,6 +359,9 @@ impl Db {
                 "UPDATE connections SET forced_at = ?2 WHERE id = ?1 AND (forced_at IS NULL OR forced_at <= ?3)",
             )?
             .execute(params![id.as_str(), now.millis(), now.before(every).millis()])?;
+        if claimed > 0 {
+            self.append_event(id, Before::Unchanged, event, now)?;
+        }
         Ok(claimed > 0)
     }
 

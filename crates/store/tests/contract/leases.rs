@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{ConnectionStatus, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Revoke};
@@ -298,13 +299,23 @@ pub(crate) async fn a_forced_refresh_is_claimed_once_in_its_time(fixture: &impl 
     let (a, b) = (fixture.open().await, fixture.open().await);
     create(&a, new("c1")).await;
     let every = Duration::from_secs(10);
-    assert!(a.claim_forced_refresh(&id("c1"), every, at(0)).await.unwrap());
-    assert!(!b.claim_forced_refresh(&id("c1"), every, at(9)).await.unwrap());
-    assert!(b.claim_forced_refresh(&id("c1"), every, at(10)).await.unwrap());
-    assert!(
-        !a.claim_forced_refresh(&id("nobody"), every, at(10))
+    let claim = async |store: &_, name: &str, second| {
+        let event = Event::new(EventKind::RefreshForced, "somebody asked for it");
+        Store::claim_forced_refresh(store, &id(name), every, event, at(second))
             .await
             .unwrap()
+    };
+    assert!(claim(&a, "c1", 0).await);
+    assert!(!claim(&b, "c1", 9).await);
+    assert!(claim(&b, "c1", 10).await);
+    assert!(!claim(&a, "nobody", 10).await);
+    let history = a.events(&id("c1"), 10).await.unwrap();
+    let told = history.iter().filter(|event| event.kind == "refresh_forced");
+    let seconds: Vec<_> = told.map(|event| event.at.millis() / 1000).collect();
+    assert_eq!(
+        seconds,
+        [10, 0],
+        "what may be made is in the history, and nothing else"
     );
 }
 
