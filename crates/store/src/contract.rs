@@ -735,6 +735,8 @@ pub struct StoredEvent {
 pub struct EventQuery {
     /// Of these connections.
     pub connections: Vec<ConnectionId>,
+    /// Of these customers' connections.
+    pub customers: Vec<Customer>,
     /// Of these apps.
     pub apps: Vec<AppName>,
     /// Of one of these kinds, by their words.
@@ -758,6 +760,7 @@ impl EventQuery {
     pub fn all(order: EventOrder, limit: u32) -> Self {
         Self {
             connections: vec![],
+            customers: vec![],
             apps: vec![],
             kinds: vec![],
             request_ids: vec![],

@@ -14,7 +14,7 @@ use evergrant_domain::app::AppHealth;
 use evergrant_domain::event::EventKind;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::tally::{Counted, Seconds, Tally};
-use evergrant_domain::{AppName, ConnectionId, Health, Timestamp, Version};
+use evergrant_domain::{AppName, ConnectionId, Customer, Health, Timestamp, Version};
 use evergrant_store::contract::{
     ConnectionFilter, DeadLetters, EventOrder, EventPage, EventQuery, HealthAsked, Sort, SortBy, StoredEvent,
     Tallied,
@@ -111,7 +111,8 @@ pub(crate) async fn of_connection(
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "listEvents", tag = "history",
     params(
-        ("after" = Option<i64>, Query), ("connection" = Option<Vec<String>>, Query), ("app" = Option<Vec<String>>, Query),
+        ("after" = Option<i64>, Query), ("connection" = Option<Vec<String>>, Query), ("customer" = Option<Vec<String>>, Query),
+        ("app" = Option<Vec<String>>, Query), ("since" = Option<String>, Query, description = "Recorded then or later; RFC 3339."),
         ("type" = Option<Vec<String>>, Query), ("request_id" = Option<Vec<String>>, Query),
         ("provider_correlation_id" = Option<Vec<String>>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query),
@@ -137,7 +138,9 @@ pub(crate) async fn all(
     };
     let asked = EventQuery {
         connections: query.each("connection", ConnectionId::parse)?,
+        customers: query.each("customer", Customer::parse)?,
         apps: query.each("app", AppName::parse)?,
+        since: query.one("since")?.as_deref().map(read_since).transpose()?,
         kinds: query.each("type", read_kind)?,
         request_ids: query.all("request_id"),
         provider_correlation_ids: query.all("provider_correlation_id"),
@@ -171,6 +174,12 @@ fn read_kind(word: &str) -> Result<String, String> {
     Err(format!("expected one of {known}"))
 }
 
+fn read_since(text: &str) -> Result<Timestamp, Problem> {
+    let at = text.parse::<jiff::Timestamp>().ok();
+    at.map(|at| Timestamp::from_millis(at.as_millisecond()))
+        .ok_or_else(|| Problem::bad_request("`since`: expected a time like 2026-11-24T18:00:00Z"))
+}
+
 fn read_number(text: &str) -> Result<i64, Problem> {
     text.parse().map_err(|_| not_a_cursor())
 }
@@ -195,11 +204,11 @@ async fn streamed(
     mut asked: EventQuery,
     after: Option<i64>,
 ) -> Result<Response, Problem> {
-    let place = shared
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| Problem::new(Code::Overloaded).retry_after(LOOK_EVERY))?;
+    let place = shared.streams.clone().try_acquire_owned().map_err(|_| {
+        let why =
+            "as many streams of events as there may be are open: come again, or ask for pages with `after`";
+        Problem::because(Code::Overloaded, why).retry_after(LOOK_EVERY)
+    })?;
     let last = headers
         .get("last-event-id")
         .map(|value| {
@@ -214,7 +223,13 @@ async fn streamed(
     asked.order = EventOrder::OldestFirst { after };
     asked.limit = AT_ONCE;
     let (events, waiting) = mpsc::channel(AHEAD);
-    tokio::spawn(follow(shared.clone(), caller, asked, events, place));
+    let feed = OfCaller {
+        shared: shared.clone(),
+        caller,
+        generation: None,
+        _place: place,
+    };
+    tokio::spawn(follow(feed, asked, events));
     let frames = stream::unfold(waiting, |mut waiting| async {
         waiting
             .recv()
@@ -233,43 +248,62 @@ async fn streamed(
     Ok(response)
 }
 
-/// Brings what is new until nobody reads, nobody may, or the service ends.
-async fn follow(
+/// What a stream reads from.
+trait Feed: Send {
+    /// Whether who reads it may go on, and the service does.
+    fn goes_on(&mut self) -> impl Future<Output = bool> + Send;
+    /// What is there now; nothing where the store does not say.
+    fn look(&mut self, asked: EventQuery) -> impl Future<Output = Option<EventPage>> + Send;
+}
+
+/// The store's events, for a caller.
+struct OfCaller {
     shared: Shared,
     caller: Caller,
-    mut asked: EventQuery,
-    events: mpsc::Sender<Bytes>,
+    generation: Option<u64>,
     _place: OwnedSemaphorePermit,
-) {
+}
+
+impl Feed for OfCaller {
+    async fn goes_on(&mut self) -> bool {
+        !self.shared.is_draining()
+            && self
+                .caller
+                .lives(self.shared.keeper(), &mut self.generation)
+                .await
+    }
+
+    async fn look(&mut self, asked: EventQuery) -> Option<EventPage> {
+        self.shared.keeper().store().find_events(asked).await.ok()
+    }
+}
+
+/// Brings what is new until nobody reads, nobody may, or the service ends.
+async fn follow(mut feed: impl Feed, mut asked: EventQuery, events: mpsc::Sender<Bytes>) {
     // At once: who waits for an answer's head has one.
-    let mut heard_at = Instant::now() - HEARTBEAT;
-    let mut generation = None;
-    while !shared.is_draining() {
-        if !caller.lives(shared.keeper(), &mut generation).await {
-            return;
-        }
+    let mut heard_at = None;
+    while feed.goes_on().await {
         // A store that is away for a moment ends no stream: what happened meanwhile comes later.
-        let page = shared.keeper().store().find_events(asked.clone()).await;
+        let page = feed.look(asked.clone()).await;
         let mut more = false;
-        if let Ok(page) = page {
+        if let Some(page) = page {
             more = u32::try_from(page.events.len()).is_ok_and(|found| found >= asked.limit);
             for event in page.events {
                 let Some(frame) = frame(event) else { continue };
-                if !matches!(timeout(READER_WAITS, events.send(frame)).await, Ok(Ok(()))) {
+                if !is_read(&events, frame).await {
                     return;
                 }
-                heard_at = Instant::now();
+                heard_at = Some(Instant::now());
             }
             if let Some(after) = page.read_on {
                 asked.order = EventOrder::OldestFirst { after };
             }
         }
-        if heard_at.elapsed() >= HEARTBEAT {
-            let comment = Bytes::from_static(b": still here\n\n");
-            if !matches!(timeout(READER_WAITS, events.send(comment)).await, Ok(Ok(()))) {
+        if heard_at.is_none_or(|heard_at: Instant| heard_at.elapsed() >= HEARTBEAT) {
+            if !is_read(&events, Bytes::from_static(b": still here\n\n")).await {
                 return;
             }
-            heard_at = Instant::now();
+            heard_at = Some(Instant::now());
         }
         if !more {
             tokio::select! {
@@ -278,6 +312,11 @@ async fn follow(
             }
         }
     }
+}
+
+/// Hands a frame to who reads. `false` where nobody does, or not for so long that somebody else should have the place.
+async fn is_read(events: &mpsc::Sender<Bytes>, frame: Bytes) -> bool {
+    matches!(timeout(READER_WAITS, events.send(frame)).await, Ok(Ok(())))
 }
 
 /// One event, as a stream tells it. JSON holds no line's end.
@@ -666,4 +705,109 @@ async fn latest(shared: &Shared, limits: Limits, now: Timestamp) -> Result<Vec<N
         }
     });
     Ok(shown.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use evergrant_domain::event::Circumstances;
+
+    use super::*;
+
+    /// A feed of so many events, of which a look brings so many, and which the store does not tell of at times.
+    struct Told {
+        events: i64,
+        /// Every so-manieth look finds the store away.
+        away_every: usize,
+        looks: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl Feed for Told {
+        async fn goes_on(&mut self) -> bool {
+            true
+        }
+
+        async fn look(&mut self, asked: EventQuery) -> Option<EventPage> {
+            let look = self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            if look.is_multiple_of(self.away_every) {
+                return None;
+            }
+            let EventOrder::OldestFirst { after } = asked.order else {
+                panic!("a stream goes on and on");
+            };
+            let to = self.events.min(after + i64::from(asked.limit));
+            Some(EventPage {
+                events: (after + 1..=to).map(event).collect(),
+                read_on: Some(to),
+            })
+        }
+    }
+
+    fn event(id: i64) -> StoredEvent {
+        StoredEvent {
+            id,
+            at: Timestamp::from_millis(id),
+            connection: ConnectionId::parse("c1").ok(),
+            app: AppName::parse("crm").expect("a literal name"),
+            kind: "refreshed".into(),
+            detail: String::new(),
+            version_before: None,
+            version: None,
+            fingerprint: None,
+            process: None,
+            circumstances: Circumstances::default(),
+        }
+    }
+
+    fn asked() -> EventQuery {
+        EventQuery::all(EventOrder::OldestFirst { after: 3 }, 10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_tells_every_event_once_and_in_order_whatever_the_store_does_between() {
+        let (events, mut read) = mpsc::channel(2);
+        let feed = Told {
+            events: 45,
+            away_every: 2,
+            looks: std::sync::Arc::default(),
+        };
+        let following = tokio::spawn(follow(feed, asked(), events));
+        let mut told = Vec::new();
+        while told.len() < 42 {
+            let frame = read.recv().await.expect("there is more");
+            let text = String::from_utf8(frame.to_vec()).expect("UTF-8");
+            told.extend(
+                text.strip_prefix("id: ")
+                    .and_then(|text| text.split('\n').next())
+                    .map(|id| id.parse::<i64>().expect("a number")),
+            );
+        }
+        assert_eq!(told, (4..=45).collect::<Vec<_>>());
+        drop(read);
+        following.await.expect("it ends with who reads it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_let_go_and_nothing_is_put_by_for_them() {
+        let (events, read) = mpsc::channel(AHEAD);
+        let looks = std::sync::Arc::default();
+        let feed = Told {
+            events: 100_000,
+            away_every: usize::MAX,
+            looks: std::sync::Arc::clone(&looks),
+        };
+        let began = Instant::now();
+        let asked = EventQuery {
+            limit: AT_ONCE,
+            ..asked()
+        };
+        let following = timeout(HEARTBEAT * 100, follow(feed, asked, events));
+        following.await.expect("it does not wait for ever");
+        assert_eq!(began.elapsed(), READER_WAITS);
+        assert_eq!(read.len(), AHEAD, "no more than that waits for anybody");
+        assert_eq!(
+            looks.load(std::sync::atomic::Ordering::Relaxed),
+            1,
+            "and nothing more was read"
+        );
+    }
 }

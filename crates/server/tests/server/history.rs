@@ -1,5 +1,7 @@
 //! Events, tallies, the export and the overview, as their callers see them.
 
+use http::Request;
+use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -60,6 +62,12 @@ async fn an_event_names_the_request_and_the_key_that_it_happened_for() {
         .expect(200);
     let events = json(&house, key, "/v1/connections/c1/events").await;
     assert_eq!(kinds(&events), ["refreshed", "refresh_forced", "connected"]);
+    let forced = &events["items"][1];
+    assert_eq!(
+        (&forced["by"], &forced["request_id"]),
+        (&json!(id), &json!("the-same")),
+        "{forced}"
+    );
     let refreshed = &events["items"][0];
     for (field, said) in [
         ("by", json!(id)),
@@ -320,4 +328,141 @@ async fn connections_are_listed_by_what_people_look_for() {
         .get(&house.admin, "/v1/connections?sort=luck")
         .await
         .refused(400, "bad_request");
+}
+
+#[tokio::test]
+async fn more_streams_than_there_may_be_are_refused_and_hold_nobody_up() {
+    let house = House::build().await;
+    // None of them is read beyond its first words.
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        let mut stream = Stream::open(&house, &house.admin, "/v1/events", None).await;
+        assert!(stream.says(": still here").await);
+        streams.push(stream);
+    }
+    let mut refused = Stream::open(&house, &house.admin, "/v1/events", None).await;
+    assert!(refused.says("\"code\":\"overloaded\"").await);
+    let head = refused.read.to_ascii_lowercase();
+    assert!(
+        head.starts_with("http/1.1 503") && head.contains("retry-after: 1\r\n"),
+        "{head}"
+    );
+    // Pages are there for everybody, and so is a place that somebody leaves.
+    house.import("c1", "acme", 1001).await;
+    let page = json(&house, &house.admin, "/v1/events?after=0").await;
+    assert_eq!(kinds(&page), ["connected"]);
+    streams.pop();
+    loop {
+        let mut next = Stream::open(&house, &house.admin, "/v1/events?after=0", None).await;
+        if next.says("\"connection\":\"c1\"").await {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_on_tells_each_event_once() {
+    let house = House::build().await;
+    let mut told: Vec<String> = Vec::new();
+    let mut last = 0;
+    for round in 0..4_u64 {
+        let hub = 1001 + round;
+        // While nobody reads, and while somebody does.
+        house
+            .import(&format!("away-{round}"), &format!("a{round}"), hub * 2)
+            .await;
+        let mut stream = Stream::open(&house, &house.admin, "/v1/events", Some(last)).await;
+        assert!(stream.says(&format!("\"connection\":\"away-{round}\"")).await);
+        house
+            .import(&format!("there-{round}"), &format!("b{round}"), hub * 2 + 1)
+            .await;
+        assert!(stream.says(&format!("\"connection\":\"there-{round}\"")).await);
+        let ids = stream.read.lines().filter_map(|line| line.strip_prefix("id: "));
+        told.extend(ids.map(str::to_owned));
+        last = told.last().unwrap().parse().unwrap();
+    }
+    let all = json(&house, &house.admin, "/v1/events?after=0").await;
+    let all: Vec<_> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["id"].to_string())
+        .collect();
+    assert_eq!((told, all.len()), (all.clone(), 8));
+}
+
+#[tokio::test]
+async fn events_are_found_by_customer_and_since_a_time() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    house.import("c2", "globex", 1002).await;
+    let of = async |query: &str| json(&house, &house.admin, &format!("/v1/events?{query}")).await;
+    let found = of("customer=globex").await;
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    assert_eq!(found["items"][0]["connection"], "c2");
+    assert_eq!(kinds(&of("customer=globex&customer=acme").await).len(), 2);
+    assert_eq!(kinds(&of("since=2020-01-01T00:00:00Z").await).len(), 2);
+    assert_eq!(kinds(&of("since=2200-01-01T00:00:00Z").await).len(), 0);
+    let wrong = house.get(&house.admin, "/v1/events?since=yesterday").await;
+    wrong.refused(400, "bad_request");
+}
+
+#[tokio::test]
+async fn a_report_is_on_record_with_who_made_it_before_what_follows_from_it() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let made = house.made_key(json!({"name": "n", "role": "tokens"})).await;
+    let (key, id) = (made["key"].as_str().unwrap(), &made["id"]);
+    house.sim.expire_access_tokens(1001);
+    let body = json!({"version": 1, "status": 401, "body": {"category": "EXPIRED_AUTHENTICATION"}});
+    house
+        .post(key, "/v1/connections/c1/token/rejected", body)
+        .await
+        .expect(200);
+    let events = json(&house, &house.admin, "/v1/events?after=0&connection=c1").await;
+    let told = kinds(&events);
+    let place = |kind| told.iter().position(|told| *told == kind);
+    assert!(
+        place("token_reported") < place("refreshed") && place("token_reported").is_some(),
+        "{told:?}"
+    );
+    let report = &events["items"][place("token_reported").unwrap()];
+    assert_eq!(
+        (&report["by"], &report["request_id"]),
+        (id, &json!("the-same")),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_sent_names_who_asked_for_it() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let made = house.made_key(json!({"name": "n", "role": "gateway"})).await;
+    let create = || {
+        let body = json!({"properties": {"email": "ada@example.com"}}).to_string();
+        Request::post("/gateway/c1/crm/v3/objects/contacts")
+            .header(
+                "authorization",
+                format!("Bearer {}", made["key"].as_str().unwrap()),
+            )
+            .header("content-type", "application/json")
+            .header("evergrant-guard", "read-before-write;property=email")
+            .body(Full::from(body))
+            .unwrap()
+    };
+    for _ in 0..2 {
+        house.send(create()).await.expect(201);
+    }
+    // It is noted behind the call's answer.
+    let told = loop {
+        let found = json(&house, &house.admin, "/v1/events?type=write_suppressed").await;
+        if let Some(told) = found["items"].get(0) {
+            break told.clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(told["by"], made["id"], "{told}");
+    assert!(told["request_id"].is_string(), "{told}");
 }

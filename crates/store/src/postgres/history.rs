@@ -64,6 +64,7 @@ impl Db {
         // Each of these leads to few events.
         let all_at_once = !conditions.is_empty();
         conditions.one_of("coalesce(e.app, c.app)", query.apps.iter().map(AppName::as_str));
+        conditions.one_of("c.customer", query.customers.iter().map(Customer::as_str));
         conditions.one_of("e.kind", query.kinds.iter().map(String::as_str));
         if let Some(since) = query.since {
             let since = conditions.value(since.millis());
