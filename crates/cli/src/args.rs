@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use evergrant_domain::access::Role;
+use evergrant_domain::event::EventKind;
 use evergrant_domain::{AppName, ConnectionId, Customer};
 use http::{HeaderName, HeaderValue, Method};
 use hubspot_sim::Rotation;
 use url::Url;
 
+use crate::commands::events::since;
 use crate::failure::Failure;
 
 /// Keeps OAuth grants alive, and makes API calls that never come back with "token expired".
@@ -108,12 +110,49 @@ pub(crate) enum Routed {
     Reconnect(Reconnect),
     /// Say what is wrong with connections, why, and what to do
     Doctor(Doctor),
+    /// What happened, the newest last
+    Events(Events),
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
     /// What webhooks told, and whether it arrived
     #[command(subcommand)]
     Webhooks(Webhooks),
+}
+
+/// `evergrant events`
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only of this connection
+    #[arg(long, value_name = "ID")]
+    pub(crate) connection: Vec<ConnectionId>,
+    /// Only of this customer's connections
+    #[arg(long)]
+    pub(crate) customer: Vec<Customer>,
+    /// Only of this app and its connections
+    #[arg(long)]
+    pub(crate) app: Vec<AppName>,
+    /// Only of this kind, like `reconnect_required`
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub(crate) kind: Vec<EventKind>,
+    /// From then on: a time like 2026-11-24T18:00:00Z, or how long ago, like 2h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// At most so many, the newest; 100 where nothing is said, with --since all of them
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Go on with what happens, until Ctrl-C; a stream that breaks off goes on where it stopped
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+fn kind(word: &str) -> Result<EventKind, String> {
+    EventKind::from_word(word).ok_or_else(|| {
+        format!(
+            "write one of {}",
+            EventKind::ALL.map(EventKind::as_str).join(", ")
+        )
+    })
 }
 
 /// `evergrant webhooks`

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod connect;
 pub(crate) mod connections;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod keys;

@@ -117,7 +117,7 @@ impl fmt::Display for Failure {
 }
 
 /// What others wrote must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() && c != '\n' {

@@ -89,6 +89,7 @@ async fn on_the_api(api: Api, command: Routed, output: Output) -> Result<(), Fai
         Routed::Refresh(refresh) => commands::token::refresh(api, refresh, output).await,
         Routed::Reconnect(reconnect) => commands::token::reconnect(api, reconnect, output).await,
         Routed::Doctor(doctor) => commands::doctor::run(api, doctor, output).await,
+        Routed::Events(events) => commands::events::run(api, events, output).await,
         Routed::Keys(keys) => commands::keys::run(api, keys, output).await,
         Routed::Webhooks(webhooks) => commands::webhooks::run(api, webhooks, output).await,
     }

@@ -102,7 +102,7 @@ impl Output {
 }
 
 /// A time as people read it, where the text is one: 80 columns have no room for milliseconds.
-fn to_the_second(text: &str) -> String {
+pub(crate) fn to_the_second(text: &str) -> String {
     match (text.parse::<jiff::Timestamp>(), text.get(..10), text.get(11..19)) {
         (Ok(_), Some(day), Some(time)) => format!("{day} {time}Z"),
         _ => text.to_owned(),

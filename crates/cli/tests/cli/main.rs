@@ -6,6 +6,7 @@
 )]
 
 mod demo;
+mod events;
 mod first_steps;
 mod outcomes;
 mod postgres;
