@@ -7,11 +7,11 @@ use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::LastSeen;
 use evergrant_domain::event::{Circumstances, Event, EventKind, RefreshReason};
 use evergrant_domain::tally::{Counted, Tally};
-use evergrant_domain::{Health, Version};
+use evergrant_domain::{Health, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    ConnectionFilter, CredentialsRejected, EventOrder, EventQuery, EventTrim, HealthAsked, NewConnection,
-    Presented, RefreshCount, Revoke, Sort, SortBy, StoredEvent, Usage,
+    Connected, ConnectionFilter, CredentialsRejected, EventOrder, EventQuery, EventTrim, HealthAsked, Landed,
+    NewConnection, Presented, RefreshCount, Revoke, Sort, SortBy, StoredEvent, Usage,
 };
 
 use crate::fixture::*;
@@ -346,6 +346,75 @@ pub(crate) async fn an_apps_health_changes_with_its_event_and_no_event_without_a
             ("credentials_accepted", at(9))
         ]
     );
+}
+
+pub(crate) async fn what_did_not_happen_is_not_in_the_history(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    let why = says(EventKind::ReconnectRequired);
+    create(&store, new("c1")).await;
+    create(&store, new("c2")).await;
+    let stale = lease(&store, "c1", 1, LEASE).await;
+    land(&store, &stale, "two").await;
+    let every = Duration::from_secs(10);
+    assert!(
+        store
+            .claim_forced_refresh(&id("c1"), every, why.clone(), at(3))
+            .await
+            .unwrap()
+    );
+    let told = async || {
+        let all = EventQuery::all(EventOrder::NewestFirst { before: None }, 100);
+        let events = store.find_events(all).await.unwrap().events;
+        events.into_iter().map(|event| event.id).collect::<Vec<_>>()
+    };
+    let before = told().await;
+
+    let again = store.create(new("c1"), at(4)).await.unwrap();
+    assert!(matches!(again, Connected::IdTaken), "{again:?}");
+    let grant_of_another = NewConnection {
+        tokens: tokens("two"),
+        ..new("c3")
+    };
+    let taken = store.create(grant_of_another.clone(), at(4)).await.unwrap();
+    assert!(matches!(taken, Connected::GrantTaken { .. }), "{taken:?}");
+    let taken = store
+        .supersede(grant_of_another, why.clone(), at(4))
+        .await
+        .unwrap();
+    assert!(matches!(taken, Connected::GrantTaken { .. }), "{taken:?}");
+    let taken = store
+        .reconnect(&id("c1"), None, tokens("c2"), why.clone(), at(4))
+        .await
+        .unwrap();
+    assert!(matches!(taken, Connected::GrantTaken { .. }), "{taken:?}");
+    let late = store.land(&stale, refreshed("three"), at(4)).await.unwrap();
+    assert!(matches!(late, Landed::Moved(_)), "{late:?}");
+    let (v1, v2) = (Version::FIRST, Version::new(2));
+    let restored = store
+        .restore(&id("c1"), v1, v2, tokens("four"), why.clone(), at(4))
+        .await
+        .unwrap();
+    assert!(restored.is_none(), "{restored:?}");
+    for refused in [
+        store
+            .condemn(&stale, ReconnectReason::GrantRefused, why.clone(), at(4))
+            .await,
+        store
+            .mark_uninstalled(&id("c1"), at(-9), why.clone(), at(4))
+            .await,
+        store
+            .claim_forced_refresh(&id("c1"), every, why.clone(), at(4))
+            .await,
+        store
+            .claim_forced_refresh(&id("nobody"), every, why.clone(), at(4))
+            .await,
+    ] {
+        assert!(!refused.unwrap());
+    }
+    let nobody = id("nobody");
+    let left = store.disconnect(&nobody, Revoke::Never, None, why, at(4));
+    assert!(left.await.unwrap().is_none());
+    assert_eq!(told().await, before);
 }
 
 pub(crate) async fn history_is_kept_by_age_and_by_count(fixture: &impl Fixture) {

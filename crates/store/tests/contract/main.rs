@@ -116,6 +116,7 @@ macro_rules! every_claim {
                 events_are_found_by_what_is_asked_for
                 pages_of_events_make_up_the_whole_in_both_directions
                 an_apps_health_changes_with_its_event_and_no_event_without_a_change
+                what_did_not_happen_is_not_in_the_history
                 history_is_kept_by_age_and_by_count
                 refreshes_are_counted_from_the_history
                 what_is_counted_adds_up_over_all_processes

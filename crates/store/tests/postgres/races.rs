@@ -6,7 +6,8 @@ use evergrant_domain::Version;
 use evergrant_domain::write_ledger::Meeting;
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Change, Connected, CooldownAnswer, DueQuery, Landed, NewConnection, Reserved, RevocationState, Revoke,
+    Change, Connected, CooldownAnswer, DueQuery, EventOrder, EventQuery, Landed, NewConnection, Reserved,
+    RevocationState, Revoke,
 };
 use futures_util::future::join_all;
 
@@ -187,6 +188,42 @@ async fn a_change_that_is_committed_late_is_told_all_the_same() {
     let (changes, read_to) = store.changes(read_to).await.unwrap();
     assert!(changes.contains(&Change::Keys), "{changes:?}");
     assert_eq!(store.changes(read_to).await.unwrap(), (vec![], read_to));
+}
+
+// The stream, the feed and the outbox of webhooks go on from where such a page ends.
+#[tokio::test]
+async fn an_event_that_is_committed_late_is_read_all_the_same() {
+    let database = Database::new();
+    let store = database.open().await;
+    let start = store.event_head().await.unwrap();
+    let read = async |after| {
+        let asked = EventQuery::all(EventOrder::OldestFirst { after }, 100);
+        let page = store.find_events(asked).await.unwrap();
+        let told: Vec<_> = page.events.into_iter().map(|event| event.detail).collect();
+        (told, page.read_on.unwrap_or(after))
+    };
+    // It draws its number first and commits last.
+    let slow = database.session().await;
+    slow.batch_execute(
+        "BEGIN; INSERT INTO events (at, app, kind, detail) VALUES (0, 'crm', 'credentials_accepted', 'the late one')",
+    )
+    .await
+    .unwrap();
+    create(&store, new("c1")).await;
+    let (told, read_to) = read(start).await;
+    assert!(told.is_empty(), "what comes behind it waits for it: {told:?}");
+    slow.batch_execute("COMMIT").await.unwrap();
+    let (told, read_to) = read(read_to).await;
+    assert_eq!(told, ["the late one", "because a test says so"]);
+    assert_eq!(read(read_to).await, (vec![], read_to));
+    // One that is rolled back holds nobody up.
+    slow.batch_execute(
+        "BEGIN; INSERT INTO events (at, app, kind, detail) VALUES (0, 'crm', 'revoked', 'never'); ROLLBACK",
+    )
+    .await
+    .unwrap();
+    create(&store, new("c2")).await;
+    assert_eq!(read(read_to).await.0, ["because a test says so"]);
 }
 
 #[tokio::test]
