@@ -15,6 +15,8 @@ use super::*;
 use crate::guest::{Stay, Strangers};
 
 const HEADERS: Duration = Duration::from_secs(15);
+/// Longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// What is made of a request: method, target, headers, body and what is left; or a word.
 fn made_of(bytes: &str) -> String {
@@ -261,7 +263,8 @@ impl Table {
     }
 
     async fn ended(self) -> io::Result<Option<Odd<Answering>>> {
-        self.served.await.unwrap().1
+        let ended = timeout(PATIENCE, self.served).await;
+        ended.expect("it ends").unwrap().1
     }
 }
 
@@ -372,7 +375,8 @@ async fn a_call_whose_caller_hangs_up_is_dropped() {
     table.say(GET).await;
     begun.notified().await;
     drop(table.client);
-    dropped.notified().await;
+    let is_dropped = timeout(PATIENCE, dropped.notified()).await;
+    assert!(is_dropped.is_ok(), "it goes on");
     assert!(table.served.await.unwrap().1.is_err());
 }
 
@@ -381,7 +385,8 @@ async fn who_takes_nothing_of_an_answer_is_not_waited_for_without_end() {
     let mut table = Table::with_room(64, fine);
     table.say(GET).await;
     let since = Instant::now();
-    assert!(table.served.await.unwrap().1.is_err());
+    let served = timeout(PATIENCE, table.served).await;
+    assert!(served.expect("it ends").unwrap().1.is_err());
     assert_eq!(since.elapsed(), HEADERS);
 }
 
