@@ -500,16 +500,22 @@ fn well(evidence: &Evidence<'_>) -> (String, String) {
         ),
     };
     match connection.last.success_at {
-        Some(at) if at >= connection.connected_at => (
-            format!(
-                "Nothing is wrong: {token}; the last call that succeeded came at {}.{}",
-                evidence.when(at),
-                grant::many_not_found(evidence)
-                    .map(|said| format!(" {said}."))
-                    .unwrap_or_default()
-            ),
-            "Nothing to do.".to_owned(),
-        ),
+        Some(at) if at >= connection.connected_at => {
+            let well = format!(
+                "Nothing is wrong: {token}; the last call that succeeded came at {}.",
+                evidence.when(at)
+            );
+            match grant::many_not_found(evidence) {
+                None => (well, "Nothing to do.".to_owned()),
+                Some(said) => (
+                    format!("{well} But {said}."),
+                    format!(
+                        "If what is called should be there, compare the account that the caller means with this connection's: evergrant connections show {}.",
+                        connection.id
+                    ),
+                ),
+            }
+        }
         _ => (
             format!(
                 "Nothing is wrong: {token}; no call has succeeded since it was connected at {}.",

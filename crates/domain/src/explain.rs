@@ -200,7 +200,8 @@ fn explain_part(
         .filter(|scope| is_word(scope))
         .collect();
     let policy = judged.policy.filter(|policy| is_word(policy));
-    let (mut cause, mut action) = match special(status, policy.as_deref()) {
+    let (mut cause, mut action) = match special(status, policy.as_deref()).or_else(|| without_token(&pasted))
+    {
         Some((cause, action)) if class == judged.class => (cause.to_owned(), action),
         _ => (about(class).cause.to_owned(), about(class).action),
     };
@@ -306,6 +307,14 @@ fn says_that_scopes_are_missing(pasted: &Pasted<'_>) -> bool {
     ]
     .iter()
     .any(|word| pasted.lower().contains(word))
+}
+
+/// No token was found in the request at all, or two words where one should be.
+fn without_token(pasted: &Pasted<'_>) -> Option<(&'static str, &'static str)> {
+    pasted.lower().contains("authentication credentials not found").then_some((
+        "The provider found no access token in the request: the header Authorization is missing, or is not \"Bearer\" and one token.",
+        "Look at how the header is made: Bearer written twice, an empty variable, a proxy that removes it. Through the gateway none of it can happen; a refresh mends it only where no token was at hand.",
+    ))
 }
 
 /// What [`judge`] reads. Exceptions often carry the message and not the body around it, and pages none at all.

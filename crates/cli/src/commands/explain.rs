@@ -76,5 +76,40 @@ fn read(explain: &Explain) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = source.take(READ_MAX).read_to_end(&mut bytes);
     read.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(text(&bytes))
+}
+
+/// The text; some shells write UTF-16 into files, with a mark that says in which order its bytes are.
+fn text(bytes: &[u8]) -> String {
+    let wide = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = rest.as_chunks::<2>().0.iter().map(|pair| unit(*pair)).collect();
+        String::from_utf16_lossy(&units)
+    };
+    match bytes {
+        [0xFF, 0xFE, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => wide(rest, u16::from_be_bytes),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_shell_that_writes_utf_16_is_read() {
+        let little: Vec<u8> = "\u{feff}HTTP 401 ü"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let big: Vec<u8> = "\u{feff}HTTP 401 ü"
+            .encode_utf16()
+            .flat_map(u16::to_be_bytes)
+            .collect();
+        for bytes in [little.as_slice(), big.as_slice(), "HTTP 401 ü".as_bytes()] {
+            assert_eq!(text(bytes), "HTTP 401 ü");
+        }
+        assert_eq!(text(&[0xFF, 0xFE, b'a']), "");
+        assert_eq!(text(&[b'a', 0xFF]), "a\u{fffd}");
+    }
 }

@@ -650,9 +650,9 @@ pub(super) fn app_credentials(evidence: &Evidence<'_>) -> Look {
         let since = since.map_or(String::new(), |since| format!(" since {}", evidence.when(since)));
         Look::found(
             Weight::Stops,
-            format!("the provider refuses client id or secret of the app {name}{since} ({code})"),
+            format!("the provider refuses client id or secret of the app {name}{since}, with {code}"),
             format!(
-                "The provider refuses the credentials of the app {name}{since} ({code}). No token of any of its connections can be refreshed; those at hand serve until they end. The customers' grants are not touched."
+                "The provider refuses the credentials of the app {name}{since}, with {code}. No token of any of its connections can be refreshed; those at hand serve until they end. The customers' grants are not touched."
             ),
             format!(
                 "Correct client_id or the client secret in [apps.{name}], reload the configuration (SIGHUP), and see whether they are right: evergrant apps check {name}. Nobody has to reconnect."

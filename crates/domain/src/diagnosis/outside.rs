@@ -212,7 +212,7 @@ fn refreshing_fails(evidence: &Evidence<'_>, weight: Weight, serves: &str) -> Op
         return Some(Look::found(
             weight,
             format!(
-                "refreshing failed {times} in a row, last at {failed_at} ({code}); the next try is at {}; {serves}",
+                "refreshing failed {times} in a row, last at {failed_at} with {code}; the next try is at {}; {serves}",
                 evidence.when(trouble.next_attempt_at)
             ),
             format!(

@@ -717,7 +717,7 @@ fn the_providers_trouble_is_named_however_it_shows() {
             });
         },
         Cause::ProviderOutage,
-        "failed twice in a row, last at 11:59:55 UTC (5 s ago) (503)",
+        "failed twice in a row, last at 11:59:55 UTC (5 s ago) with 503",
     );
     check(
         |case| {
@@ -1176,7 +1176,8 @@ fn many_calls_that_find_nothing_hint_at_a_caller_that_means_another_account() {
         diagnosis
             .summary
             .contains("10 of 20 calls since 09:00 UTC (3 h ago) came back 404")
-            && diagnosis.summary.contains("whether it means account 7"),
+            && diagnosis.summary.contains("whether it means account 7")
+            && diagnosis.action.contains("evergrant connections show c1"),
         "{}",
         diagnosis.summary
     );

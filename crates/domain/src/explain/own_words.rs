@@ -110,10 +110,18 @@ fn code(
             .find(|(known, _)| *known == event)
             .map(|(_, code)| *code)
     };
+    // What the command line says.
+    let in_words = || {
+        pasted
+            .lower()
+            .contains("the connection needs reconnecting")
+            .then_some("reconnect_required")
+    };
     in_document()
         .or_else(in_header)
         .or_else(in_a_line)
         .or_else(event)
+        .or_else(in_words)
         .map(str::to_owned)
 }
 

@@ -658,6 +658,36 @@ fn what_never_connected_has_sent_nothing_and_says_so() {
 }
 
 #[test]
+fn a_request_that_held_no_token_is_told_from_a_token_that_is_refused() {
+    let without = explained(api!("credentials_not_found.json")).expect("an answer");
+    assert!(
+        without.cause.contains("found no access token in the request"),
+        "{without:?}"
+    );
+    let refused = explained("401 Unauthorized").expect("an answer");
+    assert!(!refused.cause.contains("found no access token"), "{refused:?}");
+}
+
+#[test]
+fn a_token_endpoint_that_refuses_the_request_itself_is_known_without_a_status() {
+    check(
+        r#"{"error":"invalid_request","error_description":"missing grant_type"}"#,
+        "provider_unavailable",
+        None,
+    );
+    assert!(explained(r#"{"error":"invalid_request"}"#).is_none());
+}
+
+#[test]
+fn what_the_command_line_says_is_evergrants_own() {
+    check(
+        "evergrant: the connection needs reconnecting: the provider refused the refresh token",
+        "reconnect_required",
+        None,
+    );
+}
+
+#[test]
 fn an_error_with_its_number_is_a_status_in_other_languages_too() {
     check("Fehler 401: Nicht autorisiert", "rejected", Some(401));
     check(

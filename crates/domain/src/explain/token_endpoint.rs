@@ -40,6 +40,14 @@ fn in_body<'a>(pasted: &'a Pasted<'_>) -> Option<&'a str> {
         .into_iter()
         .filter_map(|member| pasted.said(member))
         .find(|word| CODES.contains(word))
+        .or_else(|| {
+            // Words that are a token endpoint's where they are explained as RFC 6749 has it.
+            let error = pasted.said("error")?;
+            pasted.said("error_description")?;
+            ["invalid_request", "invalid_scope"]
+                .contains(&error)
+                .then_some(error)
+        })
 }
 
 /// What such an answer means.
