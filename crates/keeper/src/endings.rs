@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evergrant_domain::connection::RefreshTrouble;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::redemption::{self, LEASE, backoff};
 use evergrant_domain::token_answer::{Failure, Introspected};
 use evergrant_domain::token_set::Due;
@@ -271,7 +271,11 @@ impl Keeper {
             EventKind::RefreshFailed,
             format!("the provider refused the app's credentials: {failure}"),
         )
-        .during(holding.circumstances(Some(&failure), self.inner.clock.now()));
+        .during(Circumstances {
+            // Nothing is wrong with the connection, so this is no failure of its own: the app's rejection is told of.
+            failures_before: None,
+            ..holding.circumstances(Some(&failure), self.inner.clock.now())
+        });
         self.step_back(&holding.lease, &holding.held, Some(event)).await?;
         self.reject_app(&holding.app, &failure).await?;
         let error = KeepError::AppCredentialsRejected {

@@ -229,7 +229,7 @@ pub enum Landed {
 }
 
 /// A refreshed token set to be stored.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refreshed {
     /// The set, with the old refresh token where the answer brought none.
     pub tokens: TokenSet,
@@ -237,7 +237,7 @@ pub struct Refreshed {
     pub mismatch: Option<String>,
     /// The account, where the record had none pinned yet.
     pub account: Option<Account>,
-    /// What the history says.
+    /// What the history says. How many failures came before, the store knows better than an answer that comes late, and says itself.
     pub event: Event,
 }
 

@@ -38,7 +38,7 @@ pub(crate) use self::history::{
     counts_column, health, hour, minute, read_count, read_event, read_tallied,
 };
 #[cfg(feature = "sqlite")]
-pub(crate) use self::landing::LandsAs;
+pub(crate) use self::landing::{LandsAs, told_of_landing};
 pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_revocation, read_revocation_state, seal_for_revocation,
 };

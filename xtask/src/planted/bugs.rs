@@ -209,8 +209,8 @@ pub(super) const EDITS: &[Edit] = &[
     },
     Edit {
         file: "crates/store/src/sqlite/redeeming.rs",
-        find: "        self.record_change(id, Before::Version(found.version), &refreshed.event, now)?;",
-        replace: "        if on!(no_event) { self.feed_connection(id)?; } else { self.record_change(id, Before::Version(found.version), &refreshed.event, now)?; }",
+        find: "        self.record_change(id, Before::Version(found.version), &event, now)?;",
+        replace: "        if on!(no_event) { self.feed_connection(id)?; } else { self.record_change(id, Before::Version(found.version), &event, now)?; }",
     },
     Edit {
         file: "crates/store/src/sqlite/redeeming.rs",

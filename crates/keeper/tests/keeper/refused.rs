@@ -275,3 +275,21 @@ async fn the_history_says_how_many_refreshes_in_a_row_had_failed_before() {
         ]
     );
 }
+
+#[tokio::test]
+async fn refused_credentials_are_no_failure_of_the_connection_in_its_history() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let connection = world.connected(&keeper).await;
+    world.hubspot.set_client_secret(CLIENT, "another");
+    world.pass(PAST_EXPIRY);
+    keeper.current(&connection.id, None).await.unwrap_err();
+    let events = keeper.store().events(&connection.id, 9).await.unwrap();
+    let failed: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind == "refresh_failed")
+        .map(|event| event.circumstances.failures_before)
+        .collect();
+    // Nobody is to be told that it does badly, for nobody would be told when it does well again.
+    assert_eq!(failed, [None], "{events:?}");
+}

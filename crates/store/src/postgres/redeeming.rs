@@ -15,7 +15,7 @@ use super::db::{Db, Told, Tried, recorded, storable, told};
 use crate::contract::{
     CooldownAnswer, Held, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
-use crate::record::{list, read_held, read_taken};
+use crate::record::{list, read_held, read_taken, told_of_landing};
 
 impl Db {
     /// Rule 2: one statement takes the lease and adds an attempt beside those of earlier holders, so a takeover adds and never
@@ -112,7 +112,8 @@ impl Db {
         Ok(lasts.is_some())
     }
 
-    /// Rules 14 to 16, where nothing stands in the way; `None` where something does.
+    /// Rules 14 to 16, where nothing stands in the way; `None` where something does: another token set, another holder of the
+    /// grant, or more or fewer failures before than the event tells of.
     pub(super) async fn land_at_once(
         &self,
         lease: &Lease,
@@ -149,6 +150,8 @@ impl Db {
                                 lease_until = CASE WHEN fence = $7 THEN NULL ELSE lease_until END,
                                 lease_shown_until = CASE WHEN fence = $7 THEN NULL ELSE lease_shown_until END
                           WHERE id = $1 AND version = $6 AND status <> 'disconnected'
+                            AND greatest(coalesce(trouble_failures, 0),
+                                         CASE WHEN status_reason = ANY ($19) THEN 1 ELSE 0 END) = $20::bigint
                             AND NOT EXISTS (SELECT 1 FROM connections other
                                              WHERE other.app = c.app AND other.id <> c.id
                                                AND other.refresh_token_fingerprint = $10)
@@ -179,6 +182,11 @@ impl Db {
                         .as_ref()
                         .map(|_| ReconnectReason::AccountMismatch.as_str()),
                     &reasons_that_a_token_set_takes_away(),
+                    &refreshed
+                        .event
+                        .circumstances
+                        .failures_before
+                        .map_or(-1, i64::from),
                 ],
             )
             .await?;
@@ -195,6 +203,13 @@ impl Db {
         if !self.lock(id).await? {
             return Ok(Landed::Purged);
         }
+        let Some(found) = self.connection(id).await? else {
+            return Ok(Landed::Purged);
+        };
+        let refreshed = &Refreshed {
+            event: told_of_landing(&found, &refreshed.event),
+            ..refreshed.clone()
+        };
         if self.land_at_once(lease, refreshed, now).await?.is_some() {
             if let Some(account) = &refreshed.account {
                 self.pin_account(id, account).await?;

@@ -13,7 +13,7 @@ use super::record::Db;
 use crate::contract::{
     CooldownAnswer, Landed, Lease, LeaseAnswer, LeaseOn, Presented, Refreshed, RevocationState,
 };
-use crate::record::{Before, LandsAs, Stored, list, read_taken};
+use crate::record::{Before, LandsAs, Stored, list, read_taken, told_of_landing};
 
 /// No answer of a transaction is lost here, so none is asked for again.
 const ONLY_ASKING: i64 = 0;
@@ -163,7 +163,8 @@ impl Db {
         if let Some(account) = &refreshed.account {
             self.pin_account(id, account)?;
         }
-        self.record_change(id, Before::Version(found.version), &refreshed.event, now)?;
+        let event = told_of_landing(&found, &refreshed.event);
+        self.record_change(id, Before::Version(found.version), &event, now)?;
         Ok(Landed::Stored(self.written(id)?))
     }
 

@@ -1,7 +1,7 @@
 //! What becomes of an answer, and of a verdict: PROTOCOL.md, rules 11 and 14 to 16.
 
-use evergrant_domain::connection::Landing;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::connection::{Landing, RefreshTrouble};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::{ConnectionStatus, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{Landed, LeaseAnswer, Presented, Refreshed, RevocationState, Revoke};
@@ -128,6 +128,59 @@ pub(crate) async fn a_late_answer_revives_what_was_condemned_for_want_of_it(fixt
             format!("{name}-late"),
             "{reason:?}"
         );
+    }
+}
+
+/// What the newest event says of the failures before it.
+async fn told_failures(store: &impl Store, name: &str) -> Option<u32> {
+    let events = store.events(&id(name), 1).await.unwrap();
+    events[0].circumstances.failures_before
+}
+
+pub(crate) async fn a_set_that_lands_is_told_of_with_the_failures_that_it_ends(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let first = lease(&store, "c1", 1, LEASE).await;
+    land(&store, &first, "two").await;
+    assert_eq!(told_failures(&store, "c1").await, Some(0));
+    let failing = lease(&store, "c1", 2, LEASE).await;
+    let troubled = RefreshTrouble {
+        failures: 3,
+        ..trouble()
+    };
+    store
+        .give_up(&failing, Presented::No, Some(troubled), None, at(3))
+        .await
+        .unwrap();
+    // Its answer was under way, or in a lifeboat, since before there was any trouble.
+    let lease = lease(&store, "c1", 2, LEASE).await;
+    let late = Refreshed {
+        event: event().during(Circumstances {
+            failures_before: Some(0),
+            ..Circumstances::default()
+        }),
+        ..refreshed("three")
+    };
+    let landed = store.land(&lease, late, at(4)).await.unwrap();
+    assert!(matches!(landed, Landed::Stored(_)), "{landed:?}");
+    assert_eq!(told_failures(&store, "c1").await, Some(3));
+}
+
+pub(crate) async fn a_set_that_brings_a_connection_back_is_told_of_as_the_end_of_a_failure(
+    fixture: &impl Fixture,
+) {
+    let store = fixture.open().await;
+    for (name, reason, failures) in [
+        ("back", ReconnectReason::GrantRefused, 1),
+        // It stays as it is: nothing is over.
+        ("gone", ReconnectReason::Uninstalled, 0),
+    ] {
+        create(&store, new(name)).await;
+        let lease = lease(&store, name, 1, LEASE).await;
+        assert!(store.condemn(&lease, reason, event(), at(2)).await.unwrap());
+        let landed = land(&store, &lease, &format!("{name}-late")).await;
+        assert!(matches!(landed, Landed::Stored(_)), "{landed:?}");
+        assert_eq!(told_failures(&store, name).await, Some(failures), "{name}");
     }
 }
 

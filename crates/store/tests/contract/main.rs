@@ -68,6 +68,8 @@ macro_rules! every_claim {
                 a_late_answer_whose_version_stands_is_stored_unproven_beside_the_newer_lease
                 an_answer_of_the_old_grant_does_not_survive_a_reconnect
                 a_late_answer_revives_what_was_condemned_for_want_of_it
+                a_set_that_lands_is_told_of_with_the_failures_that_it_ends
+                a_set_that_brings_a_connection_back_is_told_of_as_the_end_of_a_failure
                 an_answer_for_another_account_is_stored_and_never_serves
                 an_answer_for_a_disconnected_connection_goes_into_the_revocation_queue
                 an_answer_for_an_erased_connection_is_the_callers_to_revoke
