@@ -169,6 +169,8 @@ impl Server {
         let permits = Permits::new();
         let strangers = Arc::new(Strangers::default());
         let threads = Threads::start(self.threads);
+        // Before the first request: what it changes is told.
+        self.service.webhooks().begin().await;
         let told = tokio::spawn({
             let (webhooks, stop) = (self.service.webhooks().clone(), stop.clone());
             async move { webhooks.run(stop).await }

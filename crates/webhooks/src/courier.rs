@@ -110,3 +110,61 @@ async fn read_a_little(mut body: Incoming, deadline: Instant) {
         read += frame.data_ref().map_or(0, Bytes::len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use async_trait::async_trait;
+    use evergrant_oauth::Stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::sending::DEADLINE;
+
+    /// Every address leads to somebody who answers this and then says nothing more.
+    struct Says(&'static str);
+
+    #[async_trait]
+    impl Network for Says {
+        async fn connect(&self, _: &Url, _: Instant) -> Result<Box<dyn Stream>, &'static str> {
+            let (ours, mut theirs) = duplex(64 * 1024);
+            let answer = self.0;
+            tokio::spawn(async move {
+                theirs.read_u8().await.expect("it is asked");
+                theirs.write_all(answer.as_bytes()).await.expect("there is room");
+                pending::<()>().await;
+            });
+            Ok(Box::new(ours))
+        }
+    }
+
+    /// What comes of posting to it, and after how many seconds.
+    async fn post(answer: &'static str) -> (Result<u16, &'static str>, u64) {
+        let courier = Courier::new(Arc::new(Says(answer)));
+        let url = Url::parse("http://localhost/in").expect("a literal URL");
+        let began = Instant::now();
+        let now = Timestamp::from_millis(0);
+        let answer = courier
+            .post(&url, HeaderMap::new(), "{}".to_owned(), DEADLINE, now)
+            .await;
+        (answer.map(|answer| answer.status), began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_waited_for_as_long_as_was_promised() {
+        assert_eq!(post("").await, (Err("timeout"), 15));
+        assert_eq!(post("HTTP/1.1 200 OK\r\ncontent-").await, (Err("timeout"), 15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_is_enough_where_the_body_does_not_end() {
+        let unfinished = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nx";
+        assert_eq!(post(unfinished).await, (Ok(200), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_answer_is_none() {
+        assert_eq!(post("SSH-2.0-OpenSSH\r\n").await, (Err("unreadable"), 0));
+    }
+}

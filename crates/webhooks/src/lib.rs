@@ -27,7 +27,7 @@ use evergrant_store::contract::DeliverySweep;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +35,8 @@ use crate::courier::Courier;
 pub use crate::sending::TriedOut;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the store is waited for before the service begins.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a delivery that was taken is kept, for people who ask whether it was.
 const DELIVERED_KEPT: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -120,6 +122,24 @@ impl Webhooks {
             })
             .collect();
         self.inner.receivers.store(Arc::new(receivers));
+        self.inner.more.notify_one();
+    }
+
+    /// To be done before anything is changed that somebody is to be told of: where nobody was ever told, the history counts from here
+    /// on. A store that does not answer does not keep the service from beginning.
+    pub async fn begin(&self) {
+        match timeout(BEGINS_WITHIN, self.position()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(event = "store_error", %error, "from where on webhooks are made could not be noted; it is tried again");
+            }
+            Err(_) => {
+                tracing::warn!(
+                    event = "store_error",
+                    "from where on webhooks are made could not be noted in time; it is tried again"
+                );
+            }
+        }
     }
 
     /// Whether anybody is told at all.

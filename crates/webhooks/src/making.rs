@@ -43,9 +43,7 @@ impl Webhooks {
         let store = self.inner.keeper.store();
         loop {
             let now = self.inner.keeper.clock().now();
-            let Some(position) = store.webhook_position().await? else {
-                let head = store.event_head().await?;
-                store.add_deliveries(None, head, Vec::new(), now).await?;
+            let Some(position) = self.position().await? else {
                 return Ok(());
             };
             let from = match *self.inner.read.lock() {
@@ -69,6 +67,17 @@ impl Webhooks {
             // Where another process has moved on meanwhile, it has kept the same.
             store.add_deliveries(Some(position), to, deliveries, now).await?;
         }
+    }
+
+    /// How far the events were read; `None` where nobody was ever told, and then what happens from now on is.
+    pub(crate) async fn position(&self) -> Result<Option<i64>, StoreError> {
+        let store = self.inner.keeper.store();
+        let position = store.webhook_position().await?;
+        if position.is_none() && !self.is_idle() {
+            let (head, now) = (store.event_head().await?, self.inner.keeper.clock().now());
+            store.add_deliveries(None, head, Vec::new(), now).await?;
+        }
+        Ok(position)
     }
 
     async fn of(&self, events: &[StoredEvent], now: Timestamp) -> Result<Vec<NewDelivery>, StoreError> {

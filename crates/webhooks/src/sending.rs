@@ -19,7 +19,7 @@ use crate::{Receiver, Webhooks};
 /// At a time to one receiver: one that hangs takes so many tasks, and holds up no other.
 const AT_ONCE: u32 = 4;
 /// How long one try may take, connecting included.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// How far a claim pushes the next try on: past this one, so that no other process sends it, too.
 const PUSH: Duration = Duration::from_secs(60);
 

@@ -14,6 +14,7 @@ use evergrant_domain::{
     Provider, RefreshPolicy, RefreshToken, Rotation, Timestamp,
 };
 use evergrant_keeper::{Clock, Import, ImportTokens, Keeper, KeeperParts, Surroundings, SystemClock};
+use evergrant_metrics::Exposition;
 use evergrant_oauth::{TlsRoots, TokenEndpoint};
 use evergrant_store::contract::{Delivery, DeliveryFilter, DeliveryState, Revoke};
 use evergrant_store::{ByLease, SqliteStore, Vault, VaultKey};
@@ -24,6 +25,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -168,6 +170,8 @@ struct Receiver {
     url: Url,
     seen: Arc<Mutex<Vec<Seen>>>,
     arrived: Arc<Semaphore>,
+    /// So many of the requests that it lets wait are answered.
+    let_go: Arc<Semaphore>,
     /// How much was written of answers without end.
     written: Arc<AtomicI64>,
 }
@@ -202,22 +206,29 @@ impl Receiver {
         ))
         .unwrap();
         let (seen, arrived) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let let_go = Arc::new(Semaphore::new(0));
         let written: Arc<AtomicI64> = Arc::default();
         let answers = answers.to_vec();
         tokio::spawn({
             let (seen, arrived, written) = (seen.clone(), arrived.clone(), written.clone());
+            let let_go = let_go.clone();
             async move {
                 let mut asked = 0;
                 while let Ok((mut stream, _)) = listener.accept().await {
                     let answer = answers[asked.min(answers.len() - 1)];
                     asked += 1;
                     let (seen, arrived, written) = (seen.clone(), arrived.clone(), written.clone());
+                    let let_go = let_go.clone();
                     tokio::spawn(async move {
                         let one = read(&mut stream).await;
                         seen.lock().push(one);
                         arrived.add_permits(1);
                         if answer == "hang" {
                             std::future::pending::<()>().await;
+                        }
+                        if answer == "wait" {
+                            let_go.acquire().await.unwrap().forget();
+                            return stream.write_all(OK.as_bytes()).await.unwrap();
                         }
                         if answer == "endless" {
                             let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
@@ -237,6 +248,7 @@ impl Receiver {
             url,
             seen,
             arrived,
+            let_go,
             written,
         }
     }
@@ -309,6 +321,18 @@ async fn deliveries(keeper: &Keeper, state: DeliveryState) -> Vec<Delivery> {
     keeper.store().deliveries(filter).await.unwrap()
 }
 
+/// How often something was tried, by what came of it.
+fn tried(keeper: &Keeper) -> [(&'static str, u32); 3] {
+    let mut text = Exposition::new();
+    keeper.metrics().write(&mut text);
+    let text = text.into_text();
+    ["delivered", "failed", "dead"].map(|outcome| {
+        let series = format!("evergrant_webhook_deliveries_total{{outcome=\"{outcome}\"}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&series));
+        (outcome, count.unwrap().parse().unwrap())
+    })
+}
+
 #[tokio::test]
 async fn what_happens_is_told_once_to_each_signed_and_without_a_secret() {
     let world = World::new();
@@ -354,6 +378,7 @@ async fn what_happens_is_told_once_to_each_signed_and_without_a_secret() {
     );
     let kept = deliveries(&keeper, DeliveryState::Delivered).await;
     assert_eq!(kept.len(), 2);
+    assert_eq!(tried(&keeper), [("delivered", 2), ("failed", 0), ("dead", 0)]);
     assert!(
         !format!("{kept:?}").contains("canary"),
         "neither token nor query is kept"
@@ -479,6 +504,7 @@ async fn after_eight_tries_it_is_dead_and_may_be_sent_again() {
     look(&webhooks).await;
     assert_eq!(receiver.seen().len(), 9);
     assert_eq!(receiver.seen()[8].header("webhook-id"), dead.id);
+    assert_eq!(tried(&keeper), [("delivered", 0), ("failed", 8), ("dead", 1)]);
 }
 
 #[tokio::test]
@@ -622,4 +648,138 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
     );
     // What the system keeps for who does not read is all that left.
     assert!(receiver.written.load(Ordering::SeqCst) < 64 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn receivers_that_want_different_things_are_each_told_of_theirs() {
+    let world = World::new();
+    let (comes, goes) = (Receiver::answering(&[OK]).await, Receiver::answering(&[OK]).await);
+    let (keeper, webhooks) = world.process(&[]).await;
+    let wants = |receiver: &Receiver, notice| Endpoint {
+        notices: vec![notice],
+        ..receiver.endpoint()
+    };
+    webhooks.tell(vec![
+        wants(&comes, Notice::Connected),
+        wants(&goes, Notice::Disconnected),
+    ]);
+    look(&webhooks).await;
+    let id = connect(&keeper, "c1").await;
+    keeper.disconnect(&id, Revoke::Auto).await.unwrap();
+    look(&webhooks).await;
+    assert_eq!(comes.kinds(), ["connection.connected"]);
+    assert_eq!(goes.kinds(), ["connection.disconnected"]);
+}
+
+#[tokio::test]
+async fn one_look_reads_everything_that_happened_however_much_of_it_nobody_wants() {
+    let world = World::new();
+    let receiver = Receiver::answering(&[OK]).await;
+    let (keeper, webhooks) = world.process(&[]).await;
+    webhooks.tell(vec![Endpoint {
+        notices: vec![Notice::Disconnected],
+        ..receiver.endpoint()
+    }]);
+    look(&webhooks).await;
+    let id = connect(&keeper, "c1").await;
+    // More than are read at once.
+    for _ in 0..510 {
+        let event = Event::new(EventKind::AccountMismatch, "a test");
+        let now = keeper.clock().now();
+        keeper.store().note_event(&id, event, now).await.unwrap();
+    }
+    keeper.disconnect(&id, Revoke::Auto).await.unwrap();
+    look(&webhooks).await;
+    assert_eq!(receiver.kinds(), ["connection.disconnected"]);
+}
+
+#[tokio::test]
+async fn what_happens_right_after_the_beginning_is_told_though_nobody_has_looked_yet() {
+    let world = World::new();
+    let receiver = Receiver::answering(&[OK]).await;
+    let (keeper, webhooks) = world.process(&[&receiver]).await;
+    connect(&keeper, "before").await;
+    webhooks.begin().await;
+    connect(&keeper, "c1").await;
+    look(&webhooks).await;
+    let seen = receiver.seen();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].body["data"]["connection"]["id"], "c1");
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_waits_for_what_is_on_its_way_and_gives_up_what_is_for_nobody() {
+    let world = World::new();
+    let (old, receiver) = (
+        Receiver::answering(&[BUSY]).await,
+        Receiver::answering(&["wait"]).await,
+    );
+    let (keeper, webhooks) = world.process(&[&old]).await;
+    look(&webhooks).await;
+    connect(&keeper, "c1").await;
+    look(&webhooks).await;
+    world.clock.pass(Duration::from_secs(25 * 3600));
+    webhooks.tell(vec![receiver.endpoint()]);
+    connect(&keeper, "c2").await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (webhooks, stop) = (webhooks.clone(), stop.clone());
+        async move { webhooks.run(stop).await }
+    });
+    receiver.wait_for(1).await;
+    let given_up = async {
+        while deliveries(&keeper, DeliveryState::Dead).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_up)
+        .await
+        .expect("it is given up");
+    stop.cancel();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!running.is_finished(), "one is on its way");
+    receiver.let_go.add_permits(1);
+    running.await.unwrap();
+    assert_eq!(deliveries(&keeper, DeliveryState::Delivered).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_secret_is_changed_by_a_time_with_both() {
+    let world = World::new();
+    let receiver = Receiver::answering(&[OK]).await;
+    let (keeper, webhooks) = world.process(&[&receiver]).await;
+    let secret = |text| WebhookSecret::parse(text).unwrap();
+    let (old, new) = (secret(SECRET), secret("new-new-new-new-new-new-new-"));
+    look(&webhooks).await;
+    let mut signed = Vec::new();
+    for (id, secrets) in [
+        ("c1", vec![old.clone()]),
+        ("c2", vec![new.clone(), old.clone()]),
+        ("c3", vec![new.clone()]),
+    ] {
+        // The address stays, and with it what is to be sent there.
+        webhooks.tell(vec![Endpoint {
+            secrets,
+            ..receiver.endpoint()
+        }]);
+        connect(&keeper, id).await;
+        look(&webhooks).await;
+        let told = receiver.seen().pop().unwrap();
+        let seconds = told.header("webhook-timestamp").parse().unwrap();
+        let holds = |secret: &WebhookSecret| {
+            let expected = signature::signature(
+                std::slice::from_ref(secret),
+                &told.header("webhook-id"),
+                seconds,
+                &told.bare_body,
+            );
+            told.header("webhook-signature")
+                .split(' ')
+                .any(|one| one == expected)
+        };
+        signed.push((holds(&old), holds(&new)));
+    }
+    assert_eq!(signed, [(true, false), (true, true), (false, true)]);
 }
