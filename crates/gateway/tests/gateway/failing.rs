@@ -1,21 +1,23 @@
 //! No answer, or one that says that the provider has trouble.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evergrant_domain::ReconnectReason;
-use evergrant_domain::event::EventKind;
+use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::{AccessToken, ReconnectReason, RefreshToken};
 use evergrant_gateway::RefusalKind;
 use evergrant_keeper::KeepError;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hubspot_sim::{Fault, FaultKind};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::faulty::Moment;
 use crate::scripted::{Reply, Scripted, ok, reply};
 use crate::streaming::fed;
-use crate::world::{CONTACTS, Settings, World, body, gist, refused, text};
+use crate::world::{CONTACTS, HUB, Settings, World, body, gist, refused, text};
 
 fn cut() -> Reply {
     Reply::Last(Vec::new())
@@ -355,6 +357,76 @@ async fn an_uninstall_that_the_store_did_not_take_is_told_again() {
     world.send("DELETE", UNINSTALL, "").await.unwrap();
     assert_eq!(world.faults.asked("mark_uninstalled"), 1);
     world.faults.heal();
+    // Whoever tells it again waits for its second by now.
+    for _ in 0..9 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
     let told = world.events(EventKind::ReconnectRequired).await;
     assert_eq!(told.len(), 1, "{told:?}");
+}
+
+/// A gateway whose API takes every uninstall, and a call that did one and has not been noted yet; it is noted with a permit.
+async fn uninstalling() -> (World, Arc<Semaphore>, tokio::task::JoinHandle<u16>) {
+    let provider = Scripted::new(|_, _| reply("204 No Content", "", "")).await;
+    let world = World::at(&provider.base).await;
+    let noted = world.faults.hold("mark_uninstalled");
+    let call = tokio::spawn({
+        let (gateway, id) = (world.gateway.clone(), world.id.clone());
+        async move {
+            let request = Request::delete("/").body(Full::new(Bytes::new())).unwrap();
+            let answer = gateway.call(&id, UNINSTALL, request).await.unwrap();
+            answer.response.status().as_u16()
+        }
+    });
+    while world.faults.asked("mark_uninstalled") == 0 {
+        tokio::task::yield_now().await;
+    }
+    (world, noted, call)
+}
+
+#[tokio::test]
+async fn a_refresh_in_between_does_not_hide_an_uninstall() {
+    let (world, noted, call) = uninstalling().await;
+    let renewal = evergrant_keeper::Renewal::Forced;
+    let report = world.keeper.refresh(&world.id, None, renewal).await.unwrap();
+    assert!(report.version > report.version_before);
+    noted.add_permits(1);
+    assert_eq!(call.await.unwrap(), 204);
+    let (kind, _) = refused(world.get(CONTACTS).await);
+    assert!(
+        matches!(
+            &kind,
+            RefusalKind::Keep(KeepError::ReconnectRequired {
+                reason: ReconnectReason::Uninstalled,
+                ..
+            })
+        ),
+        "{kind:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_consent_in_between_outlives_the_uninstall_before_it() {
+    let (world, noted, call) = uninstalling().await;
+    let another = world.another_keeper().await;
+    let held = another.store().held(&world.id).await.unwrap().unwrap();
+    let grant = world.hubspot.grant("sim-client", HUB).unwrap();
+    let mut tokens = held.tokens.unwrap();
+    tokens.refresh_token = Some(RefreshToken::new(grant.refresh_token));
+    tokens.access_token = AccessToken::new(grant.access_token);
+    let event = Event::new(EventKind::Reconnected, "the customer gave consent again");
+    let now = another.clock().now();
+    another
+        .store()
+        .reconnect(&world.id, None, tokens, event, now)
+        .await
+        .unwrap();
+    noted.add_permits(1);
+    assert_eq!(call.await.unwrap(), 204);
+    assert!(world.events(EventKind::ReconnectRequired).await.is_empty());
+    let record = another.store().connection(&world.id).await.unwrap().unwrap();
+    assert_eq!(record.status, evergrant_domain::ConnectionStatus::Active);
 }
