@@ -33,6 +33,25 @@ type Ttl = Histogram<6, 1>;
 /// By its first digit; what is no answer of the provider's has none.
 const CODE_CLASSES: [&str; 7] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
+/// The answers that calls of a class usually have, as indexes of [`CODE_CLASSES`]. They are there from zero: Prometheus sees that a
+/// number rose only where it saw it before, and the first calls of an outage are many.
+fn usual_code_classes(class: Class) -> &'static [usize] {
+    const NONE: usize = 0;
+    match class {
+        Class::Ok | Class::StaleToken => &[2],
+        Class::Expired | Class::Rejected => &[NONE, 2, 4],
+        Class::RejectedAfterRefresh
+        | Class::MalformedToken
+        | Class::StaticRejected
+        | Class::RateLimited
+        | Class::ClientError => &[NONE, 4],
+        Class::PermissionDenied => &[4],
+        // 423 and 477 are of it.
+        Class::Unavailable => &[NONE, 4, 5],
+        Class::Timeout => &[NONE],
+    }
+}
+
 /// What a call was when it ended.
 #[derive(Debug, Clone, Copy)]
 pub struct CallSeen {
@@ -269,6 +288,11 @@ pub(crate) struct Labelled<'a> {
 }
 
 impl Labelled<'_> {
+    /// Whether these are an app's: not one connection's, and not those of what ended before its app was known.
+    fn is_whole_app(&self) -> bool {
+        !self.app.is_empty() && self.connection.is_none()
+    }
+
     /// All labels of a series, these among them, by name.
     fn with<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let mut labels = vec![("app", self.app)];
@@ -291,7 +315,8 @@ pub(crate) fn write(apps: &[Labelled<'_>], text: &mut Exposition) {
         for class in Class::ALL {
             for (code_class, word) in CODE_CLASSES.iter().enumerate() {
                 let calls = app.series.sum(|counts| &counts.calls[class as usize][code_class]);
-                if calls > 0 {
+                let is_usual = usual_code_classes(class).contains(&code_class);
+                if calls > 0 || is_usual && app.is_whole_app() {
                     let labels = app.with(&[("class", class.as_str()), ("code_class", word)]);
                     text.sample(CALLS, &labels, calls);
                 }
@@ -417,6 +442,48 @@ mod tests {
         for (index, source) in Source::ALL.into_iter().enumerate() {
             assert_eq!(source as usize, index, "{}", source.as_str());
         }
+    }
+
+    #[test]
+    fn what_an_alert_asks_for_is_there_before_it_happens() {
+        let series = AppSeries::default();
+        series.here().call(&CallSeen {
+            class: Class::Unavailable,
+            status_code: Some(302),
+            took: Duration::ZERO,
+            upstream_took: None,
+            token_ttl: None,
+        });
+        let written = |app, connection| {
+            let mut text = Exposition::new();
+            let series = &series;
+            let labelled = Labelled {
+                app,
+                connection,
+                series,
+            };
+            write(&[labelled], &mut text);
+            let text = text.into_text();
+            let calls = text
+                .lines()
+                .filter(|line| line.starts_with("evergrant_calls_total{"))
+                .map(str::to_owned);
+            calls.collect::<Vec<_>>()
+        };
+        let of_app = written("crm", None);
+        for line in [
+            r#"evergrant_calls_total{app="crm",class="ok",code_class="2xx"} 0"#,
+            r#"evergrant_calls_total{app="crm",class="unavailable",code_class="5xx"} 0"#,
+            r#"evergrant_calls_total{app="crm",class="unavailable",code_class="3xx"} 1"#,
+            r#"evergrant_calls_total{app="crm",class="timeout",code_class="none"} 0"#,
+            r#"evergrant_calls_total{app="crm",class="rate_limited",code_class="none"} 0"#,
+        ] {
+            assert!(of_app.iter().any(|there| there == line), "{line}: {of_app:?}");
+        }
+        assert_eq!(of_app.len(), 24, "and no pair that makes no sense: {of_app:?}");
+        // Each connection that is named would bring as many.
+        assert_eq!(written("crm", Some("acme")).len(), 1);
+        assert_eq!(written("", None).len(), 1);
     }
 
     #[test]

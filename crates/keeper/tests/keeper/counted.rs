@@ -70,6 +70,20 @@ async fn redemptions_less_token_sets_stored_are_the_failures() {
 }
 
 #[tokio::test]
+async fn each_consent_is_one_token_set_of_its_own_source() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let first = crate::connecting::consented(&world, &keeper, world::HUB, None).await;
+    let again = crate::connecting::consented(&world, &keeper, world::HUB, None).await;
+    assert_eq!(first.unwrap().id, again.unwrap().id);
+    let of_consents = r#"evergrant_token_sets_stored_total{app="crm",source="connect"}"#;
+    check(
+        &keeper,
+        &[(of_consents, 2.0), (CONNECTED, 0.0), (STORED, 0.0), (ISSUED, 0.0)],
+    );
+}
+
+#[tokio::test]
 async fn a_commit_whose_answer_was_lost_is_one_token_set_and_the_error_is_counted() {
     let world = World::new().await;
     let (store, vault) = world.store().await;
