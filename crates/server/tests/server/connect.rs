@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use evergrant_store::contract::{ConnectSession, SessionOutcome};
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -457,6 +459,39 @@ async fn a_reconnect_link_restores_the_pinned_account_in_place_and_no_other() {
             .await
             .refused(400, "bad_request");
     }
+}
+
+/// A link as this installation signs it, for this connection and until then.
+fn signed(house: &House, connection: &str, until: i64) -> String {
+    let payload = URL_SAFE_NO_PAD.encode(json!({"c": connection, "e": until}).to_string());
+    let signature = house
+        .service
+        .engine()
+        .keeper()
+        .vault()
+        .sign("reconnect", payload.as_bytes());
+    format!(
+        "{PUBLIC}/connect/r.{payload}.{}",
+        URL_SAFE_NO_PAD.encode(signature)
+    )
+}
+
+#[tokio::test]
+async fn a_link_that_has_expired_is_dead_though_its_signature_is_good() {
+    let house = House::build().await;
+    house.import("c1", "acme", 1001).await;
+    let now = house.service.engine().keeper().clock().now().millis() / 1000;
+    let mut browser = Browser::default();
+    for (connection, until, status) in [
+        ("c1", now + 60, 200),
+        ("c1", now - 1, 404),
+        ("c1", i64::MAX, 404),
+        ("nobody", now + 60, 404),
+    ] {
+        let link = signed(&house, connection, until);
+        browser.send(&house, "GET", &link).await.expect(status);
+    }
+    assert_eq!(house.sim.ledger().code_exchanges, 0);
 }
 
 #[tokio::test]
