@@ -319,3 +319,40 @@ async fn a_collector_that_is_away_costs_its_spans_and_one_line() {
     let printed = installation.printed();
     assert_eq!(printed.matches("traces_lost").count(), 1, "{printed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_keeps_no_call_waiting() {
+    let installation = Installation::new(SimConfig {
+        seed: 8,
+        ..SimConfig::default()
+    })
+    .await;
+    // It takes connections and never answers.
+    let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = free_port();
+    let mut command = installation.evergrant();
+    command
+        .env("EVERGRANT_SERVER__LISTEN", format!("127.0.0.1:{port}"))
+        .env(
+            "EVERGRANT_TRACING__OTLP_ENDPOINT",
+            format!("http://{}/v1/traces", hanging.local_addr().unwrap()),
+        )
+        .env("OTEL_BSP_SCHEDULE_DELAY", "1")
+        // More spans than are kept for it.
+        .env("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+        .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4");
+    let service = installation.try_serve(&mut command, port).unwrap();
+    installation.connected(&service, "acme", PORTAL).await;
+    let key = installation.key(&service, "gateway").await;
+    let (_collecting, _) = hanging.accept().await.unwrap();
+    let calls = async {
+        for _ in 0..40 {
+            call(&installation, &service, &key, None).await;
+        }
+    };
+    // Sooner than a single batch is given up.
+    tokio::time::timeout(std::time::Duration::from_secs(8), calls)
+        .await
+        .expect("no call waits for it");
+    // Who is dropped is killed: nobody waits for the last spans here.
+}
