@@ -17,3 +17,4 @@ mod prepared;
 mod processes;
 mod retries;
 mod traces;
+mod webhooks;
