@@ -154,6 +154,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_leads_nowhere() {
+        let network = machine(TlsRoots::Only(vec![]), |address| address.is_loopback());
+        for url in ["http://localhost:9/", "http://127.0.0.1:9/", "http://[::1]:9/"] {
+            let parsed = Url::parse(url).unwrap();
+            let connected = network.connect(&parsed, Instant::now() + DEADLINE).await;
+            assert_eq!(connected.err(), Some("address_refused"), "{url}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_next_address_is_tried_where_one_refuses_or_swallows() {
         let alive = listener().await;
