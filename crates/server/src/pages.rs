@@ -9,6 +9,9 @@ use utoipa::IntoResponses;
 
 use crate::problem::ProblemView;
 
+/// How an account is connected again.
+const HELP: &str = "/help/reconnect";
+
 const STYLE: &str = include_str!("../assets/style.css");
 
 /// What the consent page offers.
@@ -58,6 +61,8 @@ struct MessagePage {
     text: String,
     support_url: Option<String>,
     app: Option<String>,
+    /// The page that says how it is done, step by step; the app's own where that is known.
+    help: String,
     is_good: bool,
 }
 
@@ -69,6 +74,7 @@ impl Message {
             text: text.into(),
             support_url: None,
             app: None,
+            help: HELP.to_owned(),
             is_good: false,
         }))
     }
@@ -76,6 +82,7 @@ impl Message {
     fn of_app(mut self, app: Option<&App>) -> Self {
         if let Some(app) = app {
             self.0.app = Some(app.shown_name().to_owned());
+            self.0.help = format!("{HELP}?app={}", app.name);
             self.0.support_url.clone_from(&app.support_url);
         }
         self

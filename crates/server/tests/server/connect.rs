@@ -528,8 +528,16 @@ async fn a_link_of_a_connection_that_was_ended_restores_nothing() {
         .await
         .expect(202);
     let page = browser.send(&house, "GET", &callback).await.expect(200);
-    assert!(page.text().contains("Not connected"), "{}", page.text());
-    browser.send(&house, "GET", link).await.expect(404);
+    let page = page.text();
+    assert!(
+        page.contains("Not connected") && page.contains("href=\"/help/reconnect?app=crm\""),
+        "whoever failed is shown how it is done: {page}"
+    );
+    let dead = browser.send(&house, "GET", link).await.expect(404).text();
+    assert!(
+        dead.contains("href=\"/help/reconnect\""),
+        "and no app is named where the link names none: {dead}"
+    );
     assert_eq!(house.sim.ledger().code_exchanges, 0);
 }
 
