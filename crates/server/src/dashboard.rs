@@ -144,7 +144,7 @@ async fn serve(State(door): State<Door>, request: Request) -> Response {
         return login_page(StatusCode::FORBIDDEN, Some(text), HOME);
     }
     let mut response = match (below.as_str(), request.method()) {
-        ("/login", &(Method::GET | Method::HEAD)) => ask_to_log_in(&request),
+        ("/login", &(Method::GET | Method::HEAD)) => door.ask_to_log_in(request).await,
         ("/login", &Method::POST) => door.log_in(request).await,
         ("/login" | "/logout" | "/live", method) if !is_served(&below, method) => method_not_allowed(),
         _ => door.to_who_is_known(request, &below).await,
@@ -321,6 +321,18 @@ impl Door {
         Response::from_parts(parts, body)
     }
 
+    async fn ask_to_log_in(&self, request: Request) -> Response {
+        let next = Query::parse(request.uri().query()).one("next").ok().flatten();
+        let next = next.filter(|next| is_ours(next));
+        let next = next.as_deref().unwrap_or(HOME);
+        // Whoever was in a moment ago is told why that is over.
+        let was_in = self.shared.sessions.is_shown(request.headers())
+            && matches!(self.known(request.headers()).await, Ok(None));
+        let text =
+            "You are no longer logged in: the session has ended, or its key was revoked or has run out.";
+        login_page(StatusCode::OK, was_in.then_some(text), next)
+    }
+
     async fn log_in(&self, request: Request) -> Response {
         let shared = &self.shared;
         let (parts, body) = request.into_parts();
@@ -475,12 +487,6 @@ fn is_ours(path: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
         && !path.contains(['\\', '#'])
         && path.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn ask_to_log_in(request: &Request) -> Response {
-    let next = Query::parse(request.uri().query()).one("next").ok().flatten();
-    let next = next.filter(|next| is_ours(next));
-    login_page(StatusCode::OK, None, next.as_deref().unwrap_or(HOME))
 }
 
 fn login_page(status: StatusCode, message: Option<&str>, next: &str) -> Response {

@@ -182,7 +182,9 @@ async fn every_page_and_file_is_inert_and_answers_to_our_names_only() {
         "/dashboard/connections/c1",
         "/dashboard/connections/c1/diagnosis",
         "/dashboard/connections/c1/disconnect",
+        "/dashboard/diagnosis",
         "/dashboard/apps",
+        "/dashboard/webhooks",
         "/dashboard/nowhere",
     ] {
         let page = visitor.open(&house, path).await;
@@ -321,6 +323,7 @@ async fn a_key_limited_to_one_customer_sees_and_does_nothing_else() {
         "/dashboard/connections",
         "/dashboard/connections?q=globex",
         "/dashboard/apps",
+        "/dashboard/diagnosis",
         "/dashboard/connections/c1",
     ] {
         let page = visitor
@@ -433,7 +436,12 @@ async fn a_session_ends_with_its_key_and_with_its_logout() {
         .await
         .expect(204);
     let gone = visitor.open(&house, "/dashboard/connections").await.expect(303);
-    assert!(gone.header("location").starts_with("/dashboard/login"));
+    let login = gone.header("location").to_owned();
+    assert!(login.starts_with("/dashboard/login"));
+    let page = visitor.open(&house, &login).await.expect(200).text();
+    assert!(page.contains("You are no longer logged in"), "{page}");
+    let page = house.send(bare("GET", &login)).await.expect(200).text();
+    assert!(!page.contains("no longer"), "nobody was in: {page}");
     visitor.submit(&house, "/dashboard/logout").await.expect(303);
 }
 
