@@ -4,8 +4,9 @@
 const body = document.body
 const every = Number(body.dataset.every || 0) * 1000
 const source = body.dataset.live
-// Many events in a row are one look.
-const APART = 1000
+// Many events in a row are one look, and no page takes more than a tenth of the time that it costs the service.
+const APART_MIN = 1000
+let apart = APART_MIN
 
 /** Makes `to` of `from` without losing the focus, an opened detail or what somebody is typing. */
 function become(from, to) {
@@ -61,13 +62,13 @@ function say(state, word) {
 }
 
 async function fetched(url) {
-  const answer = await fetch(url, { headers: { accept: 'text/html' }, cache: 'no-store' })
+  const answer = await fetch(url, { headers: { accept: 'text/html' }, cache: 'no-store', signal: AbortSignal.timeout(20_000) })
   if (answer.redirected && new URL(answer.url).pathname === '/dashboard/login') {
     // The session has ended; the login leads back here.
     location.assign(answer.url)
     return null
   }
-  if (!answer.ok) throw new Error(`status ${answer.status}`)
+  if (!answer.ok) throw answer
   return new DOMParser().parseFromString(await answer.text(), 'text/html')
 }
 
@@ -75,6 +76,8 @@ let looking = false
 let again = false
 let last = 0
 let timer
+
+const standing = () => document.querySelector('#state .chip')?.textContent
 
 async function look() {
   if (looking) {
@@ -86,16 +89,25 @@ async function look() {
   try {
     const page = await fetched(location.href)
     if (!page) return
+    const before = standing()
     for (const region of document.querySelectorAll('[data-region]')) {
       const wanted = page.getElementById(region.id)
       if (wanted) become(region, wanted)
     }
+    // What was found before is not what would be found now.
+    if (standing() !== before) load()
+    apart = Math.max(APART_MIN, 9 * (Date.now() - last))
     if (every) say('live', 'Live')
-  } catch {
-    say('away', 'Not reachable')
+  } catch (why) {
+    if (why.status === 404 || why.status === 403) {
+      // It is gone, or no longer for this key: the page itself says which.
+      location.reload()
+      return
+    }
+    say('away', why.status >= 500 ? 'In trouble' : 'Not reachable')
   } finally {
     looking = false
-    plan(again ? APART : every)
+    plan(again ? apart : every && Math.max(every, apart))
     again = false
   }
 }
@@ -106,30 +118,75 @@ function plan(within) {
 }
 
 function soon() {
-  plan(Math.max(0, last + APART - Date.now()) || 1)
+  plan(Math.max(0, last + apart - Date.now()) || 1)
+}
+
+// A browser has six connections to a host where it speaks HTTP/1.1, and a stream holds one. So one tab listens at a time, the one
+// that was looked at last; the others look every few seconds while they can be seen, and not at all while they cannot.
+const tabs = source && 'BroadcastChannel' in window ? new BroadcastChannel('evergrant-live') : null
+const RETRY_MIN = 2000
+const RETRY_MAX = 60_000
+let events
+let retry = RETRY_MIN
+let retrying
+
+function hush() {
+  clearTimeout(retrying)
+  events?.close()
+  events = undefined
+}
+
+function listen() {
+  if (!source || events || document.hidden) return
+  clearTimeout(retrying)
+  tabs?.postMessage('mine')
+  events = new EventSource(source)
+  events.addEventListener('message', soon)
+  events.addEventListener('open', () => {
+    retry = RETRY_MIN
+    // What came while nobody listened.
+    soon()
+  })
+  events.addEventListener('error', () => {
+    // A browser gives up on some errors and not on others, each on its own.
+    hush()
+    retrying = setTimeout(listen, retry)
+    retry = Math.min(retry * 2, RETRY_MAX)
+  })
 }
 
 if (every) {
   say('live', 'Live')
   plan(every)
-  document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : soon()))
-  if (source) {
-    const events = new EventSource(source)
-    events.addEventListener('message', soon)
-    events.addEventListener('open', () => say('live', 'Live'))
-    addEventListener('pagehide', () => events.close())
+  listen()
+  tabs?.addEventListener('message', hush)
+  addEventListener('focus', listen)
+  addEventListener('pagehide', hush)
+  addEventListener('pageshow', listen)
+  document.addEventListener('visibilitychange', () => {
+    if (document.hidden) {
+      clearTimeout(timer)
+      hush()
+    } else {
+      soon()
+      listen()
+    }
+  })
+}
+
+async function load(places = document.querySelectorAll('[data-load]')) {
+  for (const place of places) {
+    try {
+      const page = await fetched(place.dataset.load)
+      const wanted = page?.getElementById(place.id)
+      if (wanted) become(place, wanted)
+    } catch {
+      // Its link leads to the same.
+    }
   }
 }
 
-for (const place of document.querySelectorAll('[data-load]')) {
-  try {
-    const page = await fetched(place.dataset.load)
-    const wanted = page?.getElementById(place.id)
-    if (wanted) become(place, wanted)
-  } catch {
-    // Its link leads to the same.
-  }
-}
+load(document.querySelectorAll('[data-load]:not([data-loaded])'))
 
 for (const button of document.querySelectorAll('[data-copy]')) {
   button.hidden = false
