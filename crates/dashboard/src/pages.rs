@@ -3,6 +3,7 @@
 mod apps;
 mod connection;
 mod connections;
+mod diagnosis;
 mod overview;
 mod webhooks;
 
@@ -86,6 +87,7 @@ pub async fn answer(api: &impl Api, visitor: Visitor<'_>, request: Request<'_>) 
     match segments.as_slice() {
         [] if is_read => overview::page(api, &visitor).await,
         ["connections"] if is_read => connections::page(api, &visitor, &query).await,
+        ["diagnosis"] if is_read => diagnosis::page(api, &visitor, &query).await,
         ["apps"] if is_read => apps::page(api, &visitor).await,
         ["webhooks"] if is_read => webhooks::page(api, &visitor, &query).await,
         ["webhooks", id, "resend"] if is_form && is_plain(id) => webhooks::resend(api, id).await,
@@ -100,7 +102,7 @@ pub async fn answer(api: &impl Api, visitor: Visitor<'_>, request: Request<'_>) 
             [] | ["diagnosis" | "disconnect" | "refresh" | "export"] => Reply::MethodNotAllowed,
             _ => not_found(&visitor),
         },
-        [] | ["connections" | "apps" | "webhooks"] => Reply::MethodNotAllowed,
+        [] | ["connections" | "diagnosis" | "apps" | "webhooks"] => Reply::MethodNotAllowed,
         _ => not_found(&visitor),
     }
 }

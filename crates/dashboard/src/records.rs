@@ -190,6 +190,8 @@ pub(crate) struct AppOverview {
     /// By minute, oldest first; minutes in which nothing was counted are missing.
     pub(crate) calls_by_ttl_last_hour: Vec<Tallied>,
     pub(crate) refreshes_last_hour: Vec<Tallied>,
+    /// All that was counted.
+    pub(crate) last_day: BTreeMap<String, u64>,
 }
 
 /// What was counted in a minute.
@@ -231,6 +233,10 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Diagnosis {
+    pub(crate) connection: String,
+    pub(crate) app: Option<String>,
+    pub(crate) customer: Option<String>,
+    pub(crate) account: Option<String>,
     pub(crate) verdict: String,
     pub(crate) cause: Option<String>,
     pub(crate) title: Option<String>,

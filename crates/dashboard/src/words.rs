@@ -63,12 +63,13 @@ pub(crate) fn event(kind: &str) -> (String, Tone) {
         "lease_taken_over" => ("Lease taken over", Tone::Unsure),
         "store_regressed" => ("Store fell back", Tone::Unsure),
         "token_handed_out" => ("Token handed out", Tone::Quiet),
+        "token_reported" => ("Token reported as refused", Tone::Warn),
+        "refresh_forced" => ("Refresh asked for", Tone::Quiet),
+        "uninstall_ignored" => ("Old uninstall ignored", Tone::Quiet),
         "revoked" => ("Grant revoked", Tone::Quiet),
         "credentials_rejected" => ("App credentials refused", Tone::Bad),
         "credentials_accepted" => ("App credentials accepted", Tone::Good),
-        "uninstalled" => ("App uninstalled", Tone::Bad),
         "double_redemption" => ("Redeemed twice", Tone::Bad),
-        "stale_token_used" => ("Old token used", Tone::Warn),
         _ => return (name_of(kind), Tone::Quiet),
     };
     (name.to_owned(), tone)
@@ -83,8 +84,13 @@ pub(crate) fn name_of(word: &str) -> String {
     name
 }
 
-/// A text as a sentence: a capital first, a full stop last.
+/// A text as a sentence: a capital first, a full stop last, its times as people read them.
 pub(crate) fn sentence(text: &str) -> String {
+    with_readable_times(&full_sentence(text))
+}
+
+/// A capital first, a full stop last.
+fn full_sentence(text: &str) -> String {
     let mut characters = text.trim().chars();
     let mut sentence: String = match characters.next() {
         Some(first) => first.to_uppercase().chain(characters).collect(),
@@ -93,24 +99,66 @@ pub(crate) fn sentence(text: &str) -> String {
     if !sentence.ends_with(['.', '!', '?', '…']) {
         sentence.push('.');
     }
-    with_readable_times(&sentence)
+    sentence
+}
+
+/// A word that is a time as machines write it, and what stands behind it: a comma, a bracket.
+fn time_in(word: &str) -> Option<(Timestamp, &str)> {
+    let bare = word.trim_end_matches([',', '.', ';', ':', ')']);
+    let at = bare.ends_with('Z').then(|| bare.parse().ok())??;
+    Some((at, &word[bare.len()..]))
 }
 
 /// Times as machines write them, as people read them.
 fn with_readable_times(text: &str) -> String {
     let readable = |word: &str| {
-        let bare = word.trim_end_matches([',', '.', ';', ')']);
-        let at: Timestamp = bare.ends_with('Z').then(|| bare.parse().ok())??;
-        Some(format!(
-            "{} UTC{}",
-            at.strftime("%Y-%m-%d %H:%M:%S"),
-            &word[bare.len()..]
-        ))
+        time_in(word).map(|(at, rest)| format!("{} UTC{rest}", at.strftime("%Y-%m-%d %H:%M:%S")))
     };
     let words = text
         .split(' ')
         .map(|word| readable(word).unwrap_or_else(|| word.to_owned()));
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// A part of a text that is shown: what was written, or a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Words(String),
+    /// As it stands, and how far away it is.
+    Time(When),
+    /// How far away it is.
+    Ago(When),
+}
+
+/// A sentence of ours that tells how far away something is.
+pub(crate) fn told(before: &str, at: Timestamp, after: &str, now: Timestamp) -> Vec<Piece> {
+    vec![
+        Piece::Words(before.to_owned()),
+        Piece::Ago(When::new(at, now)),
+        Piece::Words(after.to_owned()),
+    ]
+}
+
+/// A text as a sentence whose times are marked as such.
+pub(crate) fn prose(text: &str, now: Timestamp) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut words = String::new();
+    for (index, word) in full_sentence(text).split(' ').enumerate() {
+        if index > 0 {
+            words.push(' ');
+        }
+        match time_in(word) {
+            Some((at, rest)) => {
+                pieces.push(Piece::Words(std::mem::take(&mut words)));
+                pieces.push(Piece::Time(When::new(at, now)));
+                words.push_str(rest);
+            }
+            None => words.push_str(word),
+        }
+    }
+    pieces.push(Piece::Words(words));
+    pieces.retain(|piece| *piece != Piece::Words(String::new()));
+    pieces
 }
 
 /// A span in its two largest units: `4 min 20 s`, `3 h`, `2 d 4 h`.
@@ -133,10 +181,12 @@ pub(crate) fn span(seconds: i64) -> String {
 }
 
 /// A time, as far away as it is and as it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct When {
     /// `4 min ago`, `in 20 s`.
     pub(crate) relative: String,
+    /// `16:40:05 UTC` on the day itself, else with its date.
+    pub(crate) short: String,
     /// `2026-11-24 16:40:05 UTC`
     pub(crate) absolute: String,
     /// As machines read it.
@@ -147,12 +197,19 @@ impl When {
     pub(crate) fn new(at: Timestamp, now: Timestamp) -> Self {
         let seconds = at.as_second() - now.as_second();
         let relative = match seconds {
-            -4..=4 => "now".to_owned(),
+            -4..=4 => "just now".to_owned(),
             5.. => format!("in {}", span(seconds)),
             _ => format!("{} ago", rough(-seconds)),
         };
+        let is_today = at.as_second().div_euclid(86_400) == now.as_second().div_euclid(86_400);
+        let short = if is_today {
+            "%H:%M:%S UTC"
+        } else {
+            "%Y-%m-%d %H:%M UTC"
+        };
         Self {
             relative,
+            short: at.strftime(short).to_string(),
             absolute: at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
             machine: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         }
@@ -219,7 +276,7 @@ mod tests {
             let at = Timestamp::from_second(1_764_000_000 + seconds).expect("a literal time");
             assert_eq!(When::new(at, now).relative, expected);
         };
-        check(0, "now");
+        check(0, "just now");
         check(-30, "30 s ago");
         check(-3599, "59 min ago");
         check(-90_000, "25 h ago");
@@ -247,6 +304,21 @@ mod tests {
         assert_eq!(
             sentence("the next try is at 2026-11-24T12:01:10.123Z; Z"),
             "The next try is at 2026-11-24 12:01:10 UTC; Z."
+        );
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().expect("a literal time");
+        let read: Vec<String> = prose(
+            "since 2026-11-24T11:58:00Z: 2 of 3 (last 2026-11-23T10:00:00Z)",
+            now,
+        )
+        .into_iter()
+        .map(|piece| match piece {
+            Piece::Words(words) => words,
+            Piece::Time(at) | Piece::Ago(at) => format!("<{}|{}|{}>", at.machine, at.short, at.relative),
+        })
+        .collect();
+        assert_eq!(
+            read.concat(),
+            "Since <2026-11-24T11:58:00Z|11:58:00 UTC|2 min ago>: 2 of 3 (last <2026-11-23T10:00:00Z|2026-11-23 10:00 UTC|26 h ago>)."
         );
         assert_eq!(name_of("clock_skew"), "Clock skew");
         assert_eq!(name_of("äh"), "äh");

@@ -31,7 +31,7 @@ async function visitor(more = {}) {
   context.setDefaultTimeout(15_000)
   const page = await context.newPage()
   page.on('console', (message) => {
-    const expected = /status of (401|403|404)/.test(message.text())
+    const expected = /status of (401|403|404|503)|ERR_FAILED/.test(message.text())
     if (message.type() === 'error' && message.location().url.startsWith(BASE) && !expected) complaints.push(message.text())
   })
   page.on('pageerror', (error) => complaints.push(String(error)))
@@ -55,9 +55,12 @@ async function logIn(page, key, path = '/dashboard') {
 const shot = async (page, name) => { if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true }) }
 const main = (page) => page.innerText('main')
 
-async function findings(page) {
-  await page.evaluate(axe)
-  const { violations } = await page.evaluate(() => axe.run({ resultTypes: ['violations'] }))
+/** What axe finds serious; of `rules` alone where they are named. */
+async function findings(page, rules) {
+  const { violations } = await page.evaluate(
+    (rules) => axe.run({ resultTypes: ['violations'], ...(rules && { runOnly: { type: 'rule', values: rules } }) }),
+    rules,
+  )
   return violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
     .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => `${node.html} ${node.failureSummary}`).join(' | ')}`)
@@ -166,6 +169,30 @@ async function repair() {
     await page.goto(`${BASE}/dashboard/connections`)
     assert.equal(new URL(page.url()).pathname, '/dashboard/login')
   })
+  await claim('a page whose connection is gone or whose key is revoked says so by itself', async () => {
+    const asAdmin = { headers: { authorization: `Bearer ${ADMIN}` } }
+    const made = await page.request.post(`${BASE}/v1/keys`, { ...asAdmin, data: { name: 'leaves soon', role: 'support' } })
+    const { id, key } = await made.json()
+    const other = await visitor()
+    await logIn(other, key, '/dashboard/connections/crowd-47')
+    assert.ok((await page.request.delete(`${BASE}/v1/connections/crowd-47?purge=true`, asAdmin)).ok())
+    await other.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
+    await other.waitForSelector('main h1:has-text("not found"), main .empty h1')
+    await other.goto(`${BASE}/dashboard/connections`)
+    assert.ok((await page.request.delete(`${BASE}/v1/keys/${id}`, asAdmin)).ok())
+    await other.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
+    await other.waitForURL((url) => url.pathname === '/dashboard/login' && url.searchParams.get('next') === '/dashboard/connections')
+    assert.match(await main(other), /no longer logged in/)
+    await other.context().close()
+  })
+  await claim('all are examined at once, and what is wrong comes first', async () => {
+    await logIn(page, SUPPORT, '/dashboard/diagnosis')
+    assert.match(await main(page), /25 connections examined/)
+    const first = await page.locator('.verdicts li').first().innerText()
+    assert.doesNotMatch(first, /Healthy/)
+    await page.click('text=Log out')
+    await page.waitForURL(`${BASE}/dashboard/login`)
+  })
   await claim('an admin is asked once more, told what happens, and ends a connection', async () => {
     await logIn(page, ADMIN, '/dashboard/connections/leaves')
     await page.click('text=Disconnect…')
@@ -194,51 +221,70 @@ const PAGES = [
   ['lost', '/dashboard/connections/lost-its-grant'],
   ['degraded', '/dashboard/connections/cannot-refresh'],
   ['hostile', '/dashboard/connections/hostile'],
+  ['right-to-left', '/dashboard/connections/right-to-left'],
+  ['long', '/dashboard/connections/long'],
+  ['disconnected', '/dashboard/connections/was-disconnected'],
   ['disconnect', '/dashboard/connections/leaves/disconnect'],
+  ['diagnosis', '/dashboard/diagnosis'],
   ['apps', '/dashboard/apps'],
   ['webhooks', '/dashboard/webhooks'],
   ['missing', '/dashboard/connections/nobody'],
 ]
 
-async function everyone() {
-  for (const colorScheme of ['light', 'dark']) {
-    const page = await visitor({ colorScheme })
-    await claim(`no page has a serious finding (${colorScheme})`, async () => {
-      const found = []
-      await page.goto(`${BASE}/dashboard/login`)
-      found.push(...(await findings(page)).map((finding) => `login: ${finding}`))
-      await shot(page, `login-${colorScheme}`)
-      await logIn(page, ADMIN)
-      for (const [name, path] of PAGES) {
-        await page.goto(BASE + path)
-        await page.waitForLoadState('networkidle', { timeout: 3000 }).catch(() => {})
-        found.push(...(await findings(page)).map((finding) => `${name}: ${finding}`))
-        await shot(page, `${name}-${colorScheme}`)
-      }
-      assert.deepEqual(found, [])
-    })
-    await page.context().close()
-  }
-  const phone = await visitor({ viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true })
-  await claim('nothing is wider than a phone, and what is to be touched is large enough', async () => {
-    await phone.goto(`${BASE}/dashboard/login`)
-    await shot(phone, 'login-phone')
-    await logIn(phone, ADMIN)
-    for (const [name, path] of PAGES) {
-      await phone.goto(BASE + path)
-      const { wide, small } = await phone.evaluate(() => ({
-        wide: document.documentElement.scrollWidth - innerWidth,
-        small: [...document.querySelectorAll('main button, main .button, nav a')]
-          .filter((one) => one.getClientRects().length && one.getBoundingClientRect().height < 36)
-          .map((one) => one.outerHTML),
-      }))
-      await shot(phone, `${name}-phone`)
-      assert.ok(wide <= 0, `${name} is ${wide} px too wide`)
-      assert.deepEqual(small, [], name)
+const DESK = { width: 1280, height: 860 }
+const PHONE = { width: 360, height: 740 }
+// What colours and sizes decide; everything else is the same in each of the ways to look at a page.
+const BY_LOOK = ['color-contrast', 'link-in-text-block', 'target-size', 'scrollable-region-focusable']
+
+/** Looks at one page in all four ways, and returns what is wrong with it. */
+async function looked(page, name) {
+  const wrong = []
+  await page.evaluate(axe)
+  for (const [device, size] of [['desk', DESK], ['phone', PHONE]]) {
+    await page.setViewportSize(size)
+    for (const colorScheme of ['light', 'dark']) {
+      // Colours on their way from one to the other are neither.
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+      const way = `${name}, ${device}, ${colorScheme}`
+      const first = device === 'desk' && colorScheme === 'light'
+      wrong.push(...(await findings(page, first ? undefined : BY_LOOK)).map((finding) => `${way}: ${finding}`))
+      await shot(page, `${name}-${device}-${colorScheme}`)
     }
-    assert.deepEqual(await findings(phone), [])
+    const { wide, small } = await page.evaluate(() => ({
+      wide: document.documentElement.scrollWidth - innerWidth,
+      small: [...document.querySelectorAll('main button, main .button, nav a')]
+        .filter((one) => one.getClientRects().length && one.getBoundingClientRect().height < 36)
+        .map((one) => one.outerHTML),
+    }))
+    if (wide > 0) wrong.push(`${name}, ${device}: ${wide} px too wide`)
+    if (device === 'phone') wrong.push(...small.map((one) => `${name}: too small to be touched: ${one}`))
+  }
+  await page.setViewportSize(DESK)
+  await page.emulateMedia({ colorScheme: null })
+  return wrong
+}
+
+/** As a browser says it of a tab that is behind another. */
+const hide = (page, hidden) => page.evaluate((hidden) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
+  document.dispatchEvent(new Event('visibilitychange'))
+}, hidden)
+
+async function everyone() {
+  const page = await visitor()
+  await claim('no page has a serious finding, is wider than its window or too small to be touched, in light and dark', async () => {
+    const wrong = []
+    await page.goto(`${BASE}/dashboard/login`)
+    wrong.push(...await looked(page, 'login'))
+    await logIn(page, ADMIN)
+    for (const [name, path] of PAGES) {
+      await page.goto(BASE + path)
+      await page.waitForFunction(() => !document.querySelector('[data-load]:not([data-loaded])'))
+      wrong.push(...await looked(page, name))
+    }
+    assert.deepEqual(wrong, [])
   })
-  await phone.context().close()
+  await page.context().close()
 
   const plain = await visitor({ javaScriptEnabled: false })
   await claim('without scripts everything can be read and done', async () => {
@@ -302,14 +348,51 @@ async function everyone() {
   await keys.context().close()
 
   const live = await visitor()
+  const isLive = (request) => request.url().includes('/dashboard/live')
   await claim('a page that is looked at keeps what somebody is doing there', async () => {
     await logIn(live, SUPPORT, '/dashboard/connections/calls-well')
     await live.waitForSelector('[data-pulse]:not([hidden])')
     await live.focus('#link')
-    await live.waitForTimeout(100)
+    const looks = live.waitForResponse((answer) => answer.url().endsWith('/connections/calls-well'))
     await live.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
-    await live.waitForTimeout(1500)
+    await (await looks).finished()
+    await live.waitForTimeout(100)
     assert.equal(await live.evaluate(() => document.activeElement.id), 'link')
+  })
+  await claim('a tab that nobody sees holds no stream, and one that is seen again does', async () => {
+    const ended = live.waitForEvent('requestfailed', isLive)
+    await hide(live, true)
+    await ended
+    const begun = live.waitForRequest(isLive)
+    await hide(live, false)
+    await begun
+  })
+  await claim('a stream that breaks is asked for again, whatever broke it', async () => {
+    for (const broken of [(route) => route.abort(), (route) => route.fulfill({ status: 503, body: '' })]) {
+      await hide(live, true)
+      await live.route(/dashboard\/live/, broken)
+      const failed = live.waitForRequest(isLive)
+      await hide(live, false)
+      await failed
+      await live.unroute(/dashboard\/live/)
+      const answered = await live.waitForResponse((answer) => isLive(answer.request()) && answer.status() === 200)
+      assert.equal(answered.headers()['content-type'], 'text/event-stream')
+    }
+  })
+  await claim('a service that is away is said to be, and no longer once it is back', async () => {
+    const away = /connections\/calls-well$/
+    await live.route(away, (route) => route.abort())
+    await live.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
+    await live.waitForSelector('[data-pulse][data-state=away]')
+    await live.unroute(away)
+    await live.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
+    await live.waitForSelector('[data-pulse][data-state=live]')
+  })
+  await claim('ten tabs of one browser leave it connections to do something with', async () => {
+    const tabs = await Promise.all(Array.from({ length: 10 }, () => live.context().newPage()))
+    for (const tab of tabs) await tab.goto(`${BASE}/dashboard/connections/calls-well`)
+    const statuses = await Promise.all(tabs.map((tab) => tab.evaluate(async () => (await fetch('/dashboard/apps')).status)))
+    assert.deepEqual([...new Set(statuses)], [200])
   })
   await live.context().close()
 }

@@ -39,6 +39,10 @@ impl House {
                 1005,
             )
             .await;
+        house
+            .import("right-to-left", "شركة الأمل للتجارة (ש.ל.) GmbH", 1007)
+            .await;
+        house.import("long", &"Konsortium-".repeat(18), 1008).await;
         house.import("was-disconnected", "Former Customer", 1006).await;
         for number in 0..CROWD {
             let id = format!("crowd-{number:02}");
@@ -154,12 +158,12 @@ const NAMES: [&str; 12] = [
 async fn an_operator_finds_what_stopped_and_repairs_it_with_the_customer() {
     let house = House::build().await;
     let held = house.visit("repair").await;
-    assert_eq!(held.len(), 13, "{held:?}");
+    assert_eq!(held.len(), 15, "{held:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_for_everyone() {
     let house = House::build().await;
     let held = house.visit("everyone").await;
-    assert_eq!(held.len(), 6, "{held:?}");
+    assert_eq!(held.len(), 8, "{held:?}");
 }

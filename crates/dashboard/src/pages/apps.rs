@@ -7,7 +7,7 @@ use super::{Frame, Reply, Visitor, show};
 use crate::api::{Api, get, post};
 use crate::notice::Notice;
 use crate::records::{App, Checked, List};
-use crate::words::{Tone, When};
+use crate::words::{Tone, When, counted};
 
 #[derive(Template)]
 #[template(path = "apps.html")]
@@ -48,8 +48,8 @@ fn card(app: App, visitor: &Visitor<'_>) -> Card {
         (Tone::Bad, "Credentials refused", why)
     } else if let Some(endpoint) = failing {
         let why = format!(
-            "The token endpoint failed {} time(s) in a row. Tokens at hand go on serving.",
-            endpoint.failures
+            "The token endpoint failed {} in a row. Tokens at hand go on serving.",
+            counted(endpoint.failures.into(), "time")
         );
         (Tone::Warn, "Token endpoint in trouble", why)
     } else {
@@ -121,7 +121,7 @@ mod tests {
             "Credentials refused",
             "invalid_client",
             "https://x.example/oauth/callback",
-            "3 time(s)",
+            "failed 3 times in a row",
             "in 30 s",
             "/dashboard/apps/crm/check",
         ] {

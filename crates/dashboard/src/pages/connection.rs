@@ -7,12 +7,13 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Frame, Query, Reply, Rights, Visitor, connections, query_of, show};
+use super::connections::{self, Standing};
+use super::{Frame, Query, Reply, Rights, Visitor, diagnosis, query_of, show};
 use crate::api::{Api, Refused, get, post, read};
 use crate::chart::Gauge;
 use crate::notice::Notice;
 use crate::records::{self, App, Connection, Diagnosis, Ended, Link, List, Refreshed};
-use crate::words::{Tone, When, counted, event, health, name_of, sentence, span};
+use crate::words::{Piece, Tone, When, counted, event, name_of, number, prose, span};
 
 /// Lines of the history on the page.
 const EVENTS: u32 = 100;
@@ -24,19 +25,24 @@ const LINK_DAYS: [u32; 3] = [7, 1, 30];
 struct Page<'a> {
     frame: Frame<'a>,
     it: Connection,
-    health: &'static str,
-    tone: Tone,
-    why: String,
+    standing: Standing,
     status_since: Option<When>,
     gauge: Option<Gauge>,
     issued: Option<When>,
     expires: Option<When>,
     facts: Facts,
+    soft: Option<When>,
+    hard: Option<When>,
     scopes: Vec<Scope>,
-    timeline: Vec<Entry>,
+    timeline: Vec<Line>,
+    /// Where the history goes on, and where it begins if not here.
+    older: Option<String>,
+    newest: Option<String>,
     link: Option<OfferedLink>,
     no_link_because: String,
     diagnosis: Option<Shown>,
+    /// When it was made.
+    examined: String,
     may_refresh: bool,
     may_disconnect: bool,
     needs_reconnecting: bool,
@@ -64,11 +70,25 @@ struct Scope {
     is_needed: bool,
 }
 
-/// One line of the timeline.
+/// What stands in the timeline.
+enum Line {
+    One(Entry),
+    /// Refreshes in a row that worked are one line, so that what matters is not lost among them.
+    Refreshes {
+        /// The oldest of them, by which the line is known when it grows.
+        id: i64,
+        summary: String,
+        entries: Vec<Entry>,
+    },
+}
+
+/// Something that happened.
 struct Entry {
+    id: i64,
+    is_refresh: bool,
     name: String,
     tone: Tone,
-    detail: String,
+    detail: Vec<Piece>,
     when: Option<When>,
     /// The version that stands from here on, where it is another than before.
     version: Option<i64>,
@@ -90,18 +110,29 @@ struct OfferedLink {
 struct Shown {
     verdict: String,
     tone: Tone,
-    summary: String,
-    action: Option<String>,
+    summary: Vec<Piece>,
+    action: Option<Vec<Piece>>,
+    /// What the state above may seem to contradict.
+    aside: &'static str,
     checks: Vec<ShownCheck>,
+    /// What the checks say that found nothing, which are shown when somebody asks; empty where each found something.
+    without: String,
     /// Where there is none: why.
     missing: Option<String>,
+}
+
+impl Shown {
+    fn found_any(&self) -> bool {
+        self.checks.iter().any(|check| check.has_found)
+    }
 }
 
 struct ShownCheck {
     name: String,
     result: String,
     tone: Tone,
-    evidence: String,
+    evidence: Vec<Piece>,
+    has_found: bool,
 }
 
 /// `with_diagnosis`: whether the doctor is asked, who looks at the live system for it.
@@ -117,8 +148,11 @@ pub(crate) async fn page(
         Err(refused) => return refused.page(visitor),
     };
     let now = visitor.now;
-    let events =
-        get::<List<records::Event>>(api, &format!("/v1/connections/{id}/events?limit={EVENTS}")).await;
+    let cursor = query.one("older").unwrap_or_default();
+    let limit = EVENTS.to_string();
+    let asked = query_of([("limit", limit.as_str()), ("cursor", cursor)]);
+    let events = get::<List<records::Event>>(api, &format!("/v1/connections/{id}/events?{asked}")).await;
+    let (events, older) = events.map_or((Vec::new(), None), |list| (list.items, list.next_cursor));
     let apps = get::<List<App>>(api, "/v1/apps?limit=1000").await;
     let app = apps
         .ok()
@@ -130,31 +164,36 @@ pub(crate) async fn page(
     let diagnosis = if with_diagnosis {
         Some(
             match get::<Diagnosis>(api, &format!("/v1/connections/{id}/diagnosis")).await {
-                Ok(diagnosis) => shown(diagnosis),
+                Ok(diagnosis) => shown(diagnosis, &it, now),
                 Err(refused) => without_diagnosis(&refused),
             },
         )
     } else {
         None
     };
-    let (health, tone) = health(it.health.as_deref());
     let live = format!("/dashboard/live?{}", query_of([("connection", id)]));
     let title = format!("{} · {}", it.customer, it.id);
     show(&Page {
         frame: Frame::new(visitor, "connections", title).live(live, 10),
-        health,
-        tone,
-        why: connections::why(&it, app.as_ref(), now),
+        standing: connections::standing(&it, app.as_ref(), now),
         status_since: When::maybe(it.status_since, now),
         gauge: connections::gauge(&it, now),
         issued: When::maybe(it.issued_at, now),
         expires: When::maybe(it.expires_at, now),
         facts: facts(&it, now),
         scopes: scopes(&it, app.as_ref()),
-        timeline: timeline(events.map(|events| events.items).unwrap_or_default(), now),
+        soft: When::maybe(it.soft_expires_at, now),
+        hard: When::maybe(it.hard_expires_at, now),
+        timeline: timeline(events, now),
+        older: older.map(|cursor| {
+            let query = query_of([("older", cursor.as_str())]);
+            format!("/dashboard/connections/{id}?{query}#timeline")
+        }),
+        newest: (!cursor.is_empty()).then(|| format!("/dashboard/connections/{id}#timeline")),
         link,
         no_link_because,
         diagnosis,
+        examined: now.strftime("%H:%M:%S UTC").to_string(),
         may_refresh: it.is_oauth() && !it.is_disconnected(),
         may_disconnect: visitor.rights == Rights::Admin && !it.is_disconnected(),
         needs_reconnecting: it.status == "reconnect_required",
@@ -201,8 +240,8 @@ fn facts(it: &Connection, now: Timestamp) -> Facts {
                 format!(
                     "{}: {} of {} left in {}",
                     name_of(&budget.name),
-                    crate::words::number(budget.left),
-                    crate::words::number(budget.limit),
+                    number(budget.left),
+                    number(budget.limit),
                     span(i64::try_from(budget.window).unwrap_or(i64::MAX))
                 )
             })
@@ -232,34 +271,78 @@ fn scopes(it: &Connection, app: Option<&App>) -> Vec<Scope> {
     missing.chain(granted).chain(more).collect()
 }
 
+/// How many refreshes in a row are shown as one line; the newest of them is always shown alone.
+const FOLDED_FROM: usize = 3;
+
 /// Newest first, as the API gives them. A version is shown where it came to be.
-fn timeline(events: Vec<records::Event>, now: Timestamp) -> Vec<Entry> {
+fn timeline(events: Vec<records::Event>, now: Timestamp) -> Vec<Line> {
     let versions: Vec<Option<i64>> = events.iter().map(|event| event.version).collect();
     let older = |index: usize| {
         versions
             .get(index + 1..)
             .and_then(|rest| rest.iter().flatten().next().copied())
     };
-    events
+    let entries: Vec<Entry> = events
         .into_iter()
         .enumerate()
-        .map(|(index, happened)| {
-            let before = happened.version_before.or_else(|| older(index));
-            let (name, tone) = event(&happened.kind);
-            Entry {
-                name,
-                tone,
-                detail: sentence(&happened.detail),
-                when: When::maybe(happened.at, now),
-                version: happened
-                    .version
-                    .filter(|version| before.is_some_and(|before| before != *version)),
-                notes: notes(&happened),
-                correlation_id: happened.provider_correlation_id,
-                request_id: happened.request_id,
-            }
-        })
-        .collect()
+        .map(|(index, happened)| entry(happened, older(index), now))
+        .collect();
+    fold(entries)
+}
+
+fn entry(happened: records::Event, older: Option<i64>, now: Timestamp) -> Entry {
+    let before = happened.version_before.or(older);
+    let (name, tone) = event(&happened.kind);
+    Entry {
+        id: happened.id,
+        is_refresh: happened.kind == "refreshed",
+        name,
+        tone,
+        detail: prose(&happened.detail, now),
+        when: When::maybe(happened.at, now),
+        version: happened
+            .version
+            .filter(|version| before.is_some_and(|before| before != *version)),
+        notes: notes(&happened),
+        correlation_id: happened.provider_correlation_id,
+        request_id: happened.request_id,
+    }
+}
+
+fn fold(entries: Vec<Entry>) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(entries.len());
+    let mut rest = entries.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let is_refresh = first.is_refresh;
+        lines.push(Line::One(first));
+        let mut run = Vec::new();
+        while is_refresh && let Some(next) = rest.next_if(|next| next.is_refresh) {
+            run.push(next);
+        }
+        match run.last() {
+            Some(oldest) if run.len() + 1 >= FOLDED_FROM => lines.push(Line::Refreshes {
+                id: oldest.id,
+                summary: summary(&run, oldest),
+                entries: run,
+            }),
+            _ => lines.extend(run.into_iter().map(Line::One)),
+        }
+    }
+    lines
+}
+
+fn summary(run: &[Entry], oldest: &Entry) -> String {
+    let count = number(run.len() as u64);
+    let versions = match (oldest.version, run.first().and_then(|newest| newest.version)) {
+        (Some(from), Some(to)) => format!(", versions {from} to {to}"),
+        _ => String::new(),
+    };
+    let since = oldest
+        .when
+        .as_ref()
+        .map(|when| format!(", the first {}", when.relative))
+        .unwrap_or_default();
+    format!("{count} earlier refreshes that worked{versions}{since}")
 }
 
 fn notes(event: &records::Event) -> String {
@@ -277,14 +360,16 @@ fn notes(event: &records::Event) -> String {
     if let Some(attempt) = event.attempt.filter(|attempt| *attempt > 1) {
         notes.push(format!("attempt {attempt}"));
     }
-    if let Some(seconds) = event.seconds_remaining {
-        notes.push(format!("token had {seconds} s left"));
+    match event.seconds_remaining {
+        Some(seconds) if seconds < 0 => notes.push(format!("token had ended {} before", span(seconds))),
+        Some(seconds) => notes.push(format!("token had {} left", span(seconds))),
+        None => {}
     }
     if let Some(by) = &event.by {
         notes.push(format!("by {by}"));
     }
     if let Some(process) = &event.process {
-        notes.push(format!("in {process}"));
+        notes.push(format!("in process {process}"));
     }
     if let Some(fingerprint) = &event.fingerprint {
         notes.push(format!(
@@ -335,25 +420,20 @@ async fn offered_link(
     })
 }
 
-fn shown(diagnosis: Diagnosis) -> Shown {
-    let (verdict, tone) = match (diagnosis.verdict.as_str(), &diagnosis.cause) {
-        ("healthy", _) => ("Healthy".to_owned(), Tone::Good),
-        ("inconclusive", _) => ("Inconclusive".to_owned(), Tone::Unsure),
-        (_, Some(cause)) => (
-            diagnosis.title.clone().unwrap_or_else(|| name_of(cause)),
-            Tone::Bad,
-        ),
-        (other, None) => (name_of(other), Tone::Unsure),
-    };
+fn shown(diagnosis: Diagnosis, it: &Connection, now: Timestamp) -> Shown {
+    let has_cause = diagnosis.verdict == "cause";
+    let (verdict, tone) = diagnosis::verdict(&diagnosis);
     Shown {
         verdict,
         tone,
-        summary: sentence(&diagnosis.summary),
-        action: diagnosis
-            .action
-            .as_deref()
-            .map(sentence)
-            .filter(|action| !action.is_empty() && diagnosis.verdict != "healthy"),
+        summary: prose(&diagnosis.summary, now),
+        action: diagnosis::action(&diagnosis, now),
+        aside: if has_cause && it.health.as_deref() == Some("healthy") {
+            "The connection itself is healthy: what is wrong lies in how it is used."
+        } else {
+            ""
+        },
+        without: without(&diagnosis),
         checks: diagnosis
             .checks
             .into_iter()
@@ -364,11 +444,31 @@ fn shown(diagnosis: Diagnosis) -> Shown {
                     "found" => Tone::Bad,
                     _ => Tone::Quiet,
                 },
+                has_found: check.result == "found",
                 result: name_of(&check.result),
-                evidence: evidence(&check.evidence),
+                evidence: prose(&evidence(&check.evidence), now),
             })
             .collect(),
         missing: None,
+    }
+}
+
+/// `13 checks found nothing, 2 were skipped`
+fn without(diagnosis: &Diagnosis) -> String {
+    let of = |result: &str| {
+        let checks = diagnosis.checks.iter();
+        checks.filter(|check| check.result == result).count() as u64
+    };
+    let were = |count: u64| if count == 1 { "was" } else { "were" };
+    match (of("clear"), of("skipped")) {
+        (0, 0) => String::new(),
+        (0, skipped) => format!("{} {} skipped", counted(skipped, "check"), were(skipped)),
+        (clear, 0) => format!("{} found nothing", counted(clear, "check")),
+        (clear, skipped) => format!(
+            "{} found nothing, {skipped} {} skipped",
+            counted(clear, "check"),
+            were(skipped)
+        ),
     }
 }
 
@@ -381,9 +481,11 @@ fn without_diagnosis(refused: &Refused) -> Shown {
     Shown {
         verdict: String::new(),
         tone: Tone::Quiet,
-        summary: String::new(),
+        summary: Vec::new(),
         action: None,
+        aside: "",
         checks: Vec::new(),
+        without: String::new(),
         missing: Some(missing),
     }
 }
@@ -679,8 +781,10 @@ mod tests {
             "Clock skew",
             "93 s ahead",
             "Set the clock.",
-            "offset seconds 93",
-            "no call waited",
+            "Offset seconds 93",
+            "No call waited",
+            "1 check found nothing",
+            "what is wrong lies in how it is used",
             "Queue delay",
         ] {
             assert!(page.contains(expected), "{expected}: {page}");
@@ -696,6 +800,62 @@ mod tests {
             200,
         );
         assert!(without.contains("no doctor"), "{without}");
+    }
+
+    #[test]
+    fn refreshes_in_a_row_are_one_line_and_nothing_else_is() {
+        let event = |id: i64, kind: &str| json!({"id": id, "at": "2026-11-24T11:00:00Z", "type": kind, "detail": "due", "version_before": id - 1, "version": id});
+        let kinds = [
+            (9, "refreshed"),
+            (8, "refreshed"),
+            (7, "refreshed"),
+            (6, "refresh_failed"),
+            (5, "refreshed"),
+            (4, "refreshed"),
+            (3, "connected"),
+        ];
+        let events: Vec<Value> = kinds.iter().map(|(id, kind)| event(*id, kind)).collect();
+        let api = api()
+            .with(
+                "GET /v1/connections/c1/events?limit=100",
+                200,
+                json!({"items": events, "next_cursor": "3"}),
+            )
+            .with(
+                "GET /v1/connections/c1/events?limit=100&cursor=3",
+                200,
+                json!({"items": [event(2, "refreshed")], "next_cursor": null}),
+            );
+        let page = html(ask(&api, Rights::Support, Method::GET, "/connections/c1"), 200);
+        let places: Vec<_> = [
+            "event-9",
+            "folded-7",
+            "2 earlier refreshes that worked, versions 7 to 8, the first 1 h ago",
+            "event-8",
+            "event-7",
+            "</details>",
+            "event-6",
+            "event-5",
+            "event-4",
+            "event-3",
+            "/dashboard/connections/c1?older=3#timeline",
+        ]
+        .iter()
+        .map(|text| page.find(text).unwrap_or_else(|| panic!("{text}: {page}")))
+        .collect();
+        let details = page.find("<details id=\"folded-7\"").expect("a folded line");
+        let end = details + page[details..].find("</details>").expect("its end");
+        assert!(
+            details < places[3] && places[4] < end && end < places[6],
+            "{page}"
+        );
+        assert_eq!(page.matches("folded-").count(), 1, "{page}");
+        let page = html(
+            ask(&api, Rights::Support, Method::GET, "/connections/c1?older=3"),
+            200,
+        );
+        assert!(page.contains("event-2") && !page.contains("event-9"), "{page}");
+        assert!(page.contains("Newest") && !page.contains("older="), "{page}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{Frame, Query, Reply, Visitor, query_of, show};
 use crate::api::{Api, get};
 use crate::chart::Gauge;
 use crate::records::{App, Connection, List};
-use crate::words::{HEALTHS, Tone, When, health, sentence};
+use crate::words::{HEALTHS, Piece, Tone, When, health, prose, told};
 
 /// Rows on one page.
 const ROWS: &str = "50";
@@ -33,6 +33,10 @@ const STATUSES: [(&str, &str); 3] = [
 struct Page<'a> {
     frame: Frame<'a>,
     q: &'a str,
+    /// The app that is asked for, or none.
+    app: &'a str,
+    /// Where the doctor looks at all of them.
+    examine: String,
     apps: Vec<Choice>,
     statuses: Vec<Choice>,
     sorts: Vec<Choice>,
@@ -67,9 +71,7 @@ pub(crate) struct Row {
     pub(crate) app: String,
     pub(crate) account: Option<String>,
     pub(crate) domain: Option<String>,
-    pub(crate) health: &'static str,
-    pub(crate) tone: Tone,
-    pub(crate) why: String,
+    pub(crate) standing: Standing,
     pub(crate) gauge: Option<Gauge>,
     pub(crate) last_refresh: Option<When>,
     pub(crate) last_success: Option<When>,
@@ -78,15 +80,12 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(connection: Connection, app: Option<&App>, now: Timestamp) -> Self {
-        let (health, tone) = health(connection.health.as_deref());
         let (account, domain) = match connection.account.clone() {
             Some(account) => (Some(account.id), account.domain),
             None => (None, None),
         };
         Self {
-            health,
-            tone,
-            why: why(&connection, app, now),
+            standing: standing(&connection, app, now),
             gauge: gauge(&connection, now),
             last_refresh: When::maybe(connection.last_refresh_at, now),
             last_success: When::maybe(connection.last_success_at, now),
@@ -113,29 +112,99 @@ pub(crate) fn gauge(connection: &Connection, now: Timestamp) -> Option<Gauge> {
     })
 }
 
-/// Why it stands as it does, in one sentence, whatever its health.
-pub(crate) fn why(connection: &Connection, app: Option<&App>, now: Timestamp) -> String {
+/// How a connection stands: a word, how that is to be taken, and why in one sentence.
+pub(crate) struct Standing {
+    pub(crate) name: String,
+    pub(crate) tone: Tone,
+    pub(crate) why: Vec<Piece>,
+}
+
+/// The API's health as it is shown. It speaks of the connection alone, so what its app does to it is added here.
+pub(crate) fn standing(connection: &Connection, app: Option<&App>, now: Timestamp) -> Standing {
     if let Some(app) = app
         && app.health.is_rejected()
         && connection.status == "active"
+        && connection.is_oauth()
     {
-        return format!(
-            "The provider refuses the credentials of app {}, so no token can be refreshed.",
-            app.name
-        );
+        return without_its_app(connection, app, now);
     }
-    if let Some(why) = &connection.why {
-        return sentence(why);
+    let (name, tone) = health(connection.health.as_deref());
+    Standing {
+        name: name.to_owned(),
+        tone,
+        why: why(connection, now),
     }
-    match connection.missing_scopes.len() {
-        0 => {}
-        1 => return "One scope that the app needs was not granted.".to_owned(),
-        count => return format!("{count} scopes that the app needs were not granted."),
+}
+
+/// Its token is the last until the app's credentials are right again.
+fn without_its_app(connection: &Connection, app: &App, now: Timestamp) -> Standing {
+    match connection.expires_at.filter(|end| *end > now) {
+        Some(end) => Standing {
+            name: format!("Healthy until {}", end.strftime("%H:%M")),
+            tone: Tone::Warn,
+            why: told(
+                "It stops ",
+                end,
+                &format!(
+                    ", when its token ends: the provider refuses the credentials of app {}.",
+                    app.name
+                ),
+                now,
+            ),
+        },
+        None => Standing {
+            name: "Stopped by its app".to_owned(),
+            tone: Tone::Bad,
+            why: prose(
+                &format!(
+                    "its token has ended and cannot be refreshed: the provider refuses the credentials of app {}",
+                    app.name
+                ),
+                now,
+            ),
+        },
     }
-    match connection.last_success_at {
-        Some(at) => format!("The last call succeeded {}.", When::new(at, now).relative),
-        None => "Nothing stands against it.".to_owned(),
+}
+
+/// Why it stands as it does, in one sentence, whatever its health.
+fn why(connection: &Connection, now: Timestamp) -> Vec<Piece> {
+    let last_said = what_the_last_call_said(connection);
+    let is_unverified = connection.health.as_deref() == Some("unverified");
+    match (&connection.why, last_said) {
+        // That no call has succeeded yet has a reason.
+        (Some(_), Some((at, what))) if is_unverified => told(
+            "No call has succeeded yet: the last one came back ",
+            at,
+            what,
+            now,
+        ),
+        (Some(why), _) => prose(why, now),
+        (None, Some((at, what))) => told("The last call came back ", at, what, now),
+        (None, None) => match (connection.missing_scopes.len(), connection.last_success_at) {
+            (0, Some(at)) => told("The last call succeeded ", at, ".", now),
+            (0, None) => prose("nothing stands against it", now),
+            (1, _) => prose("one scope that the app needs was not granted", now),
+            (count, _) => prose(
+                &format!("{count} scopes that the app needs were not granted"),
+                now,
+            ),
+        },
     }
+}
+
+/// What the provider had against the last call, where none has succeeded since.
+fn what_the_last_call_said(connection: &Connection) -> Option<(Timestamp, &'static str)> {
+    let forbidden = (
+        connection.last_forbidden_at,
+        " with 403: a permission is missing.",
+    );
+    let limited = (
+        connection.last_rate_limited_at,
+        " with 429: there were too many at a time.",
+    );
+    let (at, what) = forbidden.max(limited);
+    at.filter(|at| connection.last_success_at.is_none_or(|success| success < *at))
+        .map(|at| (at, what))
 }
 
 pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>, query: &Query) -> Reply {
@@ -215,6 +284,8 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>, query: &Query) -
     show(&Page {
         frame: Frame::new(visitor, "connections", "Connections").live("/dashboard/live", 15),
         q,
+        app,
+        examine: format!("/dashboard/diagnosis?{}", query_of([("app", app)])),
         apps: apps
             .iter()
             .map(|known| Choice {
@@ -241,6 +312,7 @@ mod tests {
 
     use super::super::Rights;
     use super::super::tests::{Fake, ask, html};
+    use super::*;
 
     fn apps() -> Value {
         json!({"items": [{"name": "crm", "health": {"status": "ok"}}], "next_cursor": null})
@@ -279,6 +351,88 @@ mod tests {
         ] {
             assert!(page.contains(expected), "{expected}: {page}");
         }
+    }
+
+    #[test]
+    fn why_a_connection_stands_as_it_does_is_one_sentence() {
+        let check = |app: Value, more: Value, name: &str, says: &str| {
+            let mut record = json!({"id": "c1", "app": "crm", "customer": "acme", "kind": "oauth", "status": "active", "health": "healthy"});
+            for (member, value) in more.as_object().expect("members") {
+                record[member] = value.clone();
+            }
+            let record: Connection = serde_json::from_value(record).expect("a record");
+            let app: App = serde_json::from_value(app).expect("an app");
+            let now = "2026-11-24T12:00:00Z".parse().expect("a literal time");
+            let standing = standing(&record, Some(&app), now);
+            let why: String = standing
+                .why
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Words(words) => words.clone(),
+                    Piece::Time(at) | Piece::Ago(at) => at.relative.clone(),
+                })
+                .collect();
+            assert_eq!((standing.name.as_str(), why.as_str()), (name, says));
+        };
+        let ok = json!({"name": "crm", "health": {"status": "ok"}});
+        let refused = json!({"name": "crm", "health": {"status": "credentials_rejected"}});
+        let at = |minute: u32| format!("2026-11-24T11:{minute:02}:00Z");
+
+        check(ok.clone(), json!({}), "Healthy", "Nothing stands against it.");
+        check(
+            ok.clone(),
+            json!({"last_success_at": at(57)}),
+            "Healthy",
+            "The last call succeeded 3 min ago.",
+        );
+        check(
+            ok.clone(),
+            json!({"last_success_at": at(50), "last_403_at": at(57)}),
+            "Healthy",
+            "The last call came back 3 min ago with 403: a permission is missing.",
+        );
+        check(
+            ok.clone(),
+            json!({"last_success_at": at(58), "last_403_at": at(57)}),
+            "Healthy",
+            "The last call succeeded 2 min ago.",
+        );
+        check(
+            ok.clone(),
+            json!({"health": "unverified", "why": "no call has succeeded since", "last_429_at": at(58), "last_403_at": at(57)}),
+            "Not yet verified",
+            "No call has succeeded yet: the last one came back 2 min ago with 429: there were too many at a time.",
+        );
+        check(
+            ok.clone(),
+            json!({"missing_scopes": ["a", "b"]}),
+            "Healthy",
+            "2 scopes that the app needs were not granted.",
+        );
+        check(
+            ok,
+            json!({"status": "disconnected", "health": null, "why": "somebody ended it", "last_403_at": at(57)}),
+            "Disconnected",
+            "Somebody ended it.",
+        );
+        check(
+            refused.clone(),
+            json!({"expires_at": "2026-11-24T12:15:00Z"}),
+            "Healthy until 12:15",
+            "It stops in 15 min, when its token ends: the provider refuses the credentials of app crm.",
+        );
+        check(
+            refused.clone(),
+            json!({"expires_at": at(59)}),
+            "Stopped by its app",
+            "Its token has ended and cannot be refreshed: the provider refuses the credentials of app crm.",
+        );
+        check(
+            refused,
+            json!({"status": "reconnect_required", "health": "reconnect_required", "why": "the grant is gone"}),
+            "Reconnect needed",
+            "The grant is gone.",
+        );
     }
 
     #[test]

@@ -8,13 +8,28 @@ use jiff::Timestamp;
 use super::{Frame, Reply, Visitor, query_of, show};
 use crate::api::{Api, get};
 use crate::chart::{Columns, Series, Share, shares};
-use crate::records::{App, Connection, Delivery, List, Overview, Tallied};
+use crate::records::{App, Connection, Delivery, Event, List, Overview, Tallied};
 use crate::words::{HEALTHS, Tone, When, counted, number, sentence};
 
 /// How much of what needs a person is shown; the rest is a link away.
 const SHOWN: usize = 8;
 
-/// How many of them are counted: beyond that it is enough to say that there are many.
+/// How many connections are named in whose calls something goes wrong.
+const NOTED: usize = 5;
+/// How far back that is looked for, in seconds: a day.
+const NOTED_WITHIN: i64 = 86_400;
+/// What the history calls that. A refresh does not help with any of it, and no health tells of it.
+const NOTED_KINDS: [&str; 5] = [
+    "account_mismatch",
+    "double_redemption",
+    "outcome_unknown",
+    "permission_denied",
+    "token_reported",
+];
+/// Calls whose jobs had waited for so long that a token in them may have ended. The words are the API's.
+const LONG_DELAYS: [&str; 3] = ["delay:below_600", "delay:below_1800", "delay:more"];
+
+/// How many dead webhooks are counted: beyond that it is enough to say that there are many.
 const DEAD_LETTERS_COUNTED: u32 = 100;
 
 /// How long access tokens still lived when calls left with them, from the least. The words are the API's.
@@ -89,6 +104,8 @@ struct Page<'a> {
     needed_count: String,
     /// Whether there are more connections to reconnect than are shown.
     more: bool,
+    /// What goes wrong in calls of connections that are healthy.
+    noted: Vec<Need>,
     counts: Option<Counts>,
     charts: Vec<Chart>,
 }
@@ -151,6 +168,7 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
     let dead_letters = dead_letters.map_or(0, |dead| dead.items.len() as u64);
     // An older process of the fleet has none.
     let overview = get::<Overview>(api, "/v1/overview").await.ok();
+    let noted = noted(api, &waiting, overview.as_ref(), visitor.now).await;
     let more = waiting.items.len() > SHOWN;
     let needed = needed(&apps, &waiting, overview.as_ref(), dead_letters, visitor.now);
     show(&Page {
@@ -158,6 +176,7 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
         needed_count: needed.len().to_string() + if more { "+" } else { "" },
         needed,
         more,
+        noted,
         counts: overview.as_ref().map(counts),
         charts: overview
             .as_ref()
@@ -225,6 +244,77 @@ fn needed(
         }
     }));
     needed
+}
+
+/// Connections whose calls go wrong though their grants live: what to look at next.
+async fn noted(
+    api: &impl Api,
+    waiting: &List<Connection>,
+    overview: Option<&Overview>,
+    now: Timestamp,
+) -> Vec<Need> {
+    let kinds = NOTED_KINDS.map(|kind| ("type", kind));
+    let query = query_of(kinds.into_iter().chain([("limit", "200")]));
+    let events = get::<List<Event>>(api, &format!("/v1/events?{query}")).await;
+    let since = now.as_second() - NOTED_WITHIN;
+    let mut latest: Vec<(String, Event, u64)> = Vec::new();
+    for event in events.map(|list| list.items).unwrap_or_default() {
+        let Some(connection) = event.connection.clone() else {
+            continue;
+        };
+        if event.at.is_none_or(|at| at.as_second() < since)
+            || waiting.items.iter().any(|waits| waits.id == connection)
+        {
+            continue;
+        }
+        match latest.iter_mut().find(|(known, ..)| *known == connection) {
+            Some((_, first, count)) => *count += u64::from(first.kind == event.kind),
+            None => latest.push((connection, event, 1)),
+        }
+    }
+    let mut noted = Vec::new();
+    for (id, event, count) in latest.into_iter().take(NOTED) {
+        let Ok(connection) = get::<Connection>(api, &format!("/v1/connections/{id}")).await else {
+            continue;
+        };
+        // One that ended, or that stands among those that wait.
+        if connection.status != "active" {
+            continue;
+        }
+        let (_, tone) = crate::words::event(&event.kind);
+        let times = match count {
+            1 => String::new(),
+            count => format!(" {} times in a day.", number(count)),
+        };
+        noted.push(Need {
+            tone,
+            title: connection.customer,
+            text: sentence(&event.detail) + &times,
+            since: When::maybe(event.at, now),
+            action: "Diagnose",
+            href: format!("/dashboard/connections/{id}/diagnosis#diagnosis"),
+        });
+    }
+    for app in overview.iter().flat_map(|overview| &overview.apps) {
+        let late: u64 = LONG_DELAYS
+            .iter()
+            .filter_map(|word| app.last_day.get(*word))
+            .sum();
+        if late > 0 {
+            noted.push(Need {
+                tone: Tone::Warn,
+                title: format!("App {}", app.app),
+                text: format!(
+                    "{} of the last day came from jobs that had waited over 5 minutes. A job that carries a token may find it ended; one that carries the connection's id does not.",
+                    counted(late, "call")
+                ),
+                since: None,
+                action: "Examine its connections",
+                href: format!("/dashboard/diagnosis?{}", query_of([("app", app.app.as_str())])),
+            });
+        }
+    }
+    noted
 }
 
 fn counts(overview: &Overview) -> Counts {
@@ -396,6 +486,37 @@ mod tests {
             .collect();
         assert!(places.is_sorted(), "{places:?}");
         assert!(!page.contains("c8#") && !page.contains("<b>acme"), "{page}");
+    }
+
+    #[test]
+    fn what_goes_wrong_in_calls_is_noted_beside_it() {
+        let kinds = super::NOTED_KINDS.map(|kind| format!("type={kind}")).join("&");
+        let event = |id: u32, connection: &str, kind: &str, at: &str| json!({"id": id, "connection": connection, "type": kind, "at": at, "detail": "a <call> came back 403"});
+        let api = quiet()
+            .with("GET /v1/connections?status=reconnect_required&limit=9", 200, json!({"items": [{"id": "lost", "customer": "lost", "status": "reconnect_required"}], "next_cursor": null}))
+            .with(&format!("GET /v1/events?{kinds}&limit=200"), 200, json!({"items": [
+                event(9, "lost", "token_reported", "2026-11-24T11:59:00Z"),
+                event(8, "c1", "permission_denied", "2026-11-24T11:58:00Z"),
+                event(7, "c1", "permission_denied", "2026-11-24T11:57:00Z"),
+                event(6, "gone", "permission_denied", "2026-11-24T11:57:00Z"),
+                event(5, "c2", "permission_denied", "2026-11-23T11:57:00Z"),
+            ], "next_cursor": null}))
+            .with("GET /v1/connections/c1", 200, json!({"id": "c1", "customer": "<b>wayne</b>", "status": "active"}))
+            .with("GET /v1/connections/c2", 200, json!({"id": "c2", "customer": "yesterday", "status": "active"}))
+            .with("GET /v1/connections/gone", 200, json!({"id": "gone", "customer": "gone", "status": "disconnected"}))
+            .with("GET /v1/overview", 200, json!({"apps": [{"app": "crm", "last_day": {"delay:below_600": 4, "delay:more": 1, "delay:below_30": 9}}]}));
+        let page = html(ask(&api, Rights::Support, Method::GET, ""), 200);
+        for expected in [
+            "A &#60;call&#62; came back 403. 2 times in a day.",
+            "/dashboard/connections/c1/diagnosis",
+            "5 calls of the last day came from jobs",
+            "/dashboard/diagnosis?app=crm",
+        ] {
+            assert!(page.contains(expected), "{expected}: {page}");
+        }
+        for absent in ["lost/diagnosis", "yesterday", "gone/diagnosis", "<b>wayne"] {
+            assert!(!page.contains(absent), "{absent}: {page}");
+        }
     }
 
     #[test]
