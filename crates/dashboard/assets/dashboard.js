@@ -148,8 +148,9 @@ function listen() {
     soon()
   })
   events.addEventListener('error', () => {
-    // A browser gives up on some errors and not on others, each on its own.
+    // A browser gives up on some errors and not on others, each on its own. What broke it, the page is told by a look.
     hush()
+    soon()
     retrying = setTimeout(listen, retry)
     retry = Math.min(retry * 2, RETRY_MAX)
   })

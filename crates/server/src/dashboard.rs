@@ -192,6 +192,8 @@ impl Door {
     async fn to_who_is_known(&self, request: Request, below: &str) -> Response {
         let known = match self.known(request.headers()).await {
             Ok(Some(known)) => known,
+            // A stream that is led to a page is none; the page that asked for it looks for itself.
+            Ok(None) if below == "/live" => return StatusCode::UNAUTHORIZED.into_response(),
             Ok(None) => return self.send_to_login(&request),
             Err(problem) => return unavailable(&problem),
         };

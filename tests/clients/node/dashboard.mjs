@@ -370,12 +370,15 @@ async function everyone() {
   await claim('a stream that breaks is asked for again, whatever broke it', async () => {
     for (const broken of [(route) => route.abort(), (route) => route.fulfill({ status: 503, body: '' })]) {
       await hide(live, true)
-      await live.route(/dashboard\/live/, broken)
-      const failed = live.waitForRequest(isLive)
+      const met = new Promise((resolve) => live.route(/dashboard\/live/, async (route) => {
+        await broken(route)
+        resolve()
+      }))
       await hide(live, false)
-      await failed
+      await met
+      const answer = live.waitForResponse((answer) => isLive(answer.request()) && answer.status() === 200)
       await live.unroute(/dashboard\/live/)
-      const answered = await live.waitForResponse((answer) => isLive(answer.request()) && answer.status() === 200)
+      const answered = await answer
       assert.equal(answered.headers()['content-type'], 'text/event-stream')
     }
   })
