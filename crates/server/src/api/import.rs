@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use evergrant_domain::access::Role;
 use evergrant_domain::{
@@ -87,6 +88,19 @@ macro_rules! from_text {
 }
 from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 
+/// The query of the route, read before its body.
+pub(crate) struct DryRun(bool);
+
+impl<S: Send + Sync> FromRequestParts<S> for DryRun {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut query = Query::parse(parts.uri.query());
+        let dry_run = query.flag("dry_run")?;
+        query.done().map(|()| Self(dry_run))
+    }
+}
+
 /// Makes a connection.
 ///
 /// With `dry_run=true` tokens are looked at and nothing is stored or asked: 204 where they would be taken, as far as that shows here.
@@ -103,12 +117,10 @@ from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
-    mut query: Query,
+    DryRun(dry_run): DryRun,
     input::Json(new): input::Json<NewConnection>,
 ) -> Result<Response, Problem> {
     caller.require(Role::Tokens)?;
-    let dry_run = query.flag("dry_run")?;
-    query.done()?;
     let app = AppName::parse(&new.app).map_err(|error| Problem::bad_request(format!("`app`: {error}")))?;
     let customer = read_customer(&new.customer)?;
     let id = new.id.as_deref().map(parse_id).transpose()?;
