@@ -52,7 +52,7 @@ pub(crate) struct Connection {
     #[serde(rename = "last_429_at")]
     pub(crate) last_rate_limited_at: Option<Timestamp>,
     pub(crate) refresh_success_rate_24h: Option<f64>,
-    pub(crate) budget: Vec<Budget>,
+    pub(crate) budget: Option<Budgets>,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -94,15 +94,22 @@ pub(crate) struct Redemption {
     pub(crate) last_at: Option<Timestamp>,
 }
 
+/// What is left of the budgets that a connection's calls are counted by.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Budgets {
+    pub(crate) calls: Option<Budget>,
+    pub(crate) searches: Option<Budget>,
+}
+
 /// A limit of calls, and what is left of it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Budget {
-    pub(crate) name: String,
-    pub(crate) limit: u64,
-    pub(crate) left: u64,
-    /// Seconds.
-    pub(crate) window: u64,
+    pub(crate) limit: Option<u64>,
+    pub(crate) per_seconds: Option<f64>,
+    pub(crate) left: Option<u64>,
+    pub(crate) rest_until: Option<Timestamp>,
 }
 
 /// One line of a history.
@@ -177,7 +184,16 @@ pub(crate) struct EndpointTrouble {
 #[serde(default)]
 pub(crate) struct Overview {
     pub(crate) apps: Vec<AppOverview>,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) lifeboat_entries: Option<u64>,
+}
+
+/// Webhooks that were not taken and are not tried again.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DeadLetters {
+    pub(crate) count: u64,
+    pub(crate) oldest_at: Option<Timestamp>,
 }
 
 /// An app's part of it. What the key may not know is empty.

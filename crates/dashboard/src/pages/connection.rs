@@ -1,6 +1,7 @@
 //! One connection: what it is, how it stands, what happened, what can be done.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use askama::Template;
 use http::Method;
@@ -12,7 +13,7 @@ use super::{Frame, Query, Reply, Rights, Visitor, diagnosis, query_of, show};
 use crate::api::{Api, Refused, get, post, read};
 use crate::chart::Gauge;
 use crate::notice::Notice;
-use crate::records::{self, App, Connection, Diagnosis, Ended, Link, List, Refreshed};
+use crate::records::{self, App, Budget, Connection, Diagnosis, Ended, Link, List, Refreshed};
 use crate::words::{Piece, Tone, When, counted, event, name_of, number, prose, span};
 
 /// Lines of the history on the page.
@@ -236,17 +237,24 @@ fn facts(it: &Connection, now: Timestamp) -> Facts {
         budget: it
             .budget
             .iter()
-            .map(|budget| {
-                format!(
-                    "{}: {} of {} left in {}",
-                    name_of(&budget.name),
-                    number(budget.left),
-                    number(budget.limit),
-                    span(i64::try_from(budget.window).unwrap_or(i64::MAX))
-                )
-            })
+            .flat_map(|budgets| [("Calls", &budgets.calls), ("Searches", &budgets.searches)])
+            .filter_map(|(what, budget)| Some(format!("{what}: {}", left(budget.as_ref()?, now)?)))
             .collect(),
     }
+}
+
+/// What may be called still; nothing where nothing is known.
+fn left(budget: &Budget, now: Timestamp) -> Option<String> {
+    if let Some(until) = budget.rest_until.filter(|until| *until > now) {
+        return Some(format!("none before {}, a 429 said", When::new(until, now).short));
+    }
+    let window = Duration::from_secs_f64(budget.per_seconds?.clamp(0.0, 1e9));
+    Some(format!(
+        "{} of {} left in {}",
+        number(budget.left?),
+        number(budget.limit?),
+        span(i64::try_from(window.as_secs()).unwrap_or(i64::MAX))
+    ))
 }
 
 /// Needed and missing first, then needed and granted, then what was granted besides.
@@ -643,7 +651,10 @@ mod tests {
             "hard_expires_at": "2026-11-24T12:14:55Z", "expires_at": "2026-11-24T12:15:00Z",
             "refresh_in_progress_until": "2026-11-24T12:00:20Z",
             "redemption": {"version": 7, "attempts": 2, "first_at": "2026-11-24T11:59:00Z", "last_at": "2026-11-24T11:59:50Z"},
-            "budget": [{"name": "burst", "limit": 110, "left": 87, "window": 10}],
+            "budget": {
+                "calls": {"limit": 110, "left": 87, "per_seconds": 10.0, "rest_until": "2026-11-24T11:59:00Z"},
+                "searches": {"limit": 5, "left": 5, "per_seconds": 1.0, "rest_until": "2026-11-24T12:00:30Z"},
+            },
             "last_success_at": "2026-11-24T11:59:00Z", "labels": {"tier": "gold"},
         })
     }
@@ -676,7 +687,8 @@ mod tests {
             "/dashboard/connections/c1/refresh",
             "/dashboard/connections/c1/export",
             "2 attempts on version 7",
-            "Burst: 87 of 110 left in 10 s",
+            "Calls: 87 of 110 left in 10 s",
+            "Searches: none before 12:00:30 UTC, a 429 said",
             "link_days=30",
             "gold",
             "in 20 s",

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Frame, Reply, Visitor, query_of, show};
 use crate::api::{Api, get};
 use crate::chart::{Columns, Series, Share, shares};
-use crate::records::{App, Connection, Delivery, Event, List, Overview, Tallied};
+use crate::records::{App, Connection, Event, List, Overview, Tallied};
 use crate::words::{HEALTHS, Tone, When, counted, number, sentence};
 
 /// How much of what needs a person is shown; the rest is a link away.
@@ -28,9 +28,6 @@ const NOTED_KINDS: [&str; 5] = [
 ];
 /// Calls whose jobs had waited for so long that a token in them may have ended. The words are the API's.
 const LONG_DELAYS: [&str; 3] = ["delay:below_600", "delay:below_1800", "delay:more"];
-
-/// How many dead webhooks are counted: beyond that it is enough to say that there are many.
-const DEAD_LETTERS_COUNTED: u32 = 100;
 
 /// How long access tokens still lived when calls left with them, from the least. The words are the API's.
 const LIVES: [(&str, Series); 7] = [
@@ -158,19 +155,11 @@ pub(crate) async fn page(api: &impl Api, visitor: &Visitor<'_>) -> Reply {
         Ok(waiting) => waiting,
         Err(refused) => return refused.page(visitor),
     };
-    // What sends no webhooks has none that are dead.
-    let dead_letters: Option<List<Delivery>> = get(
-        api,
-        &format!("/v1/webhooks/deliveries?state=dead&limit={DEAD_LETTERS_COUNTED}"),
-    )
-    .await
-    .ok();
-    let dead_letters = dead_letters.map_or(0, |dead| dead.items.len() as u64);
     // An older process of the fleet has none.
     let overview = get::<Overview>(api, "/v1/overview").await.ok();
     let noted = noted(api, &waiting, overview.as_ref(), visitor.now).await;
     let more = waiting.items.len() > SHOWN;
-    let needed = needed(&apps, &waiting, overview.as_ref(), dead_letters, visitor.now);
+    let needed = needed(&apps, &waiting, overview.as_ref(), visitor.now);
     show(&Page {
         frame: Frame::new(visitor, "overview", "Overview").live("/dashboard/live", 5),
         needed_count: needed.len().to_string() + if more { "+" } else { "" },
@@ -189,7 +178,6 @@ fn needed(
     apps: &List<App>,
     waiting: &List<Connection>,
     overview: Option<&Overview>,
-    dead_letters: u64,
     now: Timestamp,
 ) -> Vec<Need> {
     let mut needed: Vec<Need> = apps
@@ -218,12 +206,13 @@ fn needed(
             href: String::new(),
         });
     }
-    if dead_letters > 0 {
+    let dead = overview.map(|overview| &overview.dead_letters);
+    if let Some(dead) = dead.filter(|dead| dead.count > 0) {
         needed.push(Need {
             tone: Tone::Warn,
-            title: format!("{} could not be delivered", counted(dead_letters, "webhook")),
+            title: format!("{} could not be delivered", counted(dead.count, "webhook")),
             text: "Their receiver did not take them in 24 hours.".to_owned(),
-            since: None,
+            since: When::maybe(dead.oldest_at, now),
             action: "Look and resend",
             href: "/dashboard/webhooks".to_owned(),
         });
@@ -447,6 +436,7 @@ mod tests {
                 },
                 {"app": "other", "connections": {"reconnect_required": 2}},
             ],
+            "dead_letters": {"count": 2, "oldest_at": "2026-11-24T09:00:00Z"},
             "lifeboat_entries": 1,
         })
     }
@@ -464,12 +454,7 @@ mod tests {
         let api = quiet()
             .with("GET /v1/apps?limit=1000", 200, json!({"items": [{"name": "crm", "health": {"status": "credentials_rejected", "code": "invalid_client"}}], "next_cursor": null}))
             .with("GET /v1/connections?status=reconnect_required&limit=9", 200, json!({"items": many, "next_cursor": "x"}))
-            .with("GET /v1/overview", 200, overview())
-            .with(
-                "GET /v1/webhooks/deliveries?state=dead&limit=100",
-                200,
-                json!({"items": [{"id": "msg_1"}, {"id": "msg_2"}], "next_cursor": null}),
-            );
+            .with("GET /v1/overview", 200, overview());
         let page = html(ask(&api, Rights::Support, Method::GET, ""), 200);
         let order = [
             "App crm: the provider refuses",
