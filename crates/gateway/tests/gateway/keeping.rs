@@ -201,3 +201,57 @@ async fn a_connection_that_ends_while_it_waits_hands_its_call_to_another() {
     assert_eq!(body(answer).await, "fine");
     provider.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_that_spoke_or_ended_unasked_while_it_waited_takes_no_call_with_it() {
+    const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for unasked in [Some(EVIL), None] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/", listener.local_addr().unwrap());
+        let (tell, told) = oneshot::channel::<()>();
+        let provider = tokio::spawn(async move {
+            let asked = async || {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    assert_ne!(
+                        stream.read_buf(&mut head).await.unwrap(),
+                        0,
+                        "it asked for nothing"
+                    );
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+                stream.write_all(answer).await.unwrap();
+                stream
+            };
+            let mut first = asked().await;
+            told.await.unwrap();
+            let first = match unasked {
+                Some(unasked) => {
+                    first.write_all(unasked).await.unwrap();
+                    Some(first)
+                }
+                None => {
+                    drop(first);
+                    None
+                }
+            };
+            asked().await;
+            first
+        });
+        let world = World::at(&base).await;
+        assert_eq!(whole(&world, "/x").await, "fine");
+        tell.send(()).unwrap();
+        // Until the runtime has heard of it.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        // Sent once: not sent over the one, and sent again when that went wrong.
+        assert_eq!(whole(&world, "/x").await, "fine", "{unasked:?}");
+        if let Some(mut first) = provider.await.unwrap() {
+            let mut more = Vec::new();
+            let read = first.read_to_end(&mut more).await;
+            assert!(read.is_err() || more.is_empty(), "nothing more was sent over it");
+        }
+    }
+}
