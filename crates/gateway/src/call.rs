@@ -17,12 +17,15 @@ use crate::call_body::CallBody;
 use crate::guard::Place;
 use crate::transport::Leaving;
 
+/// When a call was sent that has not been.
+pub(crate) const NEVER: Timestamp = Timestamp::from_millis(0);
+
 /// What is sent, however often.
 pub(crate) struct Call<'a> {
     pub(crate) id: &'a ConnectionId,
     /// Who asks, for the history.
     pub(crate) asker: Asker<'a>,
-    pub(crate) method: Method,
+    pub(crate) method: &'a Method,
     /// Path and query, as the caller wrote them.
     pub(crate) target: &'a str,
     pub(crate) uri: Uri,
@@ -39,6 +42,7 @@ pub(crate) struct Call<'a> {
     /// On whose terms it waits for that.
     pub(crate) patience: Patience<'a>,
     pub(crate) permit: Permit,
+    /// When it was sent last.
     pub(crate) sent_at: Timestamp,
     /// A 401 was answered with a repeat: there is no second one.
     pub(crate) repeated_for_401: bool,
@@ -54,7 +58,7 @@ impl Call<'_> {
     /// The only place where an access token is put on a call.
     pub(crate) fn leaving(&self) -> Leaving<'_> {
         Leaving {
-            method: &self.method,
+            method: self.method,
             uri: &self.uri,
             headers: &self.headers,
             bearer: &self.token.bearer,

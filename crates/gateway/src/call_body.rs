@@ -144,14 +144,7 @@ impl CallBody {
         let Some(source) = &self.source else {
             return Some(Bytes::new());
         };
-        let source = source.lock();
-        // Who knows how long it is does not ask for more than that, so its end need not have been seen.
-        let is_whole = source.ended || self.length == Some(source.passed);
-        let kept = source
-            .kept
-            .as_ref()
-            .filter(|_| is_whole && source.fault.is_none());
-        kept.map(|kept| Bytes::copy_from_slice(kept))
+        source.lock().whole(self.length)
     }
 
     fn is_kept(&self) -> bool {
@@ -218,6 +211,24 @@ enum Ended {
 impl Outgoing {
     /// How much of what is kept is handed on at once.
     const PIECE: usize = 64 * 1024;
+
+    /// All of it, where it is no longer than this, has come already and is kept. It can be read from its beginning all the same.
+    pub(crate) fn at_hand(&self, length_max: u64) -> Option<Bytes> {
+        let Some(source) = &self.source else {
+            return Some(Bytes::new());
+        };
+        let length = self.length.filter(|length| *length <= length_max)?;
+        let mut source = source.lock();
+        if source.sending != self.sending || source.kept.is_none() {
+            return None;
+        }
+        // Nobody waits here: what is still to come is for whoever reads it then.
+        let mut nobody = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(_))) = source.poll_more(&mut nobody) {}
+        source
+            .whole(self.length)
+            .filter(|whole| whole.len() as u64 == length)
+    }
 }
 
 impl Body for Outgoing {
@@ -269,6 +280,14 @@ impl Body for Outgoing {
 }
 
 impl Source {
+    /// The whole of it, where it was read to its end and kept. Who knows how long it is does not ask for more than that, so its end
+    /// need not have been seen.
+    fn whole(&self, length: Option<u64>) -> Option<Bytes> {
+        let is_whole = self.ended || length == Some(self.passed);
+        let kept = self.kept.as_ref().filter(|_| is_whole && self.fault.is_none())?;
+        Some(Bytes::copy_from_slice(kept))
+    }
+
     /// The next bytes of the caller. Trailers concern one connection only; they end here.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         while !self.ended {
@@ -353,6 +372,25 @@ mod tests {
         (feed, StreamBody::new(stream))
     }
 
+    /// A body that says how long it is.
+    struct OfLength<B>(B, u64);
+
+    impl<B: Body + Unpin> Body for OfLength<B> {
+        type Data = B::Data;
+        type Error = B::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.1)
+        }
+    }
+
     fn data(text: &'static [u8]) -> Frame<Bytes> {
         Frame::data(Bytes::from_static(text))
     }
@@ -394,6 +432,40 @@ mod tests {
         drop(feed);
         assert_eq!(all(second).await, b"one two three");
         assert_eq!(all(body.send()).await, b"one two three");
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_at_hand_and_can_be_read_all_the_same() {
+        let bytes = Bytes::from_static(b"12345");
+        let body = CallBody::new(Full::new(bytes.clone()), 5, None).unwrap();
+        for _ in 0..2 {
+            let sending = body.send();
+            assert_eq!(sending.at_hand(4), None, "it is too long");
+            assert_eq!(sending.at_hand(5).as_ref(), Some(&bytes));
+            assert_eq!(all(sending).await, bytes);
+        }
+        let first = body.send();
+        let _second = body.send();
+        assert_eq!(first.at_hand(5), None, "it is over");
+        let not_kept = CallBody::new(Full::new(bytes.clone()), 4, None).unwrap();
+        let sending = not_kept.send();
+        assert_eq!(sending.at_hand(5), None);
+        assert_eq!(all(sending).await, bytes);
+        let none = CallBody::new(Full::new(Bytes::new()), 0, None).unwrap();
+        assert_eq!(none.send().at_hand(0), Some(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn what_is_still_to_come_is_not_at_hand_and_not_lost() {
+        let (feed, stream) = fed();
+        let stream = OfLength(stream, 7);
+        let body = CallBody::new(stream, 100, None).unwrap();
+        feed.send(Ok(data(b"one "))).unwrap();
+        let sending = body.send();
+        assert_eq!(sending.at_hand(100), None);
+        feed.send(Ok(data(b"two"))).unwrap();
+        drop(feed);
+        assert_eq!(all(sending).await, b"one two");
     }
 
     #[tokio::test]

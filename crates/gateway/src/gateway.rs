@@ -12,6 +12,7 @@ use evergrant_domain::repeat::{Effect, effect};
 use evergrant_keeper::{Asker, Keeper, KeptAsker};
 use evergrant_metrics::{CallSeen, Series};
 use evergrant_oauth::TlsRoots;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
@@ -21,9 +22,9 @@ use tracing::Instrument as _;
 use crate::answer_body::GatewayBody;
 use crate::breaker::Breakers;
 use crate::budget::{Budgets, Patience, Permit, max_wait};
-use crate::call::{Call, frame};
+use crate::call::{Call, NEVER, frame};
 use crate::call_body::{BoxError, CallBody};
-use crate::guard::{Ends, GuardsAsked, may_be_guarded};
+use crate::guard::{Ends, may_be_guarded};
 use crate::headers::asked;
 use crate::record::{Answer, CallRecord, Refusal, RefusalKind};
 use crate::target::Target;
@@ -185,18 +186,20 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.call_on(&Terms::default(), Asker::UNKNOWN, id, target, request)
+        let (head, body) = request.into_parts();
+        self.call_on(&Terms::default(), Asker::UNKNOWN, id, target, &head, body)
             .await
     }
 
-    /// The same on somebody's terms; the history names who asked.
+    /// The same on somebody's terms; the history names who asked. What `head` says of a URI does not count.
     pub async fn call_on<B>(
         &self,
         terms: &Terms,
         asker: Asker<'_>,
         id: &ConnectionId,
         target: &str,
-        request: Request<B>,
+        head: &Parts,
+        body: B,
     ) -> Result<Answer, Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -205,20 +208,22 @@ impl<T: Transport> Gateway<T> {
         let began = Instant::now();
         let metrics = self.inner.keeper.metrics();
         let in_flight = metrics.begin();
-        let mut record = CallRecord::new(request.method().clone(), target);
+        let came = Came {
+            began,
+            terms,
+            asker,
+            id,
+            target,
+            method: &head.method,
+            headers: &head.headers,
+        };
+        // Here for good: it is known to many on the way, and goes from hand to hand afterwards.
+        let mut record = Box::new(CallRecord::new(head.method.clone(), target));
         let mut series = None;
-        let result = if may_be_guarded(request.method(), request.headers()) {
-            let passing = Passing {
-                gateway: self.clone(),
-                terms: terms.clone(),
-                asker: asker.kept(),
-                id: id.clone(),
-                target: target.to_owned(),
-            };
-            Box::pin(passing.finish(request, &mut record, &mut series)).await
+        let result = if may_be_guarded(came.method, came.headers) {
+            Box::pin(self.finish(&came, body, &mut record, &mut series)).await
         } else {
-            self.pass(terms, asker, id, target, request, &mut record, &mut series)
-                .await
+            self.pass(&came, body, &mut record, &mut series).await
         };
         record.duration = began.elapsed();
         let result = match result {
@@ -245,18 +250,11 @@ impl<T: Transport> Gateway<T> {
         result
     }
 
-    /// All that a call passes.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "who calls whom for what, and the two places where it is noted"
-    )]
+    /// All that a call passes. Everything that can be refused is, before anything is spent on it; then the token.
     async fn pass<B>(
         &self,
-        terms: &Terms,
-        asker: Asker<'_>,
-        id: &ConnectionId,
-        target: &str,
-        request: Request<B>,
+        came: &Came<'_>,
+        body: B,
         record: &mut CallRecord,
         series: &mut Option<Series>,
     ) -> Result<Response<GatewayBody>, RefusalKind>
@@ -264,43 +262,17 @@ impl<T: Transport> Gateway<T> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (call, guards) = self.prepare(terms, asker, id, target, request, record).await?;
-        *series = Some(call.token.series.here());
-        match guards {
-            // What only reads needs no guard, whatever a client puts on each of its calls.
-            Some(guards) if call.effect != Effect::Read => {
-                Box::pin(self.inner.guarded(call, &guards, record)).await
-            }
-            Some(_) | None => self.inner.carry_out(call, record).await,
-        }
-    }
-
-    /// Everything that can be refused is, before anything is spent on it; then the token.
-    async fn prepare<'a, B>(
-        &self,
-        terms: &'a Terms,
-        whom: Asker<'a>,
-        id: &'a ConnectionId,
-        target: &'a str,
-        request: Request<B>,
-        record: &mut CallRecord,
-    ) -> Result<(Call<'a>, GuardsAsked), RefusalKind>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
         let Inner { keeper, .. } = &*self.inner;
-        let (parts, body) = request.into_parts();
-        if !is_about_an_api(&parts.method) {
+        let &Came { terms, method, .. } = came;
+        if !is_about_an_api(method) {
             return Err(RefusalKind::BadRequest {
                 what: "the method is none of GET, HEAD, POST, PUT, PATCH, DELETE and OPTIONS",
             });
         }
-        let written = target;
-        let target = Target::parse(written)?;
+        let target = Target::parse(came.target)?;
         let (asked, body) = {
             let limits = self.inner.limits();
-            let asked = asked(&parts.headers, limits.headers_max)?;
+            let asked = asked(came.headers, limits.headers_max)?;
             (asked, CallBody::new(body, limits.body_kept, limits.body_max)?)
         };
         if let Some(at) = asked.enqueued_at {
@@ -308,20 +280,19 @@ impl<T: Transport> Gateway<T> {
             keeper.metrics().enqueued(now.since(at));
             record.enqueued_for = Some(now.seconds_from(at));
         }
-        let began = Instant::now();
-        let token = keeper.current_for(whom, id, asked.min_ttl).await?;
+        let token = keeper.current_for(came.asker, came.id, asked.min_ttl).await?;
         let ready_at = Instant::now();
         let provider = &token.app.provider;
         let mut headers = asked.headers;
-        frame(&mut headers, &parts.method, body.length());
-        let call = Call {
-            id,
-            asker: whom,
-            target: written,
+        frame(&mut headers, method, body.length());
+        let mut call = Call {
+            id: came.id,
+            asker: came.asker,
+            target: came.target,
             uri: target.at(provider)?,
-            effect: effect(provider.dialect, parts.method.as_str(), target.path()),
-            counted: counted(provider.dialect, parts.method.as_str(), target.path()),
-            method: parts.method,
+            effect: effect(provider.dialect, method.as_str(), target.path()),
+            counted: counted(provider.dialect, method.as_str(), target.path()),
+            method,
             headers,
             body,
             min_ttl: asked.min_ttl,
@@ -331,33 +302,30 @@ impl<T: Transport> Gateway<T> {
                 max_wait: max_wait(asked.max_wait, terms.max_wait, token.app.max_wait),
             },
             permit: Permit::NONE,
-            token_took: ready_at - began,
+            token_took: ready_at - came.began,
             ready_at,
             token,
-            sent_at: keeper.clock().now(),
+            sent_at: NEVER,
             repeated_for_401: false,
             repeated_blindly: false,
             not_repeated: false,
             place: None,
         };
-        Ok((call, asked.guards))
+        *series = Some(call.token.series.here());
+        match asked.guards {
+            // What only reads needs no guard, whatever a client puts on each of its calls.
+            Some(guards) if call.effect != Effect::Read => {
+                Box::pin(self.inner.guarded(call, &guards, record)).await
+            }
+            Some(_) | None => self.inner.carry_out(&mut call, record).await,
+        }
     }
-}
 
-/// A call that passes in a task of its own.
-struct Passing<T> {
-    gateway: Gateway<T>,
-    terms: Terms,
-    asker: KeptAsker,
-    id: ConnectionId,
-    target: String,
-}
-
-impl<T: Transport> Passing<T> {
-    /// A guarded write is finished and its answer kept, whatever becomes of its caller.
+    /// The same for a guarded write, in a task of its own: it is finished and its answer kept, whatever becomes of its caller.
     async fn finish<B>(
-        self,
-        request: Request<B>,
+        &self,
+        came: &Came<'_>,
+        body: B,
         record: &mut CallRecord,
         series: &mut Option<Series>,
     ) -> Result<Response<GatewayBody>, RefusalKind>
@@ -366,25 +334,14 @@ impl<T: Transport> Passing<T> {
         B::Error: Into<BoxError>,
     {
         let (tell, told) = oneshot::channel();
-        let keeper = self.gateway.inner.keeper.clone();
+        let (gateway, kept) = (self.clone(), came.kept());
         let (mut own, mut counted) = (record.clone(), None);
         let work = async move {
-            let result = self
-                .gateway
-                .pass(
-                    &self.terms,
-                    self.asker.asker(),
-                    &self.id,
-                    &self.target,
-                    request,
-                    &mut own,
-                    &mut counted,
-                )
-                .await;
+            let result = gateway.pass(&kept.came(), body, &mut own, &mut counted).await;
             // Nobody may be waiting any more.
             let _ = tell.send((result, own, counted));
         };
-        keeper.spawn(work.in_current_span());
+        self.inner.keeper.spawn(work.in_current_span());
         match told.await {
             Ok((result, own, counted)) => {
                 (*record, *series) = (own, counted);
@@ -392,6 +349,56 @@ impl<T: Transport> Passing<T> {
             }
             // The program is being ended; how far it came, nobody knows.
             Err(_) => Err(RefusalKind::OutcomeUnknown { look_up: None }),
+        }
+    }
+}
+
+/// A call as it came, but for its body.
+struct Came<'a> {
+    began: Instant,
+    terms: &'a Terms,
+    asker: Asker<'a>,
+    id: &'a ConnectionId,
+    target: &'a str,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+}
+
+/// The same for a call that may outlive its caller.
+struct Kept {
+    began: Instant,
+    terms: Terms,
+    asker: KeptAsker,
+    id: ConnectionId,
+    target: String,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Came<'_> {
+    fn kept(&self) -> Kept {
+        Kept {
+            began: self.began,
+            terms: self.terms.clone(),
+            asker: self.asker.kept(),
+            id: self.id.clone(),
+            target: self.target.to_owned(),
+            method: self.method.clone(),
+            headers: self.headers.clone(),
+        }
+    }
+}
+
+impl Kept {
+    fn came(&self) -> Came<'_> {
+        Came {
+            began: self.began,
+            terms: &self.terms,
+            asker: self.asker.asker(),
+            id: &self.id,
+            target: &self.target,
+            method: &self.method,
+            headers: &self.headers,
         }
     }
 }

@@ -78,12 +78,12 @@ impl<T: Transport> Inner<T> {
     /// Carries a write out of which no ledger is kept.
     async fn without_a_place(
         &self,
-        call: Call<'_>,
+        mut call: Call<'_>,
         ahead: Option<&Ahead>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         let (id, asker, app, patience) = (call.id, call.asker, call.token.app.clone(), call.patience);
-        let result = self.carry_out(call, record).await;
+        let result = self.carry_out(&mut call, record).await;
         if record.outcome_unknown
             && let Some(ahead) = ahead
             && let Some(found) = self.look_after(ahead, id, &app, patience).await
@@ -121,11 +121,11 @@ impl<T: Transport> Inner<T> {
             }
         }
         let (id, asker, app, patience) = (call.id, call.asker, call.token.app.clone(), call.patience);
-        let sent = Call {
+        let mut sent = Call {
             place: Some(place),
             ..call
         };
-        let mut result = self.carry_out(sent, record).await;
+        let mut result = self.carry_out(&mut sent, record).await;
         if place.is_lost() {
             return result;
         }

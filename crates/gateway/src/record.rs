@@ -17,7 +17,7 @@ pub struct Answer {
     /// As it came, without what concerns one connection only, and with headers that say what was done.
     pub response: http::Response<GatewayBody>,
     /// What was done.
-    pub record: CallRecord,
+    pub record: Box<CallRecord>,
 }
 
 /// There is no answer of the provider.
@@ -27,7 +27,7 @@ pub struct Refusal {
     /// Why.
     pub kind: RefusalKind,
     /// What was done.
-    pub record: CallRecord,
+    pub record: Box<CallRecord>,
 }
 
 /// Why there is no answer of the provider. One variant per next step.

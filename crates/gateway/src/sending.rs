@@ -41,28 +41,26 @@ enum Next {
 impl<T: Transport> Inner<T> {
     pub(crate) async fn carry_out(
         &self,
-        mut call: Call<'_>,
+        call: &mut Call<'_>,
         record: &mut CallRecord,
     ) -> Result<Response<GatewayBody>, RefusalKind> {
         record.app = Some(call.token.app.name.clone());
-        self.await_turn(&mut call, record).await?;
+        self.await_turn(call, record).await?;
         // One sending, one repeat because of a 401, one blind repeat of what reads: the flags in `call` end the loop.
         let mut response = loop {
             let passing = self.breakers.pass(&call.uri).map_err(silent)?;
             // What few calls need has a place of its own when it is needed; every call would carry its room.
             if call.place.is_some() {
-                Box::pin(self.ready(&mut call)).await?;
+                Box::pin(self.ready(call)).await?;
             }
-            let response = self.send(&mut call, record).await;
-            self.learn(passing, &mut call, &response);
+            let response = self.send(call, record).await;
+            self.learn(passing, call, &response);
             let next = match response {
                 Ok(response) if response.status().as_u16() < 400 => {
                     Next::Pass(response.map(GatewayBody::new))
                 }
-                Ok(response) => {
-                    Box::pin(self.failed(&mut call, record, response.map(GatewayBody::new))).await?
-                }
-                Err(no_answer) => Box::pin(self.unanswered(&mut call, record, no_answer)).await?,
+                Ok(response) => Box::pin(self.failed(call, record, response.map(GatewayBody::new))).await?,
+                Err(no_answer) => Box::pin(self.unanswered(call, record, no_answer)).await?,
             };
             match next {
                 Next::Again => {}
@@ -72,9 +70,9 @@ impl<T: Transport> Inner<T> {
         // Said by the one connection it came over; the caller's is another one.
         *response.version_mut() = Version::HTTP_11;
         record.status_code = Some(response.status().as_u16());
-        self.note(&call, record, response.status());
-        if call.method == Method::DELETE && response.status().is_success() {
-            Box::pin(self.look_for_uninstall(&call)).await;
+        self.note(call, record, response.status());
+        if *call.method == Method::DELETE && response.status().is_success() {
+            Box::pin(self.look_for_uninstall(call)).await;
         }
         let headers = response.headers_mut();
         clean_answer(headers);

@@ -30,8 +30,6 @@ impl<'a> Target<'a> {
         if whole.starts_with("//") {
             return refuse("the path begins with two slashes; is there one at the end of the base URL, too?");
         }
-        // Counted and not searched for: so the processor looks at many bytes at a time.
-        let has = |text: &str, what: fn(u8) -> bool| text.bytes().filter(|&byte| what(byte)).count() > 0;
         if has(whole, |byte| !byte.is_ascii_graphic()) {
             return refuse(
                 "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
@@ -87,12 +85,10 @@ impl<'a> Target<'a> {
         })?;
         // Whatever a parser made of it, a token goes to the API base only.
         let sent = uri.path_and_query().map_or("", |sent| sent.as_str());
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // Host and port and nothing else, so nobody's name and password before them either.
         let intact = uri.scheme_str() == Some(base.scheme())
-            && uri.host() == base.host_str()
-            && uri.port_u16() == base.port()
-            && uri
-                .authority()
-                .is_some_and(|authority| !authority.as_str().contains('@'))
+            && authority == &base[Position::BeforeHost..Position::AfterPort]
             && sent.strip_prefix(base_path) == Some(self.whole);
         if intact {
             Ok(uri)
@@ -112,7 +108,10 @@ impl<'a> Target<'a> {
         if is_one(self.path) {
             return true;
         }
-        if !self.path.contains(['%', ';']) && !self.path.contains("//") {
+        let pairs = self.path.as_bytes().windows(2);
+        let is_plain = !has(self.path, |byte| byte == b'%' || byte == b';')
+            && pairs.filter(|pair| pair[0] == b'/' && pair[1] == b'/').count() == 0;
+        if is_plain {
             return false;
         }
         let mut reading = self.path.as_bytes().to_vec();
@@ -127,6 +126,11 @@ impl<'a> Target<'a> {
 }
 
 const DECODED_TIMES: usize = 2;
+
+/// Whether a text has such a byte. Counted and not searched for: so the processor looks at many at a time.
+fn has(text: &str, what: impl Fn(u8) -> bool) -> bool {
+    text.bytes().filter(|&byte| what(byte)).count() > 0
+}
 
 /// `.` and `..`, with or without path parameters, which some servers cut off first.
 fn is_dot_segment(segment: &[u8]) -> bool {

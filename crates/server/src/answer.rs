@@ -23,7 +23,7 @@ pub(crate) struct Answer {
     /// What is sent.
     pub(crate) response: Response<AnswerBody>,
     /// The call that it is the answer to.
-    pub(crate) call: Option<Box<GatewayCall>>,
+    pub(crate) call: Option<GatewayCall>,
     /// The route that gave it, as the log names it.
     pub(crate) endpoint: Option<Endpoint>,
     /// What it says in place of what was asked for; not written yet.

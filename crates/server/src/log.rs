@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use evergrant_config::{LogCalls, Network};
 use evergrant_domain::ConnectionId;
 use evergrant_gateway::CallRecord;
-use http::{HeaderMap, HeaderName, Request};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -19,7 +20,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What of the gateway's doing goes into the log; travels beside its answer.
 pub(crate) struct GatewayCall {
     pub(crate) connection: ConnectionId,
-    pub(crate) record: CallRecord,
+    pub(crate) record: Box<CallRecord>,
 }
 
 /// A line that is being written while its call is answered.
@@ -33,28 +34,28 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn begin<B>(
+    pub(crate) fn begin(
         settings: &ServiceSettings,
-        request: &Request<B>,
+        head: &Parts,
         peer: Option<Peer>,
         started: Instant,
     ) -> Self {
         Self {
             calls: settings.calls,
-            method: request.method().clone(),
-            door: match request.uri().path() {
+            method: head.method.clone(),
+            door: match head.uri.path() {
                 path if path.starts_with("/gateway/") => "/gateway/{connection_id}/{path}",
                 path if path.starts_with("/v1/") => "/v1/{path}",
                 _ => "/{path}",
             },
-            client: peer.map(|peer| client(peer.address, request.headers(), &settings.trusted_proxies)),
+            client: peer.map(|peer| client(peer.address, &head.headers, &settings.trusted_proxies)),
             started,
         }
     }
 
     /// Writes it, where this call is one of those that get a line.
     pub(crate) fn end(self, answer: &Answer, trace: &Trace) {
-        let call = answer.call.as_deref();
+        let call = answer.call.as_ref();
         let failed = is_failure(answer.response.status().as_u16())
             || call.is_some_and(|call| is_trouble(&call.record));
         match self.calls {

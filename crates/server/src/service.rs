@@ -3,10 +3,13 @@
 //! The two routes that carry the load, the gateway's and a connection's token, are answered here; everything else goes on to the
 //! router. Handlers return a [`Problem`] for whatever goes wrong, and its answer is written here, in one place.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -20,7 +23,7 @@ use evergrant_domain::webhook::Endpoint;
 use evergrant_domain::{Connection, ConnectionId, Timestamp};
 use evergrant_keeper::Keeper;
 use evergrant_webhooks::Webhooks;
-use futures_util::FutureExt as _;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use tokio::sync::Semaphore;
@@ -195,35 +198,40 @@ impl Service {
     }
 
     /// The same with what is known of the answer besides.
-    pub(crate) async fn respond<B>(&self, mut request: Request<B>, peer: Option<Peer>) -> Answer
+    pub(crate) async fn respond<B>(&self, request: Request<B>, peer: Option<Peer>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let path = request.uri().path();
+        let (mut head, body) = request.into_parts();
+        let path = head.uri.path();
         let door = if is_gateway(path) || is_meant_for_the_gateway(path) {
             Door::Gateway
         } else {
             Door::Api
         };
-        let mut trace = Trace::of(request.headers());
-        if request.uri().path().starts_with("/dashboard") {
+        let mut trace = Trace::of(&head.headers);
+        if head.uri.path().starts_with("/dashboard") {
             let request_id = trace.request_id().to_owned();
-            request.extensions_mut().insert(Visit { peer, request_id });
+            head.extensions.insert(Visit { peer, request_id });
         }
-        let span = spans::begin(&request, self.inner.traces.get(), &mut trace);
-        let line = log::Line::begin(&self.inner.settings(), &request, peer, started);
-        // A fault in one answer is one answer's fault: its locks are released, the process goes on.
-        let answer = if span.is_disabled() {
-            AssertUnwindSafe(self.dispatch(request, peer, &trace))
-                .catch_unwind()
-                .await
-        } else {
-            let dispatched = AssertUnwindSafe(self.dispatch(request, peer, &trace)).catch_unwind();
-            Box::pin(dispatched.instrument(span.clone())).await
+        let span = spans::begin(&head, self.inner.traces.get(), &mut trace);
+        let line = log::Line::begin(&self.inner.settings(), &head, peer, started);
+        let mut answer = {
+            // Pinned where it is made: it is large, and whoever takes it by value carries all of it.
+            let mut dispatched = pin!(self.dispatch(head, body, peer, &trace));
+            // A fault in one answer is one answer's fault: its locks are released, the process goes on.
+            let answer = poll_fn(|cx| {
+                let polled = catch_unwind(AssertUnwindSafe(|| dispatched.as_mut().poll(cx)));
+                polled.unwrap_or_else(|_| Poll::Ready(Problem::new(Code::Internal).into()))
+            });
+            if span.is_disabled() {
+                answer.await
+            } else {
+                answer.instrument(span.clone()).await
+            }
         };
-        let mut answer = answer.unwrap_or_else(|_| Answer::from(Problem::new(Code::Internal)));
         if let Some(problem) = &answer.problem {
             self.inner.process.answered_with(problem.code());
             answer.response = problem.write(trace.request_id(), door).map(AnswerBody::routed);
@@ -239,17 +247,17 @@ impl Service {
         answer
     }
 
-    async fn dispatch<B>(&self, request: Request<B>, peer: Option<Peer>, trace: &Trace) -> Answer
+    async fn dispatch<B>(&self, head: Parts, body: B, peer: Option<Peer>, trace: &Trace) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         if let Some(peer) = peer
-            && let Err(problem) = self.admit(&request, peer)
+            && let Err(problem) = self.admit(&head, peer)
         {
             return problem.into();
         }
-        let path = request.uri().path();
+        let path = head.uri.path();
         if is_meant_for_the_gateway(path) {
             // What a client of the provider takes for the provider's own 404 would hide a wrong base URL.
             return Problem::bad_request(
@@ -260,57 +268,46 @@ impl Service {
         let caller = if peer.is_none() {
             Some(Caller::OPERATOR)
         } else if takes_a_key(path) {
-            match self
-                .inner
-                .keys
-                .caller(self.inner.keeper(), request.headers())
-                .await
-            {
+            match self.inner.keys.caller(self.inner.keeper(), &head.headers).await {
                 Ok(caller) => Some(caller),
                 Err(problem) => return problem.into(),
             }
         } else {
             None
         };
-        let is_known = caller.is_some();
-        let mut answer = self.hand_over(request, caller, trace).await;
-        answer.key_was_valid |= is_known;
+        let request_id = trace.request_id();
+        let mut answer = match &caller {
+            // In a place of its own, like what follows: else every answer would carry the room of the largest from hand to hand.
+            Some(caller) if is_gateway(path) => Box::pin(crate::api::gateway::call(
+                &self.inner,
+                caller,
+                request_id,
+                &head,
+                body,
+            ))
+            .await
+            .unwrap_or_else(Answer::from),
+            Some(caller)
+                if matches!(head.method, Method::GET | Method::HEAD)
+                    && let Some(id) = with_a_token(path) =>
+            {
+                let query = head.uri.query();
+                crate::api::tokens::token(&self.inner, caller, request_id, id, query).await
+            }
+            caller => {
+                let mut request = Request::from_parts(head, Body::new(body));
+                if let Some(caller) = caller {
+                    let caller = caller.clone().in_request(request_id);
+                    request.extensions_mut().insert(caller);
+                }
+                self.by_router(request).await
+            }
+        };
+        answer.key_was_valid |= caller.is_some();
         answer
     }
 
-    async fn hand_over<B>(&self, request: Request<B>, caller: Option<Caller>, trace: &Trace) -> Answer
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let path = request.uri().path();
-        if let Some(caller) = &caller {
-            // In a place of its own, like what follows: else every answer would carry the room of the largest from hand to hand.
-            if is_gateway(path) {
-                return Box::pin(crate::api::gateway::call(
-                    &self.inner,
-                    caller,
-                    trace.request_id(),
-                    request,
-                ))
-                .await;
-            }
-            if matches!(*request.method(), Method::GET | Method::HEAD)
-                && let Some(id) = path
-                    .strip_prefix("/v1/connections/")
-                    .and_then(|rest| rest.strip_suffix("/token"))
-                && !id.contains('/')
-            {
-                let query = request.uri().query();
-                return crate::api::tokens::token(&self.inner, caller, trace.request_id(), id, query).await;
-            }
-        }
-        let mut request = request.map(Body::new);
-        if let Some(caller) = caller {
-            request
-                .extensions_mut()
-                .insert(caller.in_request(trace.request_id()));
-        }
+    async fn by_router(&self, request: Request<Body>) -> Answer {
         let response = Box::pin(self.router.clone().oneshot(request))
             .await
             .unwrap_or_else(|never| match never {});
@@ -322,13 +319,13 @@ impl Service {
     }
 
     /// What every request must keep to, whatever it asks for.
-    pub(crate) fn admit<B>(&self, request: &Request<B>, peer: Peer) -> Result<(), Problem> {
-        if peer.reach == Reach::Loopback && !self.is_our_name(request) {
+    pub(crate) fn admit(&self, head: &Parts, peer: Peer) -> Result<(), Problem> {
+        if peer.reach == Reach::Loopback && !self.is_our_name(head) {
             return Err(Problem::new(Code::HostNotAllowed));
         }
         let (mut size, mut hosts, mut codings) = (0, 0, 0);
         let mut is_chunked = true;
-        for (name, value) in request.headers() {
+        for (name, value) in &head.headers {
             size += name.as_str().len() + value.len() + 4;
             if name == header::HOST {
                 hosts += 1;
@@ -344,7 +341,7 @@ impl Service {
             ));
         }
         // RFC 9112 §3.2.
-        if request.version() == Version::HTTP_11 && hosts != 1 {
+        if head.version == Version::HTTP_11 && hosts != 1 {
             return Err(Problem::bad_request("the request must have one Host header"));
         }
         let limit = self.limits().header_bytes;
@@ -356,12 +353,10 @@ impl Service {
     }
 
     /// A page of somebody else whose name was made to point at this machine (DNS rebinding) still asks by that name.
-    fn is_our_name<B>(&self, request: &Request<B>) -> bool {
-        let authority = match request.uri().authority() {
+    fn is_our_name(&self, head: &Parts) -> bool {
+        let authority = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
-            None => {
-                crate::trace::single(request.headers(), &header::HOST).and_then(|host| host.to_str().ok())
-            }
+            None => crate::trace::single(&head.headers, &header::HOST).and_then(|host| host.to_str().ok()),
         };
         let Some(authority) = authority else { return false };
         // A name, a port and nothing else; whatever more there is makes it another name.
@@ -546,6 +541,13 @@ fn is_meant_for_the_gateway(path: &str) -> bool {
         .split(['/', '\\'])
         .find(|segment| !matches!(*segment, "" | "." | ".."));
     first.is_some_and(|first| first.eq_ignore_ascii_case("gateway"))
+}
+
+/// The connection whose token this path means.
+fn with_a_token(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/connections/")?
+        .strip_suffix("/token")
+        .filter(|id| !id.contains('/'))
 }
 
 fn takes_a_key(path: &str) -> bool {

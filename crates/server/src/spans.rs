@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request};
+use http::HeaderMap;
+use http::request::Parts;
 use tracing::Span;
 use tracing::field::Empty;
 use tracing::level_filters::LevelFilter;
@@ -21,11 +22,11 @@ pub trait Traces: Send + Sync + 'static {
 const GATEWAY: &str = "/gateway/{connection_id}/{path}";
 
 /// Begins the span of a call, and names the trace in the call's log line.
-pub(crate) fn begin<B>(request: &Request<B>, traces: Option<&Arc<dyn Traces>>, trace: &mut Trace) -> Span {
+pub(crate) fn begin(head: &Parts, traces: Option<&Arc<dyn Traces>>, trace: &mut Trace) -> Span {
     if LevelFilter::current() < LevelFilter::DEBUG {
         return Span::none();
     }
-    let path = request.uri().path();
+    let path = head.uri.path();
     // A name does not change any more once its span has begun.
     let route = if path.starts_with("/gateway/") {
         GATEWAY
@@ -38,10 +39,10 @@ pub(crate) fn begin<B>(request: &Request<B>, traces: Option<&Arc<dyn Traces>>, t
     let span = tracing::debug_span!(
         parent: None,
         "call",
-        otel.name = %format_args!("{} {route}", request.method()),
+        otel.name = %format_args!("{} {route}", head.method),
         otel.kind = "server",
         otel.status_code = Empty,
-        http.request.method = request.method().as_str(),
+        http.request.method = head.method.as_str(),
         http.response.status_code = Empty,
         http.route = Empty,
         error.type = Empty,
@@ -57,7 +58,7 @@ pub(crate) fn begin<B>(request: &Request<B>, traces: Option<&Arc<dyn Traces>>, t
         // Only what is valid names a parent: the same rule as for the log.
         let nobody = HeaderMap::new();
         let headers = match trace.trace_id {
-            Some(_) => request.headers(),
+            Some(_) => &head.headers,
             None => &nobody,
         };
         if let Some(id) = traces.adopt(&span, headers) {

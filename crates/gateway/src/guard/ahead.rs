@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::answer_body::GatewayBody;
 use crate::budget::{Patience, Permit};
-use crate::call::Call;
+use crate::call::{Call, NEVER};
 use crate::call_body::CallBody;
 use crate::gateway::Inner;
 use crate::guard::asked::AheadAsked;
@@ -141,9 +141,9 @@ impl<T: Transport> Inner<T> {
         let mut next = ahead.0.look_up();
         for _ in 0..PAGES_MAX {
             let mut of_the_look = CallRecord::new(Method::GET, &next.path);
-            let look = self.looking(id, app, patience, &next).await?;
+            let mut look = self.looking(id, app, patience, &next).await?;
             // What is looked up with may be guarded itself no more.
-            let mut response = Box::pin(self.carry_out(look, &mut of_the_look)).await?;
+            let mut response = Box::pin(self.carry_out(&mut look, &mut of_the_look)).await?;
             let whole = response
                 .body_mut()
                 .read_whole(ANSWER_MAX, self.upstream_timeout())
@@ -179,7 +179,7 @@ impl<T: Transport> Inner<T> {
         Ok(Call {
             id,
             asker: Asker::UNKNOWN,
-            method: Method::GET,
+            method: &Method::GET,
             target: &look.path,
             uri: target.at(&app.provider)?,
             headers,
@@ -192,7 +192,7 @@ impl<T: Transport> Inner<T> {
             counted: counted(app.provider.dialect, "GET", target.path()),
             patience,
             permit: Permit::NONE,
-            sent_at: self.keeper.clock().now(),
+            sent_at: NEVER,
             repeated_for_401: false,
             repeated_blindly: false,
             not_repeated: false,

@@ -165,8 +165,8 @@ impl Line {
         let Way::Short(stream) = &mut self.way else {
             return Box::pin(self.exchange_by_hyper(call)).await;
         };
-        let replay = if call.body.is_end_stream() {
-            match short::ask(stream, &self.origin, &call).await {
+        let replay = if let Some(body) = call.body.at_hand(short::SENT_MAX) {
+            match short::ask(stream, &self.origin, &call, &body).await {
                 Ok(Heard::Answer(answer)) => {
                     return Ok(answer.map(|body| Remaining::new(Coming::Short(body), self)));
                 }

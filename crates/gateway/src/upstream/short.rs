@@ -1,4 +1,4 @@
-//! The short way of a call without a body to a short answer: one write, one read, no state between the two.
+//! The short way of a short call to a short answer: one write, one read, no state between the two.
 //!
 //! Most calls are such. Of all that HTTP/1.1 allows, only what can be read in one way is read here: a whole head of HTTP/1.1 with a
 //! final status and one plain length, or plain chunks that have come to their end already. Whatever else comes is for hyper to read,
@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use crate::transport::Leaving;
 use crate::upstream::connect::Stream;
 
+/// The longest body of a call that is sent here, in bytes. Longer ones seldom have come by then, and hyper sends them as they do.
+pub(crate) const SENT_MAX: u64 = 16 * 1024;
 /// Most answers fit into this with their heads.
 const READ_FIRST: usize = 4 * 1024;
 /// The longest head that is read here.
@@ -26,8 +28,8 @@ const HEAD_MAX: usize = 32 * 1024;
 const BODY_MAX: usize = 64 * 1024;
 /// As many as hyper takes.
 const HEADERS_MAX: usize = 100;
-/// Room for the headers that are said of a call.
-const SAID: usize = 8;
+/// Room for the headers that are said of most calls: five here, and what the service calls the request.
+const SAID: usize = 6;
 
 /// What came back.
 pub(crate) enum Heard {
@@ -53,14 +55,15 @@ pub(crate) fn is_silent(stream: &mut Stream, cx: &mut Context<'_>) -> bool {
         .is_pending()
 }
 
-/// Sends a call that has no body, and hears what comes first.
+/// Sends a call with this as its whole body, and hears what comes first.
 pub(crate) async fn ask(
     stream: &mut Stream,
     host: &HeaderValue,
     call: &Leaving<'_>,
+    body: &[u8],
 ) -> Result<Heard, Unheard> {
-    let head = written(host, call);
-    let mut left = &head[..];
+    let whole = written(host, call, body);
+    let mut left = &whole[..];
     let mut buffer = BytesMut::new();
     let (mut has_begun, mut is_sent) = (false, false);
     poll_fn(|cx| {
@@ -122,15 +125,15 @@ fn poll_read(stream: &mut Stream, cx: &mut Context<'_>, buffer: &mut BytesMut) -
     }
 }
 
-/// The head of a call as it is sent.
-fn written(host: &HeaderValue, call: &Leaving<'_>) -> Vec<u8> {
+/// A call as it is sent.
+fn written(host: &HeaderValue, call: &Leaving<'_>, body: &[u8]) -> Vec<u8> {
     let method = call.method.as_str();
     let path = call.uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut length = method.len() + path.len() + host.len() + call.bearer.len() + FIXED;
+    let mut length = method.len() + path.len() + host.len() + call.bearer.len() + body.len() + FIXED;
     for (name, value) in call.headers {
         length += name.as_str().len() + value.len() + 4;
     }
-    let mut head = Vec::with_capacity(length);
+    let mut whole = Vec::with_capacity(length);
     for part in [
         method.as_bytes(),
         b" ",
@@ -141,24 +144,31 @@ fn written(host: &HeaderValue, call: &Leaving<'_>) -> Vec<u8> {
         call.bearer.as_bytes(),
         b"\r\n",
     ] {
-        head.extend_from_slice(part);
+        whole.extend_from_slice(part);
+    }
+    // That there is none is said among the headers, where it must be.
+    if !body.is_empty() {
+        whole.extend_from_slice(b"content-length: ");
+        whole.extend_from_slice(body.len().to_string().as_bytes());
+        whole.extend_from_slice(b"\r\n");
     }
     for (name, value) in call.headers {
         // There is one of each.
         if name == HOST || name == AUTHORIZATION {
             continue;
         }
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
+        whole.extend_from_slice(name.as_str().as_bytes());
+        whole.extend_from_slice(b": ");
+        whole.extend_from_slice(value.as_bytes());
+        whole.extend_from_slice(b"\r\n");
     }
-    head.extend_from_slice(b"\r\n");
-    head
+    whole.extend_from_slice(b"\r\n");
+    whole.extend_from_slice(body);
+    whole
 }
 
 /// What a head has besides what differs.
-const FIXED: usize = 40;
+const FIXED: usize = 64;
 
 /// What was made of the bytes so far.
 enum Read {
@@ -406,7 +416,7 @@ impl Replay {
         }
     }
 
-    /// A request without a body was written, and this was read.
+    /// The whole request was written, and this was read.
     pub(crate) fn of(stream: Stream, read: BytesMut) -> Self {
         Self {
             stream,
@@ -632,10 +642,13 @@ mod tests {
             bearer: &HeaderValue::from_static("Bearer t"),
             body: CallBody::new(Empty::<Bytes>::new(), 0, None).unwrap().send(),
         };
-        let head = written(&HeaderValue::from_static("example.com:81"), &call);
-        assert_eq!(
-            String::from_utf8(head).unwrap(),
-            "DELETE /a?b=%20c HTTP/1.1\r\nhost: example.com:81\r\nauthorization: Bearer t\r\nx-one: 1\r\nx-one: 2\r\n\r\n"
-        );
+        let as_sent = |body| {
+            let whole = written(&HeaderValue::from_static("example.com:81"), &call, body);
+            String::from_utf8(whole).unwrap()
+        };
+        let line = "DELETE /a?b=%20c HTTP/1.1\r\nhost: example.com:81\r\nauthorization: Bearer t\r\n";
+        let own = "x-one: 1\r\nx-one: 2\r\n\r\n";
+        assert_eq!(as_sent(b""), format!("{line}{own}"));
+        assert_eq!(as_sent(b"{}"), format!("{line}content-length: 2\r\n{own}{{}}"));
     }
 }

@@ -186,7 +186,8 @@ impl Process {
         if let Some(key) = ask.guard {
             request = request.header("idempotency-key", key);
         }
-        let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let body = Full::new(Bytes::from_static(b"{}"));
         let terms = Terms {
             caller: Some(ask.caller.into()),
             lane: ask.key_lane,
@@ -195,7 +196,7 @@ impl Process {
         };
         let id = ConnectionId::parse(ask.connection).unwrap();
         self.gateway
-            .call_on(&terms, Asker::UNKNOWN, &id, ask.path, request)
+            .call_on(&terms, Asker::UNKNOWN, &id, ask.path, &head, body)
             .await
     }
 

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::access::Role;
 use evergrant_gateway::{CallRecord, outlives_its_caller};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::access::Caller;
 use crate::answer::{Answer, AnswerBody};
@@ -59,53 +60,54 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("evergrant-token-ttl");
             ))
     )
 )]
-pub(crate) async fn call<B>(shared: &Shared, caller: &Caller, request_id: &str, request: Request<B>) -> Answer
+pub(crate) async fn call<B>(
+    shared: &Shared,
+    caller: &Caller,
+    request_id: &str,
+    parts: &Parts,
+    body: B,
+) -> Result<Answer, Problem>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let answer = async {
-        let uri = request.uri().clone();
-        let (id, target) = destination(&uri, request.headers())?;
-        let limits = shared.settings().limits;
-        let place = Place::take(&shared.in_flight, caller.in_flight(), &limits)?;
-        let request = request.map(|body| Paced::new(body, limits.body_timeout));
-        caller.admit(shared.keeper(), &id, Role::Gateway).await?;
-        let mut terms = caller.terms();
-        // What goes on without its caller is in flight until it has ended.
-        let place = if outlives_its_caller(request.method(), request.headers()) {
-            let (held, of_the_call) = Held::with_the_call(place);
-            terms.to_mut().held = Some(of_the_call);
-            held
-        } else {
-            Held::alone(place)
-        };
-        match shared
-            .engine
-            .gateway()
-            .call_on(&terms, caller.asker(Some(request_id)), &id, target, request)
-            .await
-        {
+    let (id, target) = destination(&parts.uri, &parts.headers)?;
+    let limits = shared.settings().limits;
+    let place = Place::take(&shared.in_flight, caller.in_flight(), &limits)?;
+    let body = Paced::new(body, limits.body_timeout);
+    caller.admit(shared.keeper(), &id, Role::Gateway).await?;
+    let mut terms = caller.terms();
+    // What goes on without its caller is in flight until it has ended.
+    let place = if outlives_its_caller(&parts.method, &parts.headers) {
+        let (held, of_the_call) = Held::with_the_call(place);
+        terms.to_mut().held = Some(of_the_call);
+        held
+    } else {
+        Held::alone(place)
+    };
+    let asker = caller.asker(Some(request_id));
+    let gateway = shared.engine.gateway();
+    Ok(
+        match gateway.call_on(&terms, asker, &id, target, parts, body).await {
             Ok(answered) => {
                 let response = answered.response.map(|body| {
                     let place = Some(place);
                     AnswerBody::call(Placed { body, place })
                 });
-                Ok(beside(Answer::new(response), id, answered.record))
+                beside(Answer::new(response), id, answered.record)
             }
             Err(refusal) => {
                 let problem = shared.problem(Problem::refusal(&refusal, &id));
-                Ok::<_, Problem>(beside(problem.into(), id, refusal.record))
+                beside(problem.into(), id, refusal.record)
             }
-        }
-    };
-    answer.await.unwrap_or_else(Answer::from)
+        },
+    )
 }
 
 /// The answer to a call, with what the log needs to know of it.
-fn beside(answer: Answer, connection: ConnectionId, record: CallRecord) -> Answer {
+fn beside(answer: Answer, connection: ConnectionId, record: Box<CallRecord>) -> Answer {
     Answer {
-        call: Some(Box::new(GatewayCall { connection, record })),
+        call: Some(GatewayCall { connection, record }),
         ..answer
     }
 }

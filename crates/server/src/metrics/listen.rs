@@ -116,7 +116,7 @@ impl MetricsServer {
 async fn serve(stream: TcpStream, service: Service, peer: Peer) -> hyper::Result<()> {
     let answer = service_fn(|request: Request<Incoming>| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(answer(&service, &request, peer).await) }
+        async move { Ok::<_, Infallible>(answer(&service, request, peer).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -127,13 +127,14 @@ async fn serve(stream: TcpStream, service: Service, peer: Peer) -> hyper::Result
         .await
 }
 
-async fn answer(service: &Service, request: &Request<Incoming>, peer: Peer) -> Response {
-    let trace = Trace::of(request.headers());
+async fn answer(service: &Service, request: Request<Incoming>, peer: Peer) -> Response {
+    let (head, _nothing) = request.into_parts();
+    let trace = Trace::of(&head.headers);
     let problem = |code| Problem::new(code).write(trace.request_id(), Door::Api);
-    let mut response = match service.admit(request, peer) {
+    let mut response = match service.admit(&head, peer) {
         Err(refused) => refused.write(trace.request_id(), Door::Api),
-        Ok(()) if request.uri().path() != "/metrics" => problem(Code::NotFound),
-        Ok(()) => match *request.method() {
+        Ok(()) if head.uri.path() != "/metrics" => problem(Code::NotFound),
+        Ok(()) => match head.method {
             Method::GET => page(service.inner()).await,
             Method::HEAD => page(service.inner()).await.map(|_| Body::empty()),
             _ => problem(Code::MethodNotAllowed),
