@@ -35,10 +35,10 @@ pub(crate) use self::columns::{Columns, label_list, list, strange};
 pub(crate) use self::history::read_counts;
 pub(crate) use self::history::{
     BUSY, Before, NEWEST_LOOKED_AT, SELECT_EVENT, Span, Sums, TALLIES_KEPT_ON, context, counts,
-    counts_column, health, hour, minute, read_count, read_event, read_tallied,
+    counts_column, health, hour, minute, read_count, read_event, read_tallied, told_of_landing,
 };
 #[cfg(feature = "sqlite")]
-pub(crate) use self::landing::{LandsAs, told_of_landing};
+pub(crate) use self::landing::LandsAs;
 pub(crate) use self::upkeep::{
     HighestSeen, read_app_state, read_change, read_revocation, read_revocation_state, seal_for_revocation,
 };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
+use evergrant_domain::connection::Landing;
 use evergrant_domain::event::{Circumstances, Event, RefreshReason};
 use evergrant_domain::tally::{Counted, Tally};
-use evergrant_domain::{AppName, Health, Timestamp, Version};
+use evergrant_domain::{AppName, Connection, Health, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
 use super::{Columns, Stored, strange};
@@ -293,6 +294,16 @@ pub(crate) fn read_count(row: &impl Columns) -> Stored<ConnectionCount> {
         health,
         count: u64::try_from(row.number("count")?).map_err(|_| strange("count"))?,
     })
+}
+
+/// What is told of a token set that lands on the record `found`. How many refreshes in a row had failed before it is known here alone:
+/// an answer may have lain in a lifeboat, and its connection been given up meanwhile, which counts as one.
+pub(crate) fn told_of_landing(found: &Connection, event: &Event) -> Event {
+    let failures = found.trouble.as_ref().map_or(0, |trouble| trouble.failures);
+    let given_up = found.status.after_token_set_landed() == Landing::ActiveUnproven;
+    let mut event = event.clone();
+    event.circumstances.failures_before = Some(failures.max(u32::from(given_up)));
+    event
 }
 
 #[cfg(test)]

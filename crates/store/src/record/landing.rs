@@ -1,7 +1,6 @@
 //! How a refreshed token set is stored: PROTOCOL.md, rules 14 and 16.
 
 use evergrant_domain::connection::Landing;
-use evergrant_domain::event::Event;
 use evergrant_domain::{Connection, ConnectionStatus, ReconnectReason, Timestamp};
 
 use crate::contract::Refreshed;
@@ -46,14 +45,4 @@ impl LandsAs {
             unproven: refreshed.tokens.unproven || landing == Landing::ActiveUnproven || attempts > 1,
         }
     }
-}
-
-/// What is told of a token set that lands on the record `found`. How many refreshes in a row had failed before it is known here alone:
-/// an answer may have lain in a lifeboat, and its connection been given up meanwhile, which counts as one.
-pub(crate) fn told_of_landing(found: &Connection, event: &Event) -> Event {
-    let failures = found.trouble.as_ref().map_or(0, |trouble| trouble.failures);
-    let given_up = found.status.after_token_set_landed() == Landing::ActiveUnproven;
-    let mut event = event.clone();
-    event.circumstances.failures_before = Some(failures.max(u32::from(given_up)));
-    event
 }
