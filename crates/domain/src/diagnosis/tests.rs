@@ -1245,7 +1245,7 @@ fn a_busy_connection_is_quiet_sooner() {
 
 #[test]
 fn a_pause_that_yesterday_had_at_this_time_of_day_is_usual() {
-    for quiet_then in [23, 24, 25, 26] {
+    for quiet_then in [23, 24, 25, 26, 27] {
         check_verdict(
             |case| {
                 busy(600, 80 * 60, 400)(case);
@@ -1366,4 +1366,143 @@ fn what_came_before_the_last_consent_is_another_story() {
         },
         Verdict::Healthy,
     );
+}
+
+#[test]
+fn just_under_each_bound_nothing_is_found() {
+    let unavailable = |troubled: u64, all: u64| {
+        move |case: &mut Case| {
+            case.hours.clear();
+            let mut calls = calls(all);
+            calls.unavailable = troubled;
+            case.hour(0, calls);
+        }
+    };
+    check(unavailable(20, 100), Cause::ProviderOutage, "20 of 100 calls");
+    check_verdict(unavailable(19, 100), Verdict::Healthy);
+    check(unavailable(3, 3), Cause::ProviderOutage, "3 of 3 calls");
+    check_verdict(unavailable(2, 2), Verdict::Healthy);
+    check_verdict(
+        |case| {
+            let mut calls = calls(1);
+            calls.refresh_forced = 19;
+            case.hour(0, calls);
+        },
+        Verdict::Healthy,
+    );
+    // A breaker that has rested.
+    check_verdict(
+        |case| {
+            case.standing = Ok(AppStanding {
+                health: AppHealth::Ok,
+                endpoint: Some(Breaker {
+                    failures: 7,
+                    code: "404".into(),
+                    rest_until: at(-1),
+                }),
+                rotates_since: None,
+            });
+        },
+        Verdict::Healthy,
+    );
+    // A 403 that a success came after.
+    check_verdict(
+        |case| case.connection.last.forbidden_at = Some(at(-60)),
+        Verdict::Healthy,
+    );
+    // What is over for more than half a day.
+    for (seconds, verdict) in [
+        (-12 * 3600, Verdict::Cause(Cause::RefreshStampede)),
+        (-12 * 3600 - 1, Verdict::Healthy),
+    ] {
+        check_verdict(
+            |case| {
+                case.connection.connected_at = at(-20 * 3600);
+                case.told(seconds, EventKind::DoubleRedemption.as_str(), 1);
+            },
+            verdict,
+        );
+    }
+}
+
+#[test]
+fn a_report_of_another_status_is_no_stale_token() {
+    let diagnosis = check(
+        |case| {
+            let line = case.told(-60, EventKind::TokenReported.as_str(), 3);
+            line.status_code = Some(403);
+            line.token_version = Some(Version::new(2));
+        },
+        Cause::MisreadPermission,
+        "reported as a rejected token once",
+    );
+    assert_eq!(diagnosis.checks[0].finding, Finding::Clear);
+}
+
+#[test]
+fn a_static_token_is_refused_also_where_it_never_worked() {
+    for success_at in [None, Some(at(-20))] {
+        check(
+            |case| {
+                case.connection.kind = Kind::Static;
+                case.connection.last.success_at = success_at;
+                case.connection.last.unauthorized_at = Some(at(-10));
+            },
+            Cause::GrantRefused,
+            "Make a new token",
+        );
+    }
+    check_verdict(
+        |case| {
+            case.connection.kind = Kind::Static;
+            case.connection.last.success_at = Some(at(-5));
+            case.connection.last.unauthorized_at = Some(at(-10));
+        },
+        Verdict::Healthy,
+    );
+}
+
+#[test]
+fn an_outage_stops_calls_once_the_token_at_hand_has_ended() {
+    let troubled = |issued: i64| {
+        move |case: &mut Case| {
+            case.connection.issued_at = at(issued);
+            case.connection.ends =
+                RefreshPolicy::Queue.ends(at(issued), Duration::from_secs(1800), Jitter::NONE);
+            case.connection.trouble = Some(RefreshTrouble {
+                failed_at: at(-5),
+                code: "503".into(),
+                failures: 2,
+                next_attempt_at: at(20),
+            });
+            let line = case.told(-60, EventKind::TokenReported.as_str(), 3);
+            line.status_code = Some(403);
+        }
+    };
+    check(
+        troubled(-600),
+        Cause::MisreadPermission,
+        "Found beside it: The provider is in trouble",
+    );
+    check(
+        troubled(-1900),
+        Cause::ProviderOutage,
+        "the token at hand ended at",
+    );
+}
+
+#[test]
+fn a_success_proves_the_token_set_that_it_came_with_until_a_401() {
+    let blind = |success: i64, refused: Option<i64>| {
+        move |case: &mut Case| {
+            case.refresh_token = Err(Gap::NotAsked("there was no time to".into()));
+            case.access_token = case.refresh_token.clone();
+            case.connection.last.success_at = Some(at(success));
+            case.connection.last.unauthorized_at = refused.map(at);
+        }
+    };
+    check_verdict(blind(-600, None), Verdict::Healthy);
+    check_verdict(blind(-601, None), Verdict::Inconclusive);
+    check_verdict(blind(-30, Some(-31)), Verdict::Healthy);
+    check_verdict(blind(-30, Some(-30)), Verdict::Inconclusive);
 }
