@@ -44,7 +44,7 @@ pub(crate) async fn an_event_tells_who_why_and_what_stood_around_it(fixture: &im
         endpoint: Some("/crm/v3/objects/contacts/{id}".into()),
         seconds_remaining: Some(-3),
         token_version: Some(Version::FIRST),
-        failures_before: Some(1),
+        failures_before: Some(0),
         took: Some(Duration::from_millis(120)),
     };
     let mut refreshed = refreshed("two");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evergrant_domain::call_budget::{Claim, Lane, Learnt, Unused};
 use evergrant_domain::connection::Account;
-use evergrant_domain::event::{Event, EventKind};
+use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{
     AccessToken, AccountId, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version,
@@ -159,12 +159,16 @@ pub(crate) fn new(name: &str) -> NewConnection {
     }
 }
 
+/// What the first presentation of a refresh token has brought.
 pub(crate) fn refreshed(name: &str) -> Refreshed {
     Refreshed {
         tokens: tokens(name),
         mismatch: None,
         account: None,
-        event: event(),
+        event: event().during(Circumstances {
+            failures_before: Some(0),
+            ..Circumstances::default()
+        }),
     }
 }
 
