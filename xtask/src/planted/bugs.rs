@@ -150,7 +150,7 @@ pub(super) const BUGS: &[Bug] = &[
     ),
     bug(
         "late_answer_not_revoked",
-        "leaving",
+        "kills",
         "disconnect: what comes afterwards is revoked, too",
     ),
     bug(
