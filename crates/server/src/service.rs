@@ -3,13 +3,11 @@
 //! The two routes that carry the load, the gateway's and a connection's token, are answered here; everything else goes on to the
 //! router. Handlers return a [`Problem`] for whatever goes wrong, and its answer is written here, in one place.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -23,6 +21,7 @@ use evergrant_domain::webhook::Endpoint;
 use evergrant_domain::{Connection, ConnectionId, Timestamp};
 use evergrant_keeper::Keeper;
 use evergrant_webhooks::Webhooks;
+use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
@@ -218,20 +217,18 @@ impl Service {
         }
         let span = spans::begin(&head, self.inner.traces.get(), &mut trace);
         let line = log::Line::begin(&self.inner.settings(), &head, peer, started);
-        let mut answer = {
+        let answer = {
             // Pinned where it is made: it is large, and whoever takes it by value carries all of it.
-            let mut dispatched = pin!(self.dispatch(head, body, peer, &trace));
+            let dispatched = pin!(self.dispatch(head, body, peer, &trace));
             // A fault in one answer is one answer's fault: its locks are released, the process goes on.
-            let answer = poll_fn(|cx| {
-                let polled = catch_unwind(AssertUnwindSafe(|| dispatched.as_mut().poll(cx)));
-                polled.unwrap_or_else(|_| Poll::Ready(Problem::new(Code::Internal).into()))
-            });
+            let answering = AssertUnwindSafe(dispatched).catch_unwind();
             if span.is_disabled() {
-                answer.await
+                answering.await
             } else {
-                answer.instrument(span.clone()).await
+                answering.instrument(span.clone()).await
             }
         };
+        let mut answer = answer.unwrap_or_else(|_| Answer::from(Problem::new(Code::Internal)));
         if let Some(problem) = &answer.problem {
             self.inner.process.answered_with(problem.code());
             answer.response = problem.write(trace.request_id(), door).map(AnswerBody::routed);
