@@ -5,6 +5,7 @@
 //! This crate knows nothing of HTTP, providers or when a token is due; it keeps what it is told, whole or not at all.
 //! Start reading at [`contract`], then at `sqlite` or `postgres`; `record` is what both share.
 
+mod circumstances;
 pub mod contract;
 pub mod coordination;
 mod methods;
@@ -16,6 +17,7 @@ mod record;
 pub mod sqlite;
 pub mod vault;
 
+pub use circumstances::KeptCircumstances;
 pub use contract::{Store, StoreError};
 #[cfg(feature = "redis")]
 pub use coordination::ByRedis;

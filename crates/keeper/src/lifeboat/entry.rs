@@ -1,19 +1,16 @@
 //! One answer as it lies in the lifeboat: sealed, and bound to its connection, version and attempt.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::Account;
-use evergrant_domain::event::{Circumstances, Event, EventKind, RefreshReason};
+use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::{
     AccessToken, AccountId, AppName, ConnectionId, Fence, RefreshToken, Timestamp, TokenSet, Version,
 };
-use evergrant_store::Vault;
 use evergrant_store::contract::Lease;
 use evergrant_store::vault::Place;
+use evergrant_store::{KeptCircumstances, Vault};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -73,83 +70,8 @@ struct Secrets {
     detail: String,
     /// Entries of older programs have none.
     #[serde(default)]
-    circumstances: PlainCircumstances,
-}
-
-/// What stood around the redemption: [`Circumstances`], word for word.
-#[derive(Default, Serialize, Deserialize, Zeroize)]
-#[serde(default)]
-struct PlainCircumstances {
-    provider_correlation_id: Option<String>,
-    request_id: Option<String>,
-    by: Option<String>,
-    reason: Option<String>,
-    class: Option<String>,
-    attempt: Option<u32>,
-    status_code: Option<u16>,
-    method: Option<String>,
-    endpoint: Option<String>,
-    seconds_remaining: Option<i64>,
-    token_version: Option<i64>,
-    failures_before: Option<u32>,
-    took_ms: Option<u64>,
-}
-
-impl PlainCircumstances {
-    fn of(circumstances: &Circumstances) -> Self {
-        let Circumstances {
-            provider_correlation_id,
-            request_id,
-            by,
-            reason,
-            class,
-            attempt,
-            status_code,
-            method,
-            endpoint,
-            seconds_remaining,
-            token_version,
-            failures_before,
-            took,
-        } = circumstances.clone();
-        Self {
-            provider_correlation_id,
-            request_id,
-            by,
-            reason: reason.map(|reason| reason.as_str().to_owned()),
-            class: class.map(|class| class.as_str().to_owned()),
-            attempt,
-            status_code,
-            method,
-            endpoint,
-            seconds_remaining,
-            token_version: token_version.map(Version::number),
-            failures_before,
-            took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
-
-    /// Words that only a later program knows are left out: the answer matters more than what is told of it.
-    fn told(&self) -> Circumstances {
-        Circumstances {
-            provider_correlation_id: self.provider_correlation_id.clone(),
-            request_id: self.request_id.clone(),
-            by: self.by.clone(),
-            reason: self.reason.as_deref().and_then(RefreshReason::from_word),
-            class: self
-                .class
-                .as_deref()
-                .and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word)),
-            attempt: self.attempt,
-            status_code: self.status_code,
-            method: self.method.clone(),
-            endpoint: self.endpoint.clone(),
-            seconds_remaining: self.seconds_remaining,
-            token_version: self.token_version.map(Version::new),
-            failures_before: self.failures_before,
-            took: self.took_ms.map(Duration::from_millis),
-        }
-    }
+    #[zeroize(skip)]
+    circumstances: KeptCircumstances,
 }
 
 #[derive(Serialize, Deserialize, Zeroize)]
@@ -186,7 +108,7 @@ impl Entry {
             created_at: answer.created_at.millis(),
             connected_at: answer.connected_at.millis(),
             detail: answer.event.detail.clone(),
-            circumstances: PlainCircumstances::of(&answer.event.circumstances),
+            circumstances: answer.event.circumstances.clone().into(),
         };
         let clear = Zeroizing::new(serde_json::to_string(&secrets).expect("texts and numbers are JSON"));
         let mut entry = Self {
@@ -263,7 +185,7 @@ impl Entry {
             },
             mismatch: secrets.mismatch.clone(),
             account,
-            event: Event::new(kind, secrets.detail.clone()).during(secrets.circumstances.told()),
+            event: Event::new(kind, secrets.detail.clone()).during(secrets.circumstances.clone().into()),
             rotated: secrets.rotated,
             created_at: Timestamp::from_millis(secrets.created_at),
             connected_at: Timestamp::from_millis(secrets.connected_at),
@@ -294,6 +216,10 @@ fn key_id(vault: &Vault) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use evergrant_domain::api_answer::Class;
+    use evergrant_domain::event::{Circumstances, RefreshReason};
     use evergrant_store::VaultKey;
 
     use super::*;

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use evergrant_domain::api_answer::Class;
 use evergrant_domain::connection::Landing;
-use evergrant_domain::event::{Circumstances, Event, RefreshReason};
+use evergrant_domain::event::{Circumstances, Event};
 use evergrant_domain::tally::{Counted, Tally};
 use evergrant_domain::{AppName, Connection, Health, Timestamp, Version};
-use serde::{Deserialize, Serialize};
 
 use super::{Columns, Stored, strange};
+use crate::circumstances::KeptCircumstances;
 use crate::contract::{ConnectionCount, EventOrder, EventPage, EventQuery, StoredEvent, Tallied, Usage};
 
 /// Every column of an event. One that an older program wrote names no app: it is its connection's.
@@ -108,84 +107,23 @@ impl Before {
     }
 }
 
-/// What of an event's circumstances is never searched by.
-#[derive(Default, Serialize, Deserialize)]
-struct Context {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    by: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    attempt: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    status_code: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    method: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    endpoint: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seconds_remaining: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    token_version: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    failures_before: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    took_ms: Option<u64>,
-}
-
-/// What its column holds.
+/// What of an event's circumstances is never searched by, as its column holds it.
 pub(crate) fn context(event: &Event) -> Stored<String> {
-    let Circumstances {
-        provider_correlation_id: _,
-        request_id: _,
-        by,
-        reason,
-        class,
-        attempt,
-        status_code,
-        method,
-        endpoint,
-        seconds_remaining,
-        token_version,
-        failures_before,
-        took,
-    } = event.circumstances.clone();
-    let context = Context {
-        by,
-        reason: reason.map(|reason| reason.as_str().to_owned()),
-        class: class.map(|class| class.as_str().to_owned()),
-        attempt,
-        status_code,
-        method,
-        endpoint,
-        seconds_remaining,
-        token_version: token_version.map(Version::number),
-        failures_before,
-        took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
-    };
+    let context = KeptCircumstances::from(Circumstances {
+        provider_correlation_id: None,
+        request_id: None,
+        ..event.circumstances.clone()
+    });
     serde_json::to_string(&context).map_err(|_| strange("context"))
 }
 
 pub(crate) fn read_event(row: &impl Columns) -> Stored<StoredEvent> {
-    let context: Context = serde_json::from_str(&row.text("context")?).map_err(|_| strange("context"))?;
-    // A newer program may know more words.
-    let class = |word: String| Class::ALL.into_iter().find(|class| class.as_str() == word);
+    let context: KeptCircumstances =
+        serde_json::from_str(&row.text("context")?).map_err(|_| strange("context"))?;
     let circumstances = Circumstances {
         provider_correlation_id: row.maybe_text("provider_correlation_id")?,
         request_id: row.maybe_text("request_id")?,
-        by: context.by,
-        reason: context.reason.and_then(|word| RefreshReason::from_word(&word)),
-        class: context.class.and_then(class),
-        attempt: context.attempt,
-        status_code: context.status_code,
-        method: context.method,
-        endpoint: context.endpoint,
-        seconds_remaining: context.seconds_remaining,
-        token_version: context.token_version.map(Version::new),
-        failures_before: context.failures_before,
-        took: context.took_ms.map(Duration::from_millis),
+        ..context.into()
     };
     Ok(StoredEvent {
         id: row.number("id")?,
@@ -308,6 +246,8 @@ pub(crate) fn told_of_landing(found: &Connection, event: &Event) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use evergrant_domain::api_answer::Class;
+
     use super::*;
 
     #[test]
