@@ -4,7 +4,7 @@
 //! by itself; running an import again is harmless.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -26,21 +26,18 @@ use crate::args::{Export, Import, OnConflict};
 use crate::failure::{Exit, Failure, Problem};
 use crate::output::{Output, count, note, print_bytes, print_json, print_line, text};
 
-/// The columns of a file with commas, in the order in which they are written.
-const COLUMNS: [&str; 9] = [
-    "id",
-    "app",
-    "customer",
-    "kind",
-    "account",
-    "expires_at",
-    "scopes",
-    "access_token",
-    "refresh_token",
-];
+/// What a record says of a connection, but for its labels.
+const MEMBERS: [&str; 7] = ["id", "app", "customer", "kind", "account", "expires_at", "scopes"];
+/// What it holds of it.
+const TOKENS: [&str; 2] = ["access_token", "refresh_token"];
 
 /// Longer than any record.
 const LINE_MAX: usize = 256 * 1024;
+
+/// The columns of a file with commas, in the order in which they are written.
+fn columns() -> impl Iterator<Item = &'static str> {
+    MEMBERS.into_iter().chain(TOKENS)
+}
 
 /// Why a line was not taken.
 struct Refused {
@@ -242,9 +239,9 @@ fn of_commas(source: impl Read + 'static, name: &str) -> Result<Lines, Failure> 
         .collect();
     if let Some(strange) = headings
         .iter()
-        .find(|heading| !COLUMNS.contains(&heading.as_str()))
+        .find(|heading| !columns().any(|column| column == *heading))
     {
-        let known = COLUMNS.join(", ");
+        let known = columns().collect::<Vec<_>>().join(", ");
         return Err(
             Failure::usage(format!("{name}: `{strange}` is no column of a record"))
                 .advise(format!("The first line names the columns: {known}.")),
@@ -348,29 +345,10 @@ pub(crate) async fn export(api: &Api, export: &Export, output: Output) -> Result
         }
         Api::Store(store) => Some(store.service.engine().keeper().clone()),
     };
-    let answer = api.list("/v1/connections", &[]).await?;
-    let listed = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut kept = Vec::new();
-    for record in listed.iter().filter(|record| record["status"] != "disconnected") {
-        let mut exported = exported(record);
-        if let Some(keeper) = &keeper {
-            add_tokens(keeper, &mut exported).await?;
-        }
-        kept.push(exported);
-    }
-    let written = if is_csv(file) {
-        with_commas(&kept)?
-    } else {
-        let mut lines = String::new();
-        for record in &kept {
-            lines.push_str(&serde_json::to_string(record).map_err(Failure::failed)?);
-            lines.push('\n');
-        }
-        lines.into_bytes()
-    };
     if is_printed {
-        return print_bytes(&written);
+        return print_bytes(&gathered(api, keeper.as_ref(), file).await?.0);
     }
+    // Before anything is taken: what cannot be written is not on record as taken.
     let name = file.display();
     let cannot = |error: io::Error| Failure::failed(format!("{name} cannot be written: {error}"));
     let mut new = as_new(file).map_err(|error| match error.kind() {
@@ -378,10 +356,21 @@ pub(crate) async fn export(api: &Api, export: &Export, output: Output) -> Result
             .advise("Nothing is written over: name another file."),
         _ => cannot(error),
     })?;
-    new.write_all(&written)
-        .and_then(|()| new.sync_all())
-        .map_err(cannot)?;
-    let records = count(u64::try_from(kept.len()).unwrap_or(u64::MAX), "record");
+    let filled = async {
+        let (written, records) = gathered(api, keeper.as_ref(), file).await?;
+        new.write_all(&written)
+            .and_then(|()| new.sync_all())
+            .map_err(cannot)?;
+        Ok(records)
+    };
+    let records = match filled.await {
+        Ok(records) => count(u64::try_from(records).unwrap_or(u64::MAX), "record"),
+        Err(failure) => {
+            // Half an export is none, and would be in the way of the next.
+            let _ = fs::remove_file(file);
+            return Err(failure);
+        }
+    };
     let with = if *include_secrets {
         "with their tokens in clear: erase it when you are done"
     } else {
@@ -391,6 +380,31 @@ pub(crate) async fn export(api: &Api, export: &Export, output: Output) -> Result
         "{records} written to {name}, {with}. What was disconnected is left out."
     ));
     Ok(())
+}
+
+/// What is written, and how many records that is. With tokens where there is a keeper to take them from.
+async fn gathered(api: &Api, keeper: Option<&Keeper>, file: &Path) -> Result<(Vec<u8>, usize), Failure> {
+    let answer = api.list("/v1/connections", &[]).await?;
+    let listed = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut kept = Vec::new();
+    for record in listed.iter().filter(|record| record["status"] != "disconnected") {
+        let mut exported = exported(record);
+        if let Some(keeper) = keeper {
+            add_tokens(keeper, &mut exported).await?;
+        }
+        kept.push(exported);
+    }
+    let written = if is_csv(file) {
+        with_commas(&kept)?
+    } else {
+        let mut lines = Vec::new();
+        for record in &kept {
+            serde_json::to_writer(&mut lines, record).map_err(Failure::failed)?;
+            lines.push(b'\n');
+        }
+        lines
+    };
+    Ok((written, kept.len()))
 }
 
 /// A file of this user's alone.
@@ -438,33 +452,25 @@ fn exported(record: &Value) -> Map<String, Value> {
         "account" => record["account"]["id"].clone(),
         name => record[name].clone(),
     };
-    [
-        "id",
-        "app",
-        "customer",
-        "kind",
-        "account",
-        "expires_at",
-        "scopes",
-        "labels",
-    ]
-    .into_iter()
-    .map(|name| (name.to_owned(), member(name)))
-    .filter(|(_, value)| !value.is_null() && value.as_object().is_none_or(|labels| !labels.is_empty()))
-    .collect()
+    MEMBERS
+        .into_iter()
+        .chain(["labels"])
+        .map(|name| (name.to_owned(), member(name)))
+        .filter(|(_, value)| !value.is_null() && value.as_object().is_none_or(|labels| !labels.is_empty()))
+        .collect()
 }
 
 fn with_commas(records: &[Map<String, Value>]) -> Result<Vec<u8>, Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(COLUMNS).map_err(Failure::failed)?;
+    writer.write_record(columns()).map_err(Failure::failed)?;
     for record in records {
-        let field = |name: &&str| match (*name, record.get(*name)) {
+        let field = |name: &str| match (name, record.get(name)) {
             (_, None) => String::new(),
             ("scopes", Some(scopes)) => text(scopes, "").replace(", ", " "),
             (_, Some(value)) => text(value, ""),
         };
         writer
-            .write_record(COLUMNS.iter().map(field))
+            .write_record(columns().map(field))
             .map_err(Failure::failed)?;
     }
     writer.into_inner().map_err(Failure::failed)
