@@ -777,60 +777,41 @@ fn our_own_store_is_named_when_it_is_slow_behind_or_away() {
 
 #[test]
 fn what_of_the_store_could_not_be_read_is_named_and_nothing_that_hangs_on_it_is_called_clear() {
-    let silent = || Some(Gap::Silent("busy".into()));
-    let finding = |diagnosis: &Diagnosis, cause| {
-        let checks = &diagnosis.checks;
-        let check = checks.iter().find(|check| check.cause == cause);
-        check.map(|check| check.finding)
+    let hangs_on_it = |plant: fn(&mut Case), unread: &str, causes: &[Cause]| {
+        let diagnosis = check(plant, Cause::StoreTrouble, unread);
+        for cause in causes {
+            let check = diagnosis.checks.iter().find(|check| check.cause == *cause);
+            let finding = check.map(|check| check.finding);
+            assert_eq!(finding, Some(Finding::Skipped), "{unread}: {cause:?}");
+        }
     };
-    let without_history = check(
-        |case| case.history_gap = silent(),
-        Cause::StoreTrouble,
+    hangs_on_it(
+        |case| case.history_gap = Some(Gap::Silent("busy".into())),
         "not its history: no usable answer came (busy)",
+        &[
+            Cause::StaleTokenReuse,
+            Cause::RacedWrite,
+            Cause::RefreshStampede,
+            Cause::MisreadPermission,
+            Cause::MisreadRateLimit,
+            Cause::MissingScopes,
+        ],
     );
-    for cause in [
-        Cause::StaleTokenReuse,
-        Cause::RacedWrite,
-        Cause::RefreshStampede,
-        Cause::MisreadPermission,
-        Cause::MisreadRateLimit,
-        Cause::MissingScopes,
-    ] {
-        assert_eq!(
-            finding(&without_history, cause),
-            Some(Finding::Skipped),
-            "{cause:?}"
-        );
-    }
-    let without_hours = check(
-        |case| case.hours_gap = silent(),
-        Cause::StoreTrouble,
+    hangs_on_it(
+        |case| case.hours_gap = Some(Gap::Silent("busy".into())),
         "not what its calls did",
+        &[
+            Cause::QueueDelay,
+            Cause::RefreshStampede,
+            Cause::ProviderOutage,
+            Cause::NoTraffic,
+        ],
     );
-    for cause in [
-        Cause::QueueDelay,
-        Cause::RefreshStampede,
-        Cause::ProviderOutage,
-        Cause::NoTraffic,
-    ] {
-        assert_eq!(
-            finding(&without_hours, cause),
-            Some(Finding::Skipped),
-            "{cause:?}"
-        );
-    }
-    let without_standing = check(
+    hangs_on_it(
         |case| case.standing = Err(Gap::Silent("busy".into())),
-        Cause::StoreTrouble,
         "not its app's state",
+        &[Cause::AppCredentials, Cause::ProviderOutage],
     );
-    for cause in [Cause::AppCredentials, Cause::ProviderOutage] {
-        assert_eq!(
-            finding(&without_standing, cause),
-            Some(Finding::Skipped),
-            "{cause:?}"
-        );
-    }
 }
 
 #[test]

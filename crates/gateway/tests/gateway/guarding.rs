@@ -11,6 +11,7 @@ use evergrant_keeper::{KeepError, Renewal};
 use evergrant_oauth::TlsRoots;
 use http::Request;
 use hubspot_sim::{Fault, FaultKind};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::faulty::Moment;
@@ -296,8 +297,8 @@ async fn a_shortened_timeout_does_not_make_an_unsent_write_an_unknown_one() {
     }
 }
 
-#[tokio::test]
-async fn while_a_write_is_under_way_the_same_one_waits_its_turn() {
+/// A write that the provider does not answer before it is released.
+async fn under_way() -> (Arc<World>, JoinHandle<Result<Answer, Refusal>>) {
     let world = Arc::new(World::new().await);
     world.hubspot.arm(Fault::api(FaultKind::HoldBeforeIssue));
     let first = tokio::spawn({
@@ -305,6 +306,12 @@ async fn while_a_write_is_under_way_the_same_one_waits_its_turn() {
         async move { create(&world, KEY).await }
     });
     world.hubspot.wait_for_held(1).await;
+    (world, first)
+}
+
+#[tokio::test]
+async fn while_a_write_is_under_way_the_same_one_waits_its_turn() {
+    let (world, first) = under_way().await;
     let (kind, _) = refused(create(&world, KEY).await);
     let RefusalKind::IdempotencyInProgress { retry_after } = kind else {
         panic!("{kind:?}");
@@ -317,13 +324,7 @@ async fn while_a_write_is_under_way_the_same_one_waits_its_turn() {
 
 #[tokio::test]
 async fn a_place_lasts_half_a_minute_and_for_as_long_as_its_owner_is_at_work() {
-    let world = Arc::new(World::new().await);
-    world.hubspot.arm(Fault::api(FaultKind::HoldBeforeIssue));
-    let first = tokio::spawn({
-        let world = world.clone();
-        async move { create(&world, KEY).await }
-    });
-    world.hubspot.wait_for_held(1).await;
+    let (world, first) = under_way().await;
     let sql = rusqlite::Connection::open(world.database()).unwrap();
     let lasts = || -> i64 {
         sql.query_row("SELECT deadline - changed_at FROM writes", [], |row| row.get(0))
@@ -570,13 +571,7 @@ async fn an_end_is_tried_once_more_when_the_service_stops_and_no_longer() {
 
 #[tokio::test]
 async fn a_guarded_write_that_hangs_holds_a_shutdown_for_no_longer_than_it_has_patience() {
-    let world = Arc::new(World::new().await);
-    world.hubspot.arm(Fault::api(FaultKind::HoldBeforeIssue));
-    let call = tokio::spawn({
-        let world = world.clone();
-        async move { create(&world, KEY).await }
-    });
-    world.hubspot.wait_for_held(1).await;
+    let (world, call) = under_way().await;
     call.abort();
     let stopping = world.keeper.shutdown_within(Some(Duration::from_millis(1)));
     timeout(Duration::from_secs(20), stopping)

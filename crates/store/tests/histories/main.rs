@@ -5,17 +5,18 @@
 
 mod broken;
 mod killed;
+#[path = "../sets/mod.rs"]
+mod sets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::event::{Event, EventKind};
-use evergrant_domain::refresh_policy::Ends;
-use evergrant_domain::{AccessToken, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version};
+use evergrant_domain::{ConnectionId, Kind, Version};
 use evergrant_store::contract::{Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed};
 use evergrant_store::{PostgresStore, SqliteStore, Store, Vault, VaultKey};
 
-const NOW: Timestamp = Timestamp::from_millis(0);
+use self::sets::{NOW, tokens};
 
 fn vault(key: &str) -> Arc<Vault> {
     Arc::new(Vault::new(VaultKey::from_base64(key).unwrap()))
@@ -35,22 +36,6 @@ fn id(name: &str) -> ConnectionId {
 
 fn event(kind: EventKind) -> Event {
     Event::new(kind, "because a test says so")
-}
-
-fn tokens(name: &str) -> TokenSet {
-    TokenSet {
-        access_token: AccessToken::new(format!("access-{name}")),
-        refresh_token: Some(RefreshToken::new(format!("refresh-{name}"))),
-        token_type: "bearer".into(),
-        scopes: vec![],
-        issued_at: NOW,
-        ends: Ends {
-            soft: NOW,
-            hard: NOW,
-            expires: NOW,
-        },
-        unproven: false,
-    }
 }
 
 fn new(name: &str) -> NewConnection {

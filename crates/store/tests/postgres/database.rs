@@ -1,15 +1,15 @@
 //! A database of a test's own, and what is put into it.
 
+#[path = "../sets/mod.rs"]
+mod sets;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::call_budget::{Claim, Lane, Learnt, Unused};
 use evergrant_domain::connection::Account;
 use evergrant_domain::event::{Circumstances, Event, EventKind};
-use evergrant_domain::refresh_policy::Ends;
-use evergrant_domain::{
-    AccessToken, AccountId, ConnectionId, Kind, RefreshToken, Timestamp, TokenSet, Version,
-};
+use evergrant_domain::{AccountId, ConnectionId, Kind, Timestamp, Version};
 use evergrant_store::contract::{
     Connected, Lease, LeaseAnswer, LeaseOn, NewConnection, Refreshed, Reserved, StoredAnswer, WriteEnd,
     WriteReservation, WriteTicket,
@@ -18,7 +18,8 @@ use evergrant_store::postgres::OpenError;
 use evergrant_store::{PostgresStore, Store, Vault, VaultKey};
 use test_postgres::Server;
 
-pub(crate) const NOW: Timestamp = Timestamp::from_millis(0);
+pub(crate) use self::sets::{NOW, tokens};
+
 /// The newest schema that this version knows.
 pub(crate) const KNOWN: i64 = 4;
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -127,22 +128,6 @@ pub(crate) fn account(text: &str) -> Account {
         id: AccountId::parse(text).unwrap(),
         domain: None,
         user: None,
-    }
-}
-
-pub(crate) fn tokens(name: &str) -> TokenSet {
-    TokenSet {
-        access_token: AccessToken::new(format!("canary-access-{name}")),
-        refresh_token: Some(RefreshToken::new(format!("canary-refresh-{name}"))),
-        token_type: "bearer".into(),
-        scopes: vec![],
-        issued_at: NOW,
-        ends: Ends {
-            soft: NOW,
-            hard: NOW,
-            expires: NOW,
-        },
-        unproven: false,
     }
 }
 
