@@ -121,6 +121,13 @@ fn an_export_holds_no_token_and_reads_as_an_import_does() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+    world
+        .home
+        .run("connections export secrets.jsonl --include-secrets")
+        .ends_with(2);
+    let told = world.home.run("events --connection one --json").ends_with(0).out;
+    let taken = told.matches("written to an export").count();
+    assert_eq!(taken, 1, "what was not written was not taken: {told}");
     fs::write(world.home.path("key"), "evg_x\n").unwrap();
     world
         .home
