@@ -126,8 +126,8 @@ fn an_export_holds_no_token_and_reads_as_an_import_does() {
         .run("connections export secrets.jsonl --include-secrets")
         .ends_with(2);
     let told = world.home.run("events --connection one --json").ends_with(0).out;
-    let taken = told.matches("written to an export").count();
-    assert_eq!(taken, 1, "what was not written was not taken: {told}");
+    let exports = told.matches("written to an export").count();
+    assert_eq!(exports, 1, "what was not written was not taken: {told}");
     fs::write(world.home.path("key"), "evg_x\n").unwrap();
     world
         .home
