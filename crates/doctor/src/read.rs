@@ -66,6 +66,7 @@ fn calls(tally: &Tally) -> Calls {
     let class = |class| times(Counted::Class(class));
     Calls {
         all: tally.calls(),
+        refused: tally.refused(),
         ok: class(Class::Ok),
         rate_limited: class(Class::RateLimited),
         not_found: times(Counted::Status(404)),

@@ -8,8 +8,11 @@ use crate::api_answer::Class;
 /// One thing that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted {
-    /// A call of the gateway that ended like this.
+    /// A call of the gateway that ended like this: with an answer of the provider's, or because the provider gave none.
     Class(Class),
+    /// A call that was refused here before anything of it was sent, for a reason that says nothing of the provider: a store that
+    /// is away, a limit of ours, the call itself. Its class is what its caller was told.
+    Refused(Class),
     /// A call that left with a token which lived so much longer.
     Ttl(Seconds),
     /// A call that left so long after its job was put into a queue, as its caller said.
@@ -91,6 +94,7 @@ impl Counted {
     pub fn word(self) -> String {
         match self {
             Self::Class(class) => format!("class:{}", class.as_str()),
+            Self::Refused(class) => format!("refused:{}", class.as_str()),
             Self::Ttl(seconds) => format!("ttl:{}", seconds.as_str()),
             Self::Delay(seconds) => format!("delay:{}", seconds.as_str()),
             Self::Status(status) => format!("status:{status}"),
@@ -104,15 +108,14 @@ impl Counted {
 
     /// Reads that word.
     pub fn from_word(word: &str) -> Option<Self> {
+        let class = |word: &str| Class::ALL.into_iter().find(|class| class.as_str() == word);
         let bucket = |word: &str| Seconds::ALL.into_iter().find(|seconds| seconds.as_str() == word);
         match word.split_once(':') {
             None => [Self::HandedOut, Self::RefreshForced, Self::Redeemed, Self::Stored]
                 .into_iter()
                 .find(|counted| counted.word() == word),
-            Some(("class", class)) => Class::ALL
-                .into_iter()
-                .find(|known| known.as_str() == class)
-                .map(Self::Class),
+            Some(("class", word)) => class(word).map(Self::Class),
+            Some(("refused", word)) => class(word).map(Self::Refused),
             Some(("ttl", seconds)) => bucket(seconds).map(Self::Ttl),
             Some(("delay", seconds)) => bucket(seconds).map(Self::Delay),
             Some(("status", status)) => status.parse().ok().map(Self::Status),
@@ -135,11 +138,22 @@ pub struct Tally {
     others: Vec<(Counted, u32)>,
 }
 
+/// Whose doing it is that a call ended as it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The provider answered, or failed to.
+    Provider,
+    /// It was refused here before anything was sent, for a reason that says nothing of the provider.
+    Us,
+}
+
 /// A call of the gateway that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndedCall {
     /// How.
     pub class: Class,
+    /// Whose doing that was.
+    pub ended_by: EndedBy,
     /// The provider's last status, where it answered.
     pub status: Option<u16>,
     /// How many seconds its token had left when it was sent; `None` where it was not.
@@ -151,7 +165,11 @@ pub struct EndedCall {
 impl Tally {
     /// Counts a call. A few additions: this is on the way of every call.
     pub fn call(&mut self, call: &EndedCall) {
-        bump(&mut self.classes[call.class as usize], 1);
+        if call.ended_by == EndedBy::Us {
+            self.add(Counted::Refused(call.class), 1);
+        } else {
+            bump(&mut self.classes[call.class as usize], 1);
+        }
         if let Some(seconds) = call.seconds_remaining {
             bump(&mut self.ttl[Seconds::of(seconds) as usize], 1);
         }
@@ -172,7 +190,8 @@ impl Tally {
             Counted::Class(class) => &mut self.classes[class as usize],
             Counted::Ttl(seconds) => &mut self.ttl[seconds as usize],
             Counted::Delay(seconds) => &mut self.delay[seconds as usize],
-            Counted::Status(_)
+            Counted::Refused(_)
+            | Counted::Status(_)
             | Counted::HandedOut
             | Counted::RejectedReport(_)
             | Counted::RefreshForced
@@ -220,9 +239,18 @@ impl Tally {
         self.iter().next().is_none()
     }
 
-    /// How many calls were counted.
+    /// How many calls were counted, those that were refused here among them.
     pub fn calls(&self) -> u64 {
-        self.classes.iter().copied().map(u64::from).sum()
+        self.classes.iter().copied().map(u64::from).sum::<u64>() + self.refused()
+    }
+
+    /// How many of them were refused here before anything was sent.
+    pub fn refused(&self) -> u64 {
+        self.others
+            .iter()
+            .filter(|(counted, _)| matches!(counted, Counted::Refused(_)))
+            .map(|(_, times)| u64::from(*times))
+            .sum()
     }
 }
 
@@ -239,6 +267,7 @@ mod tests {
         let counted = Class::ALL
             .map(Counted::Class)
             .into_iter()
+            .chain(Class::ALL.map(Counted::Refused))
             .chain(Seconds::ALL.map(Counted::Ttl))
             .chain(Seconds::ALL.map(Counted::Delay))
             .chain([
@@ -252,7 +281,15 @@ mod tests {
         for counted in counted {
             assert_eq!(Counted::from_word(&counted.word()), Some(counted));
         }
-        for word in ["", "class:", "class:nothing", "ttl:", "status:x", "else:1"] {
+        for word in [
+            "",
+            "class:",
+            "class:nothing",
+            "refused:nothing",
+            "ttl:",
+            "status:x",
+            "else:1",
+        ] {
             assert_eq!(Counted::from_word(word), None, "{word}");
         }
     }
@@ -288,12 +325,14 @@ mod tests {
         assert!(tally.is_empty());
         tally.call(&EndedCall {
             class: Class::PermissionDenied,
+            ended_by: EndedBy::Provider,
             status: Some(403),
             seconds_remaining: Some(-1),
             enqueued_for: Some(300),
         });
         tally.call(&EndedCall {
             class: Class::Ok,
+            ended_by: EndedBy::Provider,
             status: Some(200),
             seconds_remaining: Some(1700),
             enqueued_for: None,
@@ -321,5 +360,21 @@ mod tests {
         );
         assert_eq!(both.times(Counted::Status(403)), 2);
         assert_eq!(both.times(Counted::Status(404)), 0);
+    }
+
+    #[test]
+    fn what_was_refused_here_is_a_call_and_none_of_the_providers_classes() {
+        let mut tally = Tally::default();
+        tally.call(&EndedCall {
+            class: Class::Unavailable,
+            ended_by: EndedBy::Us,
+            status: None,
+            seconds_remaining: None,
+            enqueued_for: Some(31),
+        });
+        assert_eq!((tally.calls(), tally.refused()), (1, 1));
+        assert_eq!(tally.times(Counted::Class(Class::Unavailable)), 0);
+        assert_eq!(tally.times(Counted::Refused(Class::Unavailable)), 1);
+        assert_eq!(tally.times(Counted::Delay(Seconds::Below120)), 1);
     }
 }

@@ -225,7 +225,9 @@ impl From<Refusal> for Error {
             },
             RefusalKind::IdempotencyInProgress { retry_after } => Self::InProgress { retry_after },
             RefusalKind::IdempotencyMismatch => Self::KeyMismatch,
-            RefusalKind::OutcomeUnknown { look_up } => Self::OutcomeUnknown { look_up },
+            RefusalKind::OutcomeUnknown { look_up } | RefusalKind::OutcomeStillUnknown { look_up } => {
+                Self::OutcomeUnknown { look_up }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use evergrant_domain::ConnectionId;
 use evergrant_domain::call_budget::{Lane, counted};
 use evergrant_domain::repeat::{Effect, effect};
+use evergrant_domain::tally::EndedBy;
 use evergrant_keeper::{Asker, Keeper, KeptAsker};
 use evergrant_metrics::{CallSeen, Series};
 use evergrant_oauth::TlsRoots;
@@ -236,6 +237,9 @@ impl<T: Transport> Gateway<T> {
                 if record.attempts == 0 || !matches!(kind, RefusalKind::Keep(_)) {
                     record.class = kind.class();
                 }
+                if record.attempts == 0 && !kind.speaks_of_the_provider() {
+                    record.ended_by = EndedBy::Us;
+                }
                 // One that the provider answered was counted with the answer.
                 if let Some(app) = &record.app {
                     self.inner.keeper.count_call(id, app, &record.ended());
@@ -407,6 +411,7 @@ impl Kept {
 fn seen(record: &CallRecord) -> CallSeen {
     CallSeen {
         class: record.class,
+        ended_by: record.ended_by,
         status_code: record.status_code,
         took: record.duration,
         upstream_took: record.upstream,

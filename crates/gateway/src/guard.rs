@@ -177,7 +177,7 @@ impl<T: Transport> Inner<T> {
             return Ok(answer);
         }
         record.outcome_unknown = true;
-        Err(RefusalKind::OutcomeUnknown {
+        Err(RefusalKind::OutcomeStillUnknown {
             look_up: call.look_up(),
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::event::Circumstances;
-use evergrant_domain::tally::EndedCall;
+use evergrant_domain::tally::{EndedBy, EndedCall};
 use evergrant_domain::write_lookup::LookUp;
 use evergrant_domain::{AppName, Timestamp, Version};
 use evergrant_keeper::{Asker, KeepError};
@@ -102,9 +102,16 @@ pub enum RefusalKind {
         /// What to ask to find out, where that is known. For the caller alone: it may hold what the call held.
         look_up: Option<Box<LookUp>>,
     },
+    /// The same guarded write left before, and nobody knows what became of it. Nothing was sent now.
+    #[error("the same write left before and no answer came; it may have been carried out")]
+    OutcomeStillUnknown {
+        /// What to ask to find out, where that is known. For the caller alone: it may hold what the call held.
+        look_up: Option<Box<LookUp>>,
+    },
 }
 
 impl RefusalKind {
+    /// The word that its caller is told, and that is counted and logged.
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Keep(
@@ -120,8 +127,9 @@ impl RefusalKind {
             | Self::BadRequest { .. }
             | Self::GuardNotApplicable { .. }
             | Self::IdempotencyMismatch
-            // Nothing is known of the provider here: the first of them is under way.
+            // Nothing is known of the provider here: the first of them is under way, or was counted when it was sent.
             | Self::IdempotencyInProgress { .. }
+            | Self::OutcomeStillUnknown { .. }
             | Self::BodyTooLarge { .. }
             | Self::HeadersTooLarge => Class::ClientError,
             Self::Keep(
@@ -134,6 +142,39 @@ impl RefusalKind {
             | Self::UpstreamUnreachable => Class::Unavailable,
             Self::BudgetExhausted { .. } => Class::RateLimited,
             Self::UpstreamTimeout | Self::OutcomeUnknown { .. } => Class::Timeout,
+        }
+    }
+
+    /// Whether it says something of how the provider does: that it did not answer, or not usably. What does not is counted apart,
+    /// or a store that is away would read like a provider that is.
+    pub(crate) fn speaks_of_the_provider(&self) -> bool {
+        match self {
+            Self::Keep(KeepError::ProviderUnavailable { .. })
+            | Self::ProviderSilent { .. }
+            | Self::LookUnclear { .. }
+            | Self::UpstreamUnreachable
+            | Self::UpstreamTimeout
+            | Self::OutcomeUnknown { .. } => true,
+            Self::Keep(
+                KeepError::Unknown
+                | KeepError::ReconnectRequired { .. }
+                | KeepError::Disconnected
+                | KeepError::Superseded { .. }
+                | KeepError::AppCredentialsRejected { .. }
+                | KeepError::AppNotConfigured { .. }
+                | KeepError::Unreadable { .. }
+                | KeepError::StoreUnavailable { .. }
+                | KeepError::Overloaded { .. },
+            )
+            | Self::UseEvergrant
+            | Self::BadRequest { .. }
+            | Self::GuardNotApplicable { .. }
+            | Self::IdempotencyInProgress { .. }
+            | Self::IdempotencyMismatch
+            | Self::BodyTooLarge { .. }
+            | Self::HeadersTooLarge
+            | Self::BudgetExhausted { .. }
+            | Self::OutcomeStillUnknown { .. } => false,
         }
     }
 }
@@ -151,6 +192,8 @@ pub struct CallRecord {
     pub class: Class,
     /// How often it was sent.
     pub attempts: u32,
+    /// Whose doing it is that it ended as it did.
+    pub ended_by: EndedBy,
     /// Whether a 401 led to a refresh.
     pub refreshed: bool,
     /// Whether it is a write that may have been carried out, and nobody knows.
@@ -185,6 +228,7 @@ impl CallRecord {
             status_code: None,
             class: Class::Ok,
             attempts: 0,
+            ended_by: EndedBy::Provider,
             refreshed: false,
             outcome_unknown: false,
             replayed: false,
@@ -215,14 +259,9 @@ impl CallRecord {
 
     /// What of it is counted in the history.
     pub(crate) fn ended(&self) -> EndedCall {
-        // What became of a write when it was sent was counted then. To be told so again is no new trouble of the provider's.
-        let is_old_news = self.outcome_unknown && self.attempts == 0;
         EndedCall {
-            class: if is_old_news {
-                Class::ClientError
-            } else {
-                self.class
-            },
+            class: self.class,
+            ended_by: self.ended_by,
             status: self.status_code,
             seconds_remaining: self.seconds_remaining,
             enqueued_for: self.enqueued_for,
@@ -263,6 +302,30 @@ fn names_a_thing(segment: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_the_provider_does_not_do_speaks_of_it() {
+        let retry_after = Duration::from_secs(1);
+        for kind in [
+            RefusalKind::Keep(KeepError::StoreUnavailable { retry_after }),
+            RefusalKind::Keep(KeepError::Overloaded { retry_after }),
+            RefusalKind::BudgetExhausted {
+                retry_after,
+                policy: None,
+            },
+            RefusalKind::OutcomeStillUnknown { look_up: None },
+        ] {
+            assert!(!kind.speaks_of_the_provider(), "{kind:?}");
+        }
+        for kind in [
+            RefusalKind::ProviderSilent { retry_after },
+            RefusalKind::UpstreamUnreachable,
+            RefusalKind::UpstreamTimeout,
+            RefusalKind::OutcomeUnknown { look_up: None },
+        ] {
+            assert!(kind.speaks_of_the_provider(), "{kind:?}");
+        }
+    }
 
     #[test]
     fn an_endpoint_names_what_is_called_and_not_whom_it_is_about() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::call_budget::Lane;
+use evergrant_domain::tally::EndedBy;
 
 use crate::exposition::{Exposition, Kind};
 use crate::histogram::{Counted, Histogram};
@@ -30,24 +31,23 @@ type Took = Histogram<15, MICROS>;
 type Waited = Histogram<11, MICROS>;
 type Ttl = Histogram<6, 1>;
 
-/// By its first digit; what is no answer of the provider's has none.
-const CODE_CLASSES: [&str; 7] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+/// By its first digit; what is no answer of the provider's has none, and what was never asked of it is told apart.
+const CODE_CLASSES: [&str; 8] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other", "refused"];
+const NONE: usize = 0;
+const OTHER: usize = 6;
+const REFUSED: usize = 7;
 
 /// The answers that calls of a class usually have, as indexes of [`CODE_CLASSES`]. They are there from zero: Prometheus sees that a
 /// number rose only where it saw it before, and the first calls of an outage are many.
 fn usual_code_classes(class: Class) -> &'static [usize] {
-    const NONE: usize = 0;
     match class {
         Class::Ok | Class::StaleToken => &[2],
         Class::Expired | Class::Rejected => &[NONE, 2, 4],
-        Class::RejectedAfterRefresh
-        | Class::MalformedToken
-        | Class::StaticRejected
-        | Class::RateLimited
-        | Class::ClientError => &[NONE, 4],
+        Class::RejectedAfterRefresh | Class::MalformedToken | Class::StaticRejected => &[NONE, 4],
+        Class::RateLimited | Class::ClientError => &[REFUSED, 4],
         Class::PermissionDenied => &[4],
         // 423 and 477 are of it.
-        Class::Unavailable => &[NONE, 4, 5],
+        Class::Unavailable => &[NONE, REFUSED, 4, 5],
         Class::Timeout => &[NONE],
     }
 }
@@ -57,6 +57,8 @@ fn usual_code_classes(class: Class) -> &'static [usize] {
 pub struct CallSeen {
     /// Why it failed or was repeated.
     pub class: Class,
+    /// Whose doing that was.
+    pub ended_by: EndedBy,
     /// The provider's status; `None` where it gave no answer.
     pub status_code: Option<u16>,
     /// From when it came to the head of its answer.
@@ -244,9 +246,11 @@ impl Series {
     /// A call ended.
     pub fn call(&self, call: &CallSeen) {
         let counts = &self.0.0;
-        let code_class = call
-            .status_code
-            .map_or(0, |code| usize::from(code / 100).min(CODE_CLASSES.len() - 1));
+        let code_class = match call.status_code {
+            Some(code) => usize::from(code / 100).min(OTHER),
+            None if call.ended_by == EndedBy::Us => REFUSED,
+            None => NONE,
+        };
         counts.calls[call.class as usize][code_class].fetch_add(1, Ordering::Relaxed);
         counts.took.observe(call.took);
         if let Some(took) = call.upstream_took {
@@ -449,6 +453,7 @@ mod tests {
         let series = AppSeries::default();
         series.here().call(&CallSeen {
             class: Class::Unavailable,
+            ended_by: EndedBy::Provider,
             status_code: Some(302),
             took: Duration::ZERO,
             upstream_took: None,
@@ -476,11 +481,12 @@ mod tests {
             r#"evergrant_calls_total{app="crm",class="unavailable",code_class="5xx"} 0"#,
             r#"evergrant_calls_total{app="crm",class="unavailable",code_class="3xx"} 1"#,
             r#"evergrant_calls_total{app="crm",class="timeout",code_class="none"} 0"#,
-            r#"evergrant_calls_total{app="crm",class="rate_limited",code_class="none"} 0"#,
+            r#"evergrant_calls_total{app="crm",class="rate_limited",code_class="refused"} 0"#,
+            r#"evergrant_calls_total{app="crm",class="unavailable",code_class="refused"} 0"#,
         ] {
             assert!(of_app.iter().any(|there| there == line), "{line}: {of_app:?}");
         }
-        assert_eq!(of_app.len(), 24, "and no pair that makes no sense: {of_app:?}");
+        assert_eq!(of_app.len(), 25, "and no pair that makes no sense: {of_app:?}");
         // Each connection that is named would bring as many.
         assert_eq!(written("crm", Some("acme")).len(), 1);
         assert_eq!(written("", None).len(), 1);

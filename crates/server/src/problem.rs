@@ -360,7 +360,9 @@ impl Problem {
                 Self::new(Code::IdempotencyInProgress).retry_after(*retry_after)
             }
             RefusalKind::IdempotencyMismatch => Self::new(Code::IdempotencyMismatch),
-            RefusalKind::OutcomeUnknown { look_up } => Self::outcome_unknown(look_up.as_deref()),
+            RefusalKind::OutcomeUnknown { look_up } | RefusalKind::OutcomeStillUnknown { look_up } => {
+                Self::outcome_unknown(look_up.as_deref())
+            }
         };
         let mut problem = problem.about(id);
         problem

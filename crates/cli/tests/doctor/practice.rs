@@ -115,6 +115,23 @@ impl Practice {
             .unwrap()
     }
 
+    /// A guarded write through the gateway.
+    pub(crate) async fn write(&self, service: &Service, id: &str, key: &str) -> Answer {
+        let path = format!("/gateway/{id}/crm/v3/objects/contacts");
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        self.installation
+            .ask_with(
+                &service.address,
+                Method::POST,
+                &path,
+                &self.installation.admin_key,
+                &headers,
+                Some(json!({"properties": {}})),
+            )
+            .await
+            .unwrap()
+    }
+
     pub(crate) async fn works(&self, service: &Service, id: &str) {
         let answer = self.call(service, id, CONTACTS, &[]).await;
         assert_eq!(answer.status, 200, "{answer:?}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hubspot_sim::SimConfig;
+use hubspot_sim::{Fault, FaultKind, SimConfig};
 use serde_json::json;
 use test_postgres::Server;
 use tokio::net::TcpListener;
@@ -35,16 +35,13 @@ async fn a_provider_that_takes_connections_and_says_nothing_is_an_outage_within_
     practice.is_healthy(&service, "well").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_hangs_is_named_by_a_service_that_goes_on_serving() {
-    let server = Server::shared();
-    let database = server.database();
-    let url = server.url(&database);
+/// A practice whose services find their store at this address.
+async fn on_postgres(url: &str) -> Practice {
     let mut practice = Practice::new(SimConfig::default()).await;
     let made = practice
         .evergrant()
         .args(["keys", "create", "--json", "--name", "test", "--role", "admin"])
-        .env("EVERGRANT_STORE__URL", &url)
+        .env("EVERGRANT_STORE__URL", url)
         .output()
         .unwrap();
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
@@ -52,6 +49,82 @@ async fn a_store_that_hangs_is_named_by_a_service_that_goes_on_serving() {
         .as_str()
         .unwrap()
         .clone_into(&mut practice.installation.admin_key);
+    practice
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_away_is_not_taken_for_a_provider_that_was() {
+    let server = Server::new();
+    let database = server.database();
+    let url = server.url(&database);
+    let practice = on_postgres(&url).await;
+    let service = practice.serve_with(&[("EVERGRANT_STORE__URL", &url)]);
+    practice.connect(&service, "well", 1001).await;
+    practice.works(&service, "well").await;
+    server.stop();
+    let mut refused = 5;
+    for nth in 0..refused {
+        let key = format!("write-{nth}");
+        let answer = practice.write(&service, "well", &key).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["code"].as_str()),
+            (503, Some("store_unavailable")),
+            "{answer:?}"
+        );
+    }
+    server.start();
+    // One outcome that nobody knows, and asked about again and again.
+    practice
+        .installation
+        .hubspot
+        .arm(Fault::api(FaultKind::AnswerLostAfterIssue).times(1));
+    let mut told = 0;
+    while told < 6 {
+        let answer = practice.write(&service, "well", "lost").await;
+        if answer.status == 503 {
+            // It has not found its store again.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        } else {
+            assert_eq!(answer.json()["code"], "outcome_unknown", "{answer:?}");
+            told += 1;
+        }
+        refused += 1;
+    }
+    // The first of them was sent.
+    refused -= 1;
+    practice.works(&service, "well").await;
+    let found = practice.diagnosis(&service, "well").await;
+    assert_ne!(found["cause"], "provider_outage", "{found:#}");
+    let check = check(&found, "provider_outage");
+    assert_eq!(check["result"], "clear", "{found:#}");
+    let said = check["evidence"].as_str().unwrap();
+    assert!(
+        said.starts_with("1 of 3 calls") && said.contains(&format!("{refused} more were refused here")),
+        "{said}"
+    );
+    // What the provider does not answer is its trouble as ever.
+    practice.installation.hubspot.arm(
+        Fault::api(FaultKind::Status {
+            code: 503,
+            location: None,
+        })
+        .times(4),
+    );
+    for nth in 0..4 {
+        let answer = practice.write(&service, "well", &format!("answered-{nth}")).await;
+        assert_eq!(answer.headers.get("evergrant-error"), None, "{answer:?}");
+    }
+    practice
+        .is_named(&service, "well", "provider_outage", "5 of 7 calls")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_named_by_a_service_that_goes_on_serving() {
+    let server = Server::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let practice = on_postgres(&url).await;
     let service = practice.serve_with(&[("EVERGRANT_STORE__URL", &url)]);
     practice.connect(&service, "well", 1001).await;
     practice.works(&service, "well").await;

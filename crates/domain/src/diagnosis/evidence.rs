@@ -115,9 +115,11 @@ pub struct Hour {
 pub struct Calls {
     /// All of them.
     pub all: u64,
+    /// Those that were refused here before anything was sent, for a reason that says nothing of the provider.
+    pub refused: u64,
     /// Those that ended well.
     pub ok: u64,
-    /// Those refused with 429.
+    /// Those that the provider answered with 429.
     pub rate_limited: u64,
     /// Those answered 404.
     pub not_found: u64,
@@ -134,9 +136,15 @@ pub struct Calls {
 }
 
 impl Calls {
+    /// Those that speak of the provider: it answered them, or failed to.
+    pub(super) fn of_the_provider(&self) -> u64 {
+        self.all.saturating_sub(self.refused)
+    }
+
     /// Adds another count to this one.
     pub fn add(&mut self, other: &Self) {
         self.all += other.all;
+        self.refused += other.refused;
         self.ok += other.ok;
         self.rate_limited += other.rate_limited;
         self.not_found += other.not_found;

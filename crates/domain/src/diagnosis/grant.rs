@@ -142,7 +142,7 @@ const NOT_FOUND_MIN: u64 = 10;
 /// a hint, because bodies are not read and no path says whose ids it has in it.
 pub(super) fn many_not_found(evidence: &Evidence<'_>) -> Option<String> {
     let calls = evidence.calls(evidence.hours.as_ref().ok()?);
-    (calls.not_found >= NOT_FOUND_MIN && calls.not_found * 2 >= calls.all).then(|| {
+    (calls.not_found >= NOT_FOUND_MIN && calls.not_found * 2 >= calls.of_the_provider()).then(|| {
         let account = &evidence.connection.account;
         let account = account
             .as_ref()
@@ -150,7 +150,7 @@ pub(super) fn many_not_found(evidence: &Evidence<'_>) -> Option<String> {
         format!(
             "{} of {} since {} came back 404, as they do where a caller has the ids of another account: see whether it means {account}",
             calls.not_found,
-            count(calls.all, "call"),
+            count(calls.of_the_provider(), "call"),
             evidence.when(evidence.since())
         )
     })

@@ -93,7 +93,7 @@ pub(super) fn rate_limited(evidence: &Evidence<'_>) -> Look {
                 "the last 429 came at {}; {} of {} in this hour and the last one came back 429",
                 evidence.when(at),
                 calls.rate_limited,
-                count(calls.all, "call"),
+                count(calls.of_the_provider(), "call"),
             )
         }
         (Some(at), Err(_)) => format!("the last 429 came at {}", evidence.when(at)),
@@ -182,19 +182,28 @@ pub(super) fn provider_outage(evidence: &Evidence<'_>) -> Look {
         ));
     }
     let calls = lately(hours, now);
+    let asked = calls.of_the_provider();
+    let refused = match calls.refused {
+        0 => String::new(),
+        number => format!(
+            "; {} more {} refused here before anything was sent, which says nothing of the provider",
+            number,
+            if number == 1 { "was" } else { "were" }
+        ),
+    };
     let said = format!(
-        "{} of {} in this hour and the last one ended in the provider's own trouble, and no refresh has failed since the last one that succeeded",
+        "{} of {} in this hour and the last one ended in the provider's own trouble, and no refresh has failed since the last one that succeeded{refused}",
         calls.unavailable,
-        count(calls.all, "call")
+        count(asked, "call")
     );
-    if calls.unavailable >= TROUBLED_MIN && calls.unavailable * 100 >= calls.all * TROUBLED_SHARE {
+    if calls.unavailable >= TROUBLED_MIN && calls.unavailable * 100 >= asked * TROUBLED_SHARE {
         return Look::found(
             Weight::Hurts,
             said,
             format!(
                 "The provider is in trouble: {} of {} in this hour and the last one got 5xx, 423, 477 or no answer.",
                 calls.unavailable,
-                count(calls.all, "call")
+                count(asked, "call")
             ),
             WAIT.to_owned(),
         );

@@ -1362,6 +1362,24 @@ fn just_under_each_bound_nothing_is_found() {
     check(unavailable(20, 100), Cause::ProviderOutage, "20 of 100 calls");
     check_verdict(unavailable(19, 100), Verdict::Healthy);
     check(unavailable(3, 3), Cause::ProviderOutage, "3 of 3 calls");
+    // What was refused here dilutes nothing either.
+    check(
+        |case| {
+            unavailable(20, 100)(case);
+            case.hours[0].calls.all += 1000;
+            case.hours[0].calls.refused += 1000;
+        },
+        Cause::ProviderOutage,
+        "20 of 100 calls",
+    );
+    check_verdict(
+        |case| {
+            unavailable(2, 2)(case);
+            case.hours[0].calls.all += 1000;
+            case.hours[0].calls.refused += 1000;
+        },
+        Verdict::Healthy,
+    );
     check_verdict(unavailable(2, 2), Verdict::Healthy);
     check_verdict(
         |case| {

@@ -4,12 +4,15 @@ use bytes::Bytes;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::tally::{Counted, Tally};
 use evergrant_domain::{ConnectionId, Timestamp};
+use evergrant_gateway::RefusalKind;
+use evergrant_keeper::KeepError;
 use evergrant_metrics::Exposition;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hubspot_sim::{Fault, FaultKind};
 
-use crate::world::{CONTACTS, HUB, World, body};
+use crate::faulty::Moment;
+use crate::world::{CONTACTS, HUB, World, body, refused};
 
 /// What is counted under this name and with these labels.
 fn counted(world: &World, series: &str) -> Option<f64> {
@@ -49,7 +52,7 @@ async fn a_call_is_counted_once_whatever_came_of_it_and_however_often_it_was_sen
             1.0,
         ),
         (
-            "evergrant_calls_total{app=\"\",class=\"client_error\",code_class=\"none\"}",
+            "evergrant_calls_total{app=\"\",class=\"client_error\",code_class=\"refused\"}",
             1.0,
         ),
         ("evergrant_call_duration_seconds_count{app=\"crm\"}", 3.0),
@@ -109,6 +112,22 @@ async fn how_long_a_job_was_queued_is_counted_where_its_call_says_so() {
     }
 }
 
+/// What the history counted of the connection's calls: how many ended in the provider's trouble, and which were refused here.
+async fn provider_and_refused(world: &World) -> (u32, Vec<(Class, u32)>) {
+    world.keeper.flush_soon().await;
+    let hours = world.keeper.store().tallies(&world.id, Timestamp::from_millis(0));
+    let mut tally = Tally::default();
+    for hour in hours.await.unwrap() {
+        tally.merge(&hour.tally);
+    }
+    let refused = |(counted, times)| match counted {
+        Counted::Refused(class) => Some((class, times)),
+        _ => None,
+    };
+    let trouble = [Class::Unavailable, Class::Timeout].map(|class| tally.times(Counted::Class(class)));
+    (trouble.iter().sum(), tally.iter().filter_map(refused).collect())
+}
+
 // Whoever asks about one lost answer a hundred times must not read like a provider that is down.
 #[tokio::test]
 async fn to_be_told_again_what_nobody_knows_is_no_new_trouble() {
@@ -120,12 +139,61 @@ async fn to_be_told_again_what_nobody_knows_is_no_new_trouble() {
             .await
             .unwrap_err();
     }
-    world.keeper.flush_soon().await;
-    let hours = world.keeper.store().tallies(&world.id, Timestamp::from_millis(0));
-    let mut counted = Tally::default();
-    for hour in hours.await.unwrap() {
-        counted.merge(&hour.tally);
+    assert_eq!(
+        provider_and_refused(&world).await,
+        (1, vec![(Class::ClientError, 2)])
+    );
+    for (series, expected) in [
+        (
+            "evergrant_calls_total{app=\"crm\",class=\"timeout\",code_class=\"none\"}",
+            1.0,
+        ),
+        (
+            "evergrant_calls_total{app=\"crm\",class=\"client_error\",code_class=\"refused\"}",
+            2.0,
+        ),
+    ] {
+        assert_eq!(counted(&world, series), Some(expected), "{series}");
     }
-    let times = |class| counted.times(Counted::Class(class));
-    assert_eq!((times(Class::Timeout), times(Class::ClientError)), (1, 2));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_not_counted_as_the_providers_trouble_and_a_provider_that_is_is() {
+    let world = World::new().await;
+    let write = async |key: &str| {
+        world
+            .send_with("POST", CONTACTS, &[("idempotency-key", key)], "{}")
+            .await
+    };
+    for step in ["reserve_write", "write_leaves"] {
+        world.faults.fail(step, Moment::Before);
+        let (kind, attempts) = refused(write(step).await);
+        assert!(
+            matches!(kind, RefusalKind::Keep(KeepError::StoreUnavailable { .. })) && attempts == 0,
+            "{kind:?}"
+        );
+        world.faults.heal();
+    }
+    assert_eq!(
+        provider_and_refused(&world).await,
+        (0, vec![(Class::Unavailable, 2)])
+    );
+    let refused_here = "evergrant_calls_total{app=\"crm\",class=\"unavailable\",code_class=\"refused\"}";
+    assert_eq!(counted(&world, refused_here), Some(2.0));
+    world.hubspot.arm(
+        Fault::api(FaultKind::Status {
+            code: 503,
+            location: None,
+        })
+        .times(1),
+    );
+    assert_eq!(write("answered").await.unwrap().response.status(), 503);
+    world
+        .hubspot
+        .arm(Fault::api(FaultKind::AnswerLostAfterIssue).times(1));
+    write("lost").await.unwrap_err();
+    assert_eq!(
+        provider_and_refused(&world).await,
+        (2, vec![(Class::Unavailable, 2)])
+    );
 }

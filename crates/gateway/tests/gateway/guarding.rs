@@ -45,7 +45,7 @@ fn replayed(answer: &Answer) -> &str {
 }
 
 fn is_unknown(result: Result<Answer, Refusal>) -> bool {
-    matches!(refused(result), (RefusalKind::OutcomeUnknown { .. }, 0))
+    matches!(refused(result), (RefusalKind::OutcomeStillUnknown { .. }, 0))
 }
 
 #[tokio::test]

@@ -331,7 +331,7 @@ fn frame(event: StoredEvent) -> Option<Bytes> {
 pub(crate) struct TallyView {
     /// When that began.
     at: String,
-    /// How often, by what: `class:ok`, `ttl:below_120`, `delay:below_300`, `status:403`, `handed_out`, `rejected_report:401`,
+    /// How often, by what: `class:ok`, `refused:unavailable`, `ttl:below_120`, `delay:below_300`, `status:403`, `handed_out`, `rejected_report:401`,
     /// `refresh_forced`, `redeemed`, `stored`.
     counts: BTreeMap<String, u32>,
 }

@@ -238,7 +238,9 @@ async fn rules_and_dashboard_ask_by_labels_and_words_that_are_there() {
             match label {
                 // They have a line once they have occurred.
                 "class" => values.extend(Class::ALL.map(Class::as_str)),
-                "code_class" => values.extend(["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"]),
+                "code_class" => {
+                    values.extend(["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other", "refused"]);
+                }
                 _ => {}
             }
             for word in words {
