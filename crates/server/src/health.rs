@@ -1,6 +1,5 @@
 //! Alive and ready.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -18,33 +17,35 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A store that takes longer is not there for those who ask whether it is.
 const LOOK_FOR: Duration = Duration::from_secs(2);
 
-/// What is known about the store.
-#[derive(Default)]
+/// What is known about the store. There is none of a store that was not opened: it was reached, its schema is current and the vault
+/// key fits, or there would be no service. Whoever asks can only learn whether it is there now.
 pub(crate) struct Health {
-    reached_once: AtomicBool,
-    looked: Mutex<Option<(Instant, bool)>>,
+    /// When it was looked for last, and whether it was there.
+    looked: Mutex<(Instant, bool)>,
 }
 
 impl Health {
+    /// Of a store that has just been opened.
+    pub(crate) fn opened() -> Self {
+        Self {
+            looked: Mutex::new((Instant::now(), true)),
+        }
+    }
+
     /// Whether the store answers, as of at most a second ago.
     async fn store_answers(&self, shared: &Shared) -> bool {
         let asked = {
             let mut looked = self.looked.lock();
-            match *looked {
-                Some((at, answered)) if at.elapsed() < LOOK_EVERY => return answered,
-                last => {
-                    // Whoever asks while the look is on its way gets the last answer.
-                    let before = last.is_some_and(|(_, answered)| answered);
-                    *looked = Some((Instant::now(), before));
-                }
+            let (at, answered) = *looked;
+            if at.elapsed() < LOOK_EVERY {
+                return answered;
             }
+            // Whoever asks while the look is on its way gets the last answer.
+            *looked = (Instant::now(), answered);
             shared.keeper().store().clone()
         };
         let answered = matches!(tokio::time::timeout(LOOK_FOR, asked.ping()).await, Ok(Ok(())));
-        *self.looked.lock() = Some((Instant::now(), answered));
-        if answered {
-            self.reached_once.store(true, Ordering::Release);
-        }
+        *self.looked.lock() = (Instant::now(), answered);
         answered
     }
 }
@@ -60,7 +61,7 @@ pub(crate) struct Alive {
 /// Whether it takes calls.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Ready {
-    /// `ready`, `starting` or `draining`.
+    /// `ready` or `draining`.
     status: &'static str,
     /// `reachable` or `unreachable`. An outage after the start does not make a replica unready: cached tokens go on serving.
     store: &'static str,
@@ -75,7 +76,7 @@ pub(crate) async fn healthz() -> Json<Alive> {
     })
 }
 
-/// It takes calls: the store was opened with the right key and schema and was reached once, and it is not draining.
+/// It takes calls: the store was opened with the right key and schema, which is what a service begins with, and it is not draining.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "isReady", tag = "health", security(()),
     responses((status = 200, body = Ready), (status = 503, body = Ready))
@@ -85,10 +86,8 @@ pub(crate) async fn readyz(State(shared): State<Shared>) -> (StatusCode, Json<Re
     let store = if answers { "reachable" } else { "unreachable" };
     let (code, status) = if shared.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else if shared.health.reached_once.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+        (StatusCode::OK, "ready")
     };
     (code, Json(Ready { status, store }))
 }

@@ -131,7 +131,7 @@ impl Service {
             webhooks: Webhooks::new(engine.keeper().clone(), Arc::new(Shown(inner.clone()))),
             engine,
             keys: Keys::default(),
-            health: Health::default(),
+            health: Health::opened(),
             flow,
             process,
             in_flight: InFlight::default(),

@@ -72,6 +72,14 @@ async fn a_store_that_was_away_is_not_taken_for_a_provider_that_was() {
             "{answer:?}"
         );
     }
+    // Nobody has asked this process before, and it was ready all the same.
+    let mut ready = json!(null);
+    while ready["store"] != "unreachable" {
+        let answer = practice.send(&service, http::Method::GET, "/readyz", None).await;
+        ready = answer.json();
+        assert_eq!((answer.status.as_u16(), &ready["status"]), (200, &json!("ready")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     server.start();
     // One outcome that nobody knows, and asked about again and again.
     practice
