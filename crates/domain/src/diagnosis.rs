@@ -27,6 +27,7 @@ pub use evidence::{
     AppStanding, BUCKETS, Calls, Evidence, Gap, Happened, Hour, Known, LOOKS_BACK, Offset, Relative,
     TokenLife,
 };
+pub use words::times;
 
 /// Why a connection does not do what it should. The order is that of the walk: what callers and processes do wrong among
 /// themselves first, because it looks like everything that follows.

@@ -73,54 +73,54 @@ macro_rules! codes {
 codes! {
     InvalidApiKey "invalid_api_key" 401 false "API key missing or not valid"
         "The request has no API key, or one that is unknown, expired or revoked."
-        "Send `Authorization: Bearer evg_…` with a valid key; `evergrant keys create` makes one.";
+        "Send the header Authorization: Bearer evg_… with a valid key; evergrant keys create makes one.";
     Forbidden "forbidden" 403 false "The key's role does not allow this"
         "The key is valid, but its role does not include what was asked for."
         "Use a key whose role allows it; /docs names the role of every route.";
     ReconnectRequired "reconnect_required" 424 false "The customer must reconnect"
-        "The grant is gone: the app was uninstalled, the grant revoked, or its last refresh token lost. Nothing was sent."
-        "Send the customer to `reconnect_url`; the connection keeps its id and works again at once.";
+        "The customer's grant does not work any more: most likely the app was uninstalled, the grant revoked, or its last refresh token lost. Nothing was sent."
+        "Send the customer the reconnect link; the connection keeps its id and works again at once.";
     Disconnected "disconnected" 424 false "The connection was disconnected"
         "Its owner ended this connection and its tokens are erased. Nothing was sent."
         "Connect the customer anew, with the same connection id if you like.";
     AppCredentialsRejected "app_credentials_rejected" 424 false "The provider refuses the app's credentials"
         "The provider refuses the app's client id or secret. No connection is lost; none can be refreshed meanwhile."
-        "Correct client id and secret in the configuration; `evergrant apps check` asks the provider whether they are right.";
+        "Correct client id and secret in the configuration; evergrant apps check asks the provider whether they are right.";
     AppNotConfigured "app_not_configured" 424 false "The connection's app is not configured"
         "The connection belongs to an app that is not in this service's configuration. Nothing was sent."
         "Put the app back into the configuration, or disconnect the connection.";
     ConnectionUnreadable "connection_unreadable" 424 false "The connection's record cannot be read"
         "The connection's stored tokens do not open with the vault key: they were changed, or sealed with another key. Nothing was sent."
-        "Restore the right key or a backup of the store, or send the customer to `reconnect_url`; the connection keeps its id.";
+        "Restore the right key or a backup of the store, or send the customer the reconnect link; the connection keeps its id.";
     UnknownConnection "unknown_connection" 424 false "No such connection"
         "There is no connection with this id, or it lies outside what the key is limited to."
         "Check the id, and what the key is limited to.";
     UseEvergrant "use_evergrant" 424 false "The provider's token endpoints are not for callers"
         "A redemption or revocation through the gateway would happen behind Evergrant's back and could end the grant."
-        "Take the token call out of your code: the gateway adds a valid token, `GET /v1/connections/{id}/token` returns one.";
+        "Take the token call out of your code: the gateway adds a valid token, and GET /v1/connections/{id}/token returns one.";
     OutcomeUnknown "outcome_unknown" 424 false "The outcome of a write is unknown"
         "The write left and no answer came. It may have been carried out."
         "Look whether the change is there before you repeat it.";
     BadRequest "bad_request" 400 false "The request cannot be understood"
-        "Something in the request is not as it must be; `detail` says what."
+        "Something in the request is not as it must be; the detail says what."
         "Correct the request.";
     NotFound "not_found" 404 false "No such route"
         "There is nothing at this path."
         "Compare the path with /docs.";
     UnknownApp "unknown_app" 404 false "No such app"
         "There is no app of this name in the configuration, or it lies outside what the key is limited to."
-        "Check the name against `evergrant apps list`.";
+        "Check the name against what this lists: evergrant apps list.";
     UnknownSession "unknown_session" 404 false "No such connect session"
         "There is no connect session with this id, it was over long ago, or it lies outside what the key is limited to."
         "Begin another one.";
     UnknownKey "unknown_key" 404 false "No such API key"
         "There is no API key with this id."
-        "Check the id against `evergrant keys list`.";
+        "Check the id against what this lists: evergrant keys list.";
     UnknownDelivery "unknown_delivery" 404 false "No such delivery"
         "There is no delivery of a webhook with this id, it was kept long enough, or it lies outside what the key is limited to."
-        "Check the id against `evergrant webhooks list`.";
+        "Check the id against what this lists: evergrant webhooks list.";
     MethodNotAllowed "method_not_allowed" 405 false "The method does not fit the path"
-        "The path exists, but not for this method; the header `Allow` names those that do."
+        "The path exists, but not for this method; the header Allow names those that do."
         "Compare the method with /docs.";
     IdTaken "id_taken" 409 false "The connection id is taken"
         "Another connection has this id, or it belongs to another app or customer."
@@ -136,7 +136,7 @@ codes! {
         "Reconnect and choose the account that is named, or make a new connection for the other one.";
     IdempotencyInProgress "idempotency_in_progress" 409 true "The same write is under way"
         "A write with the same Idempotency-Key, or the same request within its window, is under way. Nothing was sent now."
-        "Send the same request again after `Retry-After`: it is answered with the first one's answer.";
+        "Send the same request again after as many seconds as Retry-After says: it is answered with the first one's answer.";
     IdempotencyMismatch "idempotency_mismatch" 422 false "Another write has this key"
         "Another request was made with this Idempotency-Key within 24 hours. Nothing was sent."
         "Use a new key for each write, and the same key only to repeat the same request, byte for byte.";
@@ -150,14 +150,14 @@ codes! {
         "The provider says that this refresh token is dead."
         "Connect the customer through the consent page instead.";
     BodyTooLarge "body_too_large" 413 false "The body is too large"
-        "The body is over the limit; `detail` names it."
+        "The body is over the limit; the detail names it."
         "Send less at once.";
     UnsupportedMediaType "unsupported_media_type" 415 false "The body is not declared as JSON"
         "The body must be JSON and say so."
-        "Send `Content-Type: application/json`.";
+        "Send the header Content-Type: application/json.";
     HostNotAllowed "host_not_allowed" 421 false "Not a name of this service"
         "The service listens on loopback and was addressed by another name: the sign of a DNS rebinding attack."
-        "Use localhost, 127.0.0.1, [::1] or the host of `public_url`.";
+        "Use localhost, 127.0.0.1, [::1] or the host of public_url.";
     HeadersTooLarge "headers_too_large" 431 false "The headers are too large"
         "The request's headers are over the limit."
         "Send fewer or shorter headers.";
@@ -166,7 +166,7 @@ codes! {
         "Report it with the request id.";
     BudgetExhausted "budget_exhausted" 429 true "The account's budget of calls is used up"
         "The provider allows so many calls in a time, and others have used them: this one would have waited for longer than it may. Nothing was sent."
-        "Try again after `Retry-After`, ask for a longer `Evergrant-Max-Wait`, or make fewer calls: in batches, from a cache.";
+        "Try again after as many seconds as Retry-After says, ask for a longer Evergrant-Max-Wait, or make fewer calls: in batches, from a cache.";
     UpstreamUnreachable "upstream_unreachable" 502 true "The provider cannot be reached"
         "No connection to the provider could be made. Nothing was sent."
         "Try again; it is safe.";
@@ -175,13 +175,13 @@ codes! {
         "Try again; it is safe.";
     ProviderUnavailable "provider_unavailable" 503 true "The provider does not answer now"
         "The token at hand has ended and the provider's token endpoint issues no other at the moment, or its API has answered no call for a while. Nothing was sent."
-        "Try again after `Retry-After`.";
+        "Try again after as many seconds as Retry-After says.";
     StoreUnavailable "store_unavailable" 503 true "The store does not answer"
         "The database cannot be reached, and what is known without it is too old to be used."
-        "Try again after `Retry-After`.";
+        "Try again after as many seconds as Retry-After says.";
     Overloaded "overloaded" 503 true "Too much at once"
         "Too many wait for the same thing."
-        "Try again after `Retry-After`.";
+        "Try again after as many seconds as Retry-After says.";
 }
 
 impl Code {
@@ -377,7 +377,7 @@ impl Problem {
         let mut problem = Self::new(Code::OutcomeUnknown);
         if let Some(look_up) = look_up {
             let how = if look_up.body.is_some() {
-                ", with the body in `lookup`"
+                ", with the body that lookup holds"
             } else {
                 ""
             };
@@ -592,6 +592,21 @@ impl From<KeepError> for Problem {
             }
             KeepError::Overloaded { retry_after } => {
                 Self::because(Code::Overloaded, detail).retry_after(retry_after)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // On a terminal, on a page and in JSON alike: nobody there makes anything of marks around code.
+    #[test]
+    fn what_a_code_means_and_asks_for_is_plain_text() {
+        for code in Code::ALL {
+            for text in [code.title(), code.meaning(), code.action()] {
+                assert!(!text.contains('`'), "{}: {text}", code.as_str());
             }
         }
     }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::app::AppHealth;
 use evergrant_domain::call_budget::Standing;
+use evergrant_domain::connection::RefreshTrouble;
+use evergrant_domain::diagnosis::times;
 use evergrant_domain::event::RefreshReason;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
@@ -319,6 +321,15 @@ fn missing_scopes(connection: &Connection, app: Option<&App>) -> Vec<String> {
     }
 }
 
+fn failing(trouble: &RefreshTrouble) -> String {
+    format!(
+        "refreshing failed {} in a row ({}); the next try is at {}",
+        times(trouble.failures.into()),
+        trouble.code,
+        time(trouble.next_attempt_at)
+    )
+}
+
 fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Option<String> {
     if let ConnectionStatus::ReconnectRequired { reason, .. } = &connection.status {
         return Some(reason.meaning().to_owned());
@@ -333,12 +344,7 @@ fn why(connection: &Connection, app: Option<&App>, health: Option<Health>) -> Op
         ));
     }
     match (health, &connection.trouble) {
-        (Health::Degraded, Some(trouble)) => Some(format!(
-            "refreshing failed {} time(s) in a row ({}); the next try is at {}",
-            trouble.failures,
-            trouble.code,
-            time(trouble.next_attempt_at)
-        )),
+        (Health::Degraded, Some(trouble)) => Some(failing(trouble)),
         (Health::Ambiguous, _) => Some(
             "a redemption is past its deadline and nobody knows how it ended; the token at hand still serves"
                 .to_owned(),
@@ -677,6 +683,24 @@ impl From<&ApiKey> for KeyView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_often_refreshing_failed_reads_as_people_say_it() {
+        for (failures, said) in [
+            (1, "failed once in"),
+            (2, "failed twice in"),
+            (7, "failed 7 times in"),
+        ] {
+            let trouble = RefreshTrouble {
+                failed_at: Timestamp::from_millis(0),
+                failures,
+                next_attempt_at: Timestamp::from_millis(60_000),
+                code: "server_error".to_owned(),
+            };
+            let text = failing(&trouble);
+            assert!(text.contains(said), "{text}");
+        }
+    }
 
     #[test]
     fn a_token_is_written_as_its_view_says() {

@@ -323,7 +323,7 @@ mod tests {
         let hostile = "<img src=x onerror=alert(1)>\"'";
         let row = json!({
             "id": "c1", "app": "crm", "customer": hostile, "kind": "oauth", "status": "active", "health": "degraded",
-            "why": "refreshing failed <b>2</b> time(s)", "account": {"id": "1001", "domain": "<svg/onload=x>"},
+            "why": "refreshing failed <b>2</b> times", "account": {"id": "1001", "domain": "<svg/onload=x>"},
             "issued_at": "2026-11-24T11:50:00Z", "soft_expires_at": "2026-11-24T12:15:00Z",
             "hard_expires_at": "2026-11-24T12:19:55Z", "expires_at": "2026-11-24T12:20:00Z", "failures_since_success": 2,
         });

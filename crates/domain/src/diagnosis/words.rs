@@ -54,7 +54,7 @@ pub(super) fn count(number: u64, thing: &str) -> String {
 }
 
 /// `once`, `twice`, `5 times`.
-pub(super) fn times(number: u64) -> String {
+pub fn times(number: u64) -> String {
     match number {
         1 => "once".to_owned(),
         2 => "twice".to_owned(),
