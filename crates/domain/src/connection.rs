@@ -197,14 +197,14 @@ impl ReconnectReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
-    /// What it means, for a person.
+    /// What it means, for a person: what is known, and what is no more than likely as such.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::GrantRefused => {
-                "the provider refused the refresh token: the app was uninstalled, the grant revoked or the account deleted"
+                "the provider refused the refresh token and does not say why: most likely the app was uninstalled, the grant revoked or the account deleted"
             }
             Self::RedemptionOutcomeLost => {
-                "an answer of the token endpoint was lost and the refresh token is no longer valid"
+                "an answer of the token endpoint was lost, and most likely the refresh token that replaced this one with it"
             }
             Self::WrongClient => "the refresh token belongs to another client id than this app's",
             Self::AccountMismatch => {
@@ -464,5 +464,21 @@ pub(crate) mod tests {
             superseded_by: None,
         };
         assert_eq!(gone.after_token_set_landed(), Landing::Refused);
+    }
+
+    #[test]
+    fn what_nobody_can_know_of_a_grant_that_is_gone_is_said_to_be_likely() {
+        for reason in ReconnectReason::ALL {
+            let is_a_guess = matches!(
+                reason,
+                ReconnectReason::GrantRefused | ReconnectReason::RedemptionOutcomeLost
+            );
+            assert_eq!(
+                reason.meaning().contains("most likely"),
+                is_a_guess,
+                "{}",
+                reason.meaning()
+            );
+        }
     }
 }

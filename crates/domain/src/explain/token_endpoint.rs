@@ -69,7 +69,7 @@ pub(super) fn explain(pasted: &Pasted<'_>, code: &str) -> Explanation {
     let (problem, cause, action, failure) = match read {
         TokenAnswer::GrantRefused(failure) => (
             "reconnect_required",
-            "The provider refuses the refresh token: the app was uninstalled, the grant revoked, or the account deleted. It may also be an older copy of a token that was replaced.",
+            "The provider refuses the refresh token. Most likely the app was uninstalled, the grant revoked, or the account deleted; it may also be an older copy of a token that was replaced.",
             "Send the customer through consent again (a reconnect link). If it happens to many at once, look for two programs that redeem the same refresh tokens.",
             failure,
         ),
