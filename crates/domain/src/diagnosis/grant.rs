@@ -7,7 +7,7 @@ use super::words::{count, lasting, times};
 use super::{Cause, Check, Diagnosis, Finding, Look, Remedy, Verdict, Weight};
 use crate::app::AppHealth;
 use crate::connection::{Connection, ConnectionStatus, Kind, ReconnectReason};
-use crate::event::EventKind;
+use crate::event::{EventKind, RefreshReason};
 use crate::time::Timestamp;
 
 /// A connection that its owner disconnected is neither well nor ill; it says so, and nothing is looked at.
@@ -291,7 +291,8 @@ fn shared_grant(evidence: &Evidence<'_>) -> Option<Look> {
     ))
 }
 
-/// So many unusual redemptions within [`SHORT`] are a stampede.
+/// So many unusual redemptions within [`SHORT`] are a stampede: of those that somebody asked for, or of those that came by themselves.
+/// One of each kind and another try have a reason each: a 401 may cost one redemption in a cooldown, and a person may ask for one.
 const MANY: usize = 3;
 const SHORT: Duration = Duration::from_secs(600);
 /// So many forced refreshes in an hour, too, however few of them were made.
@@ -330,13 +331,25 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         )
         .met_last(Some(last.at), evidence.now);
     }
-    // A set that is replaced in the first quarter of its life was not replaced because it was due.
-    let early: Vec<Timestamp> = stored
+    let given_up = evidence.of_kind(history, EventKind::ReconnectRequired.as_str());
+    // A set that is replaced in the first quarter of its life was not replaced because it was due. What came after it had been given
+    // up replaces nothing: where an outcome was lost, a person may present the refresh token once more.
+    let early: Vec<&Happened> = stored
         .windows(2)
         .filter(|pair| pair[1].at.since(pair[0].at) < evidence.lifetime() / 4)
-        .map(|pair| pair[1].at)
+        .filter(|pair| {
+            let between = pair[0].at..=pair[1].at;
+            !given_up.iter().any(|line| between.contains(&line.at))
+        })
+        .map(|pair| pair[1])
         .collect();
-    let burst = crowded(&early);
+    let burst = [true, false]
+        .into_iter()
+        .filter_map(|asked_for| {
+            let of_a_kind = early.iter().filter(|line| is_asked_for(line) == asked_for);
+            crowded(&of_a_kind.map(|line| line.at).collect::<Vec<_>>())
+        })
+        .max();
     let overtaken = crowded(&taken_over.iter().map(|line| line.at).collect::<Vec<_>>());
     let asked_at = |hour: &Hour| hour.began_at.after(Duration::from_secs(3600)).min(evidence.now);
     let counted = || hours.iter().filter(|hour| asked_at(hour) > evidence.since());
@@ -381,6 +394,12 @@ pub(super) fn refresh_stampede(evidence: &Evidence<'_>) -> Look {
         [burst, overtaken, asked_last].into_iter().flatten().max(),
         evidence.now,
     )
+}
+
+/// Whether somebody asked for this refresh by name.
+fn is_asked_for(line: &Happened) -> bool {
+    let reason = line.reason.as_deref().and_then(RefreshReason::from_word);
+    matches!(reason, Some(RefreshReason::Asked | RefreshReason::Forced))
 }
 
 fn processes(lines: &[&Happened]) -> Vec<String> {

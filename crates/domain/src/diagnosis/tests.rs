@@ -510,6 +510,52 @@ fn redemptions_beyond_what_a_lifetime_asks_for_are_a_stampede() {
 }
 
 #[test]
+fn a_person_who_tries_twice_beside_a_reported_token_is_no_stampede_and_one_who_goes_on_is() {
+    // Refreshed so, every two minutes until a minute ago.
+    let refreshed = |reasons: &'static [&'static str]| {
+        move |case: &mut Case| {
+            let first = -60 - 120 * i64::try_from(reasons.len()).expect("few");
+            case.told(first, "refreshed", 3).fingerprint = Some("f3".into());
+            for (nth, reason) in (1_i64..).zip(reasons) {
+                let line = case.told(first + nth * 120, "refreshed", 3 + nth);
+                line.reason = Some((*reason).to_owned());
+                line.fingerprint = Some(format!("f{}", 3 + nth));
+            }
+            let last = case.history.last().expect("a line");
+            case.connection.version = last.version;
+            case.fingerprint.clone_from(&last.fingerprint);
+        }
+    };
+    check_verdict(refreshed(&["rejected", "forced", "forced"]), Verdict::Healthy);
+    check_verdict(refreshed(&["forced", "rejected", "asked"]), Verdict::Healthy);
+    for reasons in [
+        &["forced", "forced", "forced"][..],
+        &["forced", "asked", "rejected", "forced"],
+        &["rejected", "rejected", "rejected"],
+        &["waited_for", "due", "rejected"],
+    ] {
+        check(
+            refreshed(reasons),
+            Cause::RefreshStampede,
+            "3 or more times within 10 min",
+        );
+    }
+    // The one more try after a lost outcome is none of them.
+    check_verdict(
+        |case| {
+            refreshed(&["forced", "forced", "forced"])(case);
+            let at = case.history[case.history.len() - 2].at;
+            let last = case.history.pop().expect("a line");
+            let version = last.version.number() - 1;
+            let line = case.told(0, "reconnect_required", version);
+            line.at = Timestamp::from_millis(at.millis() + 1000);
+            case.history.push(last);
+        },
+        Verdict::Healthy,
+    );
+}
+
+#[test]
 fn a_403_or_429_that_leads_to_a_refresh_is_misread() {
     for (status, kind, cause) in [
         (403, "permission_denied", Cause::MisreadPermission),
