@@ -1,5 +1,7 @@
 //! A connection: one install of an app in one account, and its life here.
 
+use std::time::Duration;
+
 use crate::id::{AccountId, AppName, ConnectionId, Customer, Version};
 use crate::redemption::Intent;
 use crate::refresh_policy::Ends;
@@ -216,6 +218,46 @@ impl ReconnectReason {
     }
 }
 
+/// What a record from elsewhere is to the connection that it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgainstRecord {
+    /// The stored token set ends before the record's: the record replaces it.
+    Older,
+    /// It does not, or the record names no end: nobody can say that the record is the newer one.
+    NotOlder,
+    /// Its refresh token is being redeemed, or nobody knows yet how that ended: what comes of it may be newer than both.
+    UnderWay,
+    /// Its owner ended it, or it was given another account's tokens: no record brings it back.
+    Closed,
+}
+
+impl Connection {
+    /// What a record that was exported elsewhere may do to this connection. `ends_at` is when the record's access token ends, where
+    /// the record says so and is believed.
+    pub fn against_record(&self, ends_at: Option<Timestamp>) -> AgainstRecord {
+        /// Stored lifetimes are whole seconds: the same record twice is no newer one.
+        const WHOLE: Duration = Duration::from_secs(1);
+        match self.status {
+            ConnectionStatus::Disconnected { .. }
+            | ConnectionStatus::ReconnectRequired {
+                reason: ReconnectReason::AccountMismatch,
+                ..
+            } => AgainstRecord::Closed,
+            ConnectionStatus::Active | ConnectionStatus::ReconnectRequired { .. } => match ends_at {
+                Some(ends_at) if ends_at.since(self.ends.expires) >= WHOLE => {
+                    // A verdict settles an intent; an open one is still to be heard of.
+                    if self.status == ConnectionStatus::Active && self.intent.is_some() {
+                        AgainstRecord::UnderWay
+                    } else {
+                        AgainstRecord::Older
+                    }
+                }
+                Some(_) | None => AgainstRecord::NotOlder,
+            },
+        }
+    }
+}
+
 /// What happened last, and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LastSeen {
@@ -302,7 +344,7 @@ impl Connection {
     /// How it does at `now`; `None` for a connection that its owner disconnected, which can be neither well nor ill.
     ///
     /// `quiet_time` is how long after an attempt's beginning its answer may still arrive.
-    pub fn health(&self, now: Timestamp, quiet_time: std::time::Duration) -> Option<Health> {
+    pub fn health(&self, now: Timestamp, quiet_time: Duration) -> Option<Health> {
         match &self.status {
             ConnectionStatus::Disconnected { .. } => None,
             ConnectionStatus::ReconnectRequired { .. } => Some(Health::ReconnectRequired),
@@ -327,8 +369,6 @@ impl Connection {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::refresh_policy::{Jitter, RefreshPolicy};
 
@@ -480,5 +520,47 @@ pub(crate) mod tests {
                 reason.meaning()
             );
         }
+    }
+
+    #[test]
+    fn a_record_replaces_what_ends_before_it_and_nothing_that_may_be_newer() {
+        let mut connection = connection();
+        let ends = connection.ends.expires;
+        let after = |seconds| Some(ends.after(Duration::from_millis(seconds)));
+        let intent = Intent {
+            version: connection.version,
+            first_at: ends,
+            attempts: 1,
+            last_at: ends,
+        };
+        let check = |connection: &Connection, ends_at, expected| {
+            assert_eq!(connection.against_record(ends_at), expected, "{ends_at:?}");
+        };
+        check(&connection, after(1000), AgainstRecord::Older);
+        check(&connection, after(999), AgainstRecord::NotOlder);
+        check(
+            &connection,
+            Some(ends.before(Duration::from_secs(9))),
+            AgainstRecord::NotOlder,
+        );
+        check(&connection, None, AgainstRecord::NotOlder);
+        connection.intent = Some(intent);
+        check(&connection, after(1000), AgainstRecord::UnderWay);
+        check(&connection, after(0), AgainstRecord::NotOlder);
+        for reason in ReconnectReason::ALL {
+            let since = ends;
+            connection.status = ConnectionStatus::ReconnectRequired { reason, since };
+            let expected = if reason == ReconnectReason::AccountMismatch {
+                AgainstRecord::Closed
+            } else {
+                AgainstRecord::Older
+            };
+            check(&connection, after(1000), expected);
+        }
+        connection.status = ConnectionStatus::Disconnected {
+            since: ends,
+            superseded_by: None,
+        };
+        check(&connection, after(1000), AgainstRecord::Closed);
     }
 }

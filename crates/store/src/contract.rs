@@ -119,6 +119,34 @@ pub enum Connected {
     Missing,
 }
 
+/// What a record says beside the token set that it brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordSays {
+    /// Whether it names the connection's id, which then is meant and no other.
+    pub names_id: bool,
+    /// When its access token ends, where it says so and is believed.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// What came of [`Store::replace_older`].
+#[derive(Debug)]
+pub enum Replaced {
+    /// None was meant: it was made, or refused.
+    Made(Connected),
+    /// The one that was meant holds the record's token set now, or was kept from it by another one.
+    Replaced(Connected),
+    /// The one that is meant holds a token set that does not end before the record's.
+    NotOlder {
+        /// Which.
+        by: ConnectionId,
+    },
+    /// The refresh token of the one that is meant is being redeemed, or nobody knows yet how that ended.
+    UnderWay {
+        /// Which.
+        by: ConnectionId,
+    },
+}
+
 /// The right to redeem one version's refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -1031,6 +1059,18 @@ pub trait Store: Send + Sync + 'static {
         event: Event,
         now: Timestamp,
     ) -> Result<Connected, StoreError>;
+
+    /// Makes a connection from a record, or gives the one that the record means its token set, where the stored one ends before:
+    /// [`Connection::against_record`] decides, in the same transaction. Meant is the connection of its id; where it names none, the
+    /// live one of its app, customer and account, else the one that holds its refresh token. A replaced one moves on as by
+    /// [`Store::reconnect`], with the event `replaced`; its labels stay.
+    async fn replace_older(
+        &self,
+        new: NewConnection,
+        says: RecordSays,
+        replaced: Event,
+        now: Timestamp,
+    ) -> Result<Replaced, StoreError>;
 
     /// Makes a connection, or restores the one of this id as [`Store::reconnect`] does, in the place of whichever other live
     /// connection has its app, customer and account. That one ends in the same transaction, with the event `retired`, and names

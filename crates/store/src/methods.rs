@@ -13,6 +13,7 @@ macro_rules! for_plain_methods {
         $wrap! {
             fn create(new: NewConnection, now: Timestamp) -> Connected;
             fn reconnect(id: &ConnectionId, account: Option<Account>, tokens: TokenSet, event: Event, now: Timestamp) -> Connected;
+            fn replace_older(new: NewConnection, says: evergrant_store::contract::RecordSays, replaced: Event, now: Timestamp) -> evergrant_store::contract::Replaced;
             fn supersede(new: NewConnection, retired: Event, now: Timestamp) -> Connected;
             fn held(id: &ConnectionId) -> Option<Held>;
             fn connection(id: &ConnectionId) -> Option<Connection>;

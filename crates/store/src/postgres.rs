@@ -55,9 +55,9 @@ use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
     ConnectionFilter, CooldownAnswer, CredentialsRejected, DeadLetters, Delivery, DeliveryFilter,
     DeliverySweep, DueQuery, EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease,
-    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery,
-    TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
+    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RecordSays, RefreshCount, Refreshed,
+    Replaced, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
+    Tallied, TriedDelivery, TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::{HighestSeen, SealedAnswer, this_process};
 use crate::vault::Vault;
@@ -151,6 +151,16 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<Connected, StoreError> {
         in_session!(self, Purpose::Transaction, db => db.reconnect(id, account.as_ref(), &tokens, &event, now))
+    }
+
+    async fn replace_older(
+        &self,
+        new: NewConnection,
+        says: RecordSays,
+        replaced: Event,
+        now: Timestamp,
+    ) -> Result<Replaced, StoreError> {
+        in_session!(self, Purpose::Transaction, db => db.replace_older(&new, says, &replaced, now))
     }
 
     async fn supersede(

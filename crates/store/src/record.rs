@@ -17,7 +17,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_domain::connection::{Account, LastSeen, RefreshTrouble};
+use evergrant_domain::connection::{Account, AgainstRecord, LastSeen, RefreshTrouble};
 use evergrant_domain::redemption::Intent;
 use evergrant_domain::refresh_policy::Ends;
 use evergrant_domain::rejection::Cooldown;
@@ -44,7 +44,9 @@ pub(crate) use self::upkeep::{
 };
 pub(crate) use self::webhooks::{EndColumns, read_dead_letters, read_delivery, read_journal};
 pub(crate) use self::write_ledger::{Follows, FoundWrite, SealedAnswer, read_found, ticket, ticket_of};
-use crate::contract::{Held, Lease, LeaseAnswer, NewConnection, Schema, StoreError};
+use crate::contract::{
+    Connected, Held, Lease, LeaseAnswer, NewConnection, RecordSays, Replaced, Schema, StoreError,
+};
 use crate::vault::{Place, Vault};
 
 pub(crate) type Stored<T> = Result<T, StoreError>;
@@ -107,6 +109,38 @@ pub(crate) fn may_be_restored_as(old: &Connection, new: &NewConnection) -> bool 
         _ => true,
     };
     old.app == new.app && old.customer == new.customer && (has_ended || fits)
+}
+
+/// Whether a record may replace the connection that it means, or why not. `old` is locked until the transaction ends.
+pub(crate) fn judged(old: &Connection, new: &NewConnection, says: RecordSays) -> Result<(), Replaced> {
+    let by = old.id.clone();
+    if old.kind != new.kind || !may_be_restored_as(old, new) {
+        return Err(Replaced::Replaced(kept_from(old, new)));
+    }
+    match old.against_record(says.ends_at) {
+        AgainstRecord::Older => Ok(()),
+        AgainstRecord::NotOlder => Err(Replaced::NotOlder { by }),
+        AgainstRecord::UnderWay => Err(Replaced::UnderWay { by }),
+        AgainstRecord::Closed => Err(Replaced::Replaced(kept_from(old, new))),
+    }
+}
+
+/// What of the record this connection has, and does not give to it.
+fn kept_from(old: &Connection, new: &NewConnection) -> Connected {
+    let by = old.id.clone();
+    let account = |account: &Option<Account>| account.as_ref().map(|account| account.id.clone());
+    if old.id == new.id {
+        Connected::IdTaken
+    } else if new.account.is_some() && account(&old.account) == account(&new.account) {
+        Connected::AccountTaken { by }
+    } else {
+        Connected::GrantTaken { by }
+    }
+}
+
+/// What is known of an account beside its id is not forgotten for a record that names the id alone.
+pub(crate) fn account_to_pin<'a>(old: &Connection, new: &'a NewConnection) -> Option<&'a Account> {
+    new.account.as_ref().filter(|_| old.account.is_none())
 }
 
 /// A token set as its columns hold it.

@@ -53,9 +53,9 @@ use crate::contract::{
     ApiKey, AppState, Authorization, BudgetName, Change, ConnectSession, Connected, ConnectionCount,
     ConnectionFilter, CooldownAnswer, CredentialsRejected, DeadLetters, Delivery, DeliveryFilter,
     DeliverySweep, DueQuery, EventPage, EventQuery, EventTrim, Held, Journal, JournalStep, Landed, Lease,
-    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RefreshCount, Refreshed, Reserved,
-    Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError, Tallied, TriedDelivery,
-    TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
+    LeaseAnswer, LeaseOn, NewConnection, NewDelivery, Presented, Pulse, RecordSays, RefreshCount, Refreshed,
+    Replaced, Reserved, Revocation, RevocationState, Revoke, Schema, SessionOutcome, Store, StoreError,
+    Tallied, TriedDelivery, TryEnd, Usage, WriteEnd, WriteReservation, WriteTicket,
 };
 use crate::record::Before;
 use crate::vault::Vault;
@@ -186,6 +186,17 @@ impl Store for SqliteStore {
     ) -> Result<Connected, StoreError> {
         let id = id.clone();
         self.write(move |db| db.reconnect(&id, account.as_ref(), &tokens, &event, now))
+            .await
+    }
+
+    async fn replace_older(
+        &self,
+        new: NewConnection,
+        says: RecordSays,
+        replaced: Event,
+        now: Timestamp,
+    ) -> Result<Replaced, StoreError> {
+        self.write(move |db| db.replace_older(&new, says, &replaced, now))
             .await
     }
 

@@ -10,11 +10,12 @@ use super::conditions::Conditions;
 use super::db::{Db, Failure, Told, Tried, recorded, storable, told};
 use super::history::{FIRST_ATTEMPT, within};
 use crate::contract::{
-    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, SortBy, SortKey, StoreError,
+    Connected, ConnectionFilter, Held, NewConnection, RecordSays, Replaced, RevocationState, Revoke, SortBy,
+    SortKey, StoreError,
 };
 use crate::record::{
-    Before, Columns as _, SELECT_CONNECTION, SealedTokens, fingerprint, health, label_list, list,
-    may_be_restored_as, read_connection, read_held,
+    Before, Columns as _, SELECT_CONNECTION, SealedTokens, account_to_pin, fingerprint, health, judged,
+    label_list, list, may_be_restored_as, read_connection, read_held,
 };
 
 impl Db {
@@ -133,6 +134,52 @@ impl Db {
         self.record_change(id, Before::Version(old.version), event, now)
             .await?;
         Ok(Connected::Stored(self.written(id).await?))
+    }
+
+    /// Looked at under its row's lock and replaced in the same transaction: nobody redeems or lands in between.
+    pub(super) async fn replace_older(
+        &self,
+        new: &NewConnection,
+        says: RecordSays,
+        replaced: &Event,
+        now: Timestamp,
+    ) -> Tried<Replaced> {
+        let of_its_id = self.connection(&new.id).await?;
+        let meant = match of_its_id {
+            Some(old) => Some(old.id),
+            None if says.names_id => None,
+            None => self.meant_without_id(new).await?,
+        };
+        let Some(id) = meant else {
+            return Ok(Replaced::Made(self.create(new, now).await?));
+        };
+        self.lock(&id).await?;
+        // It may be another one by now, or purged.
+        let Some(old) = self.connection(&id).await? else {
+            return Ok(Replaced::Made(self.create(new, now).await?));
+        };
+        if let Err(refused) = judged(&old, new, says) {
+            return Ok(refused);
+        }
+        let account = account_to_pin(&old, new);
+        let connected = self
+            .reconnect(&old.id, account, &new.tokens, replaced, now)
+            .await?;
+        Ok(Replaced::Replaced(connected))
+    }
+
+    async fn meant_without_id(&self, new: &NewConnection) -> Tried<Option<ConnectionId>> {
+        let of_the_account = match &new.account {
+            Some(account) => {
+                self.live(&new.app, &new.customer, account.id.as_str(), &new.id)
+                    .await?
+            }
+            None => None,
+        };
+        match of_the_account {
+            Some(id) => Ok(Some(id)),
+            None => self.grant_holder(&new.id, &new.app, &new.tokens).await,
+        }
     }
 
     /// The old one ends before the new one begins: of both, only one may have the account and the grant. Those that take over the

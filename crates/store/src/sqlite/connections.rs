@@ -11,11 +11,12 @@ use super::conditions::Conditions;
 use super::history::{FIRST_ATTEMPT, within};
 use super::record::Db;
 use crate::contract::{
-    Connected, ConnectionFilter, Held, NewConnection, RevocationState, Revoke, SortBy, SortKey, StoreError,
+    Connected, ConnectionFilter, Held, NewConnection, RecordSays, Replaced, RevocationState, Revoke, SortBy,
+    SortKey, StoreError,
 };
 use crate::record::{
-    Before, Columns as _, SELECT_CONNECTION, Stored, fingerprint, health, label_list, list,
-    may_be_restored_as, read_connection,
+    Before, Columns as _, SELECT_CONNECTION, Stored, account_to_pin, fingerprint, health, judged, label_list,
+    list, may_be_restored_as, read_connection,
 };
 
 impl Db {
@@ -127,6 +128,45 @@ impl Db {
         self.spare_from_revocation(&old.app, tokens)?;
         self.record_change(id, Before::Version(old.version), event, now)?;
         Ok(Connected::Stored(self.written(id)?))
+    }
+
+    /// Looked at and replaced in one transaction: nobody redeems or lands in between.
+    pub(super) fn replace_older(
+        &self,
+        new: &NewConnection,
+        says: RecordSays,
+        replaced: &Event,
+        now: Timestamp,
+    ) -> Stored<Replaced> {
+        let of_its_id = self.connection(&new.id)?;
+        let meant = match of_its_id {
+            Some(old) => Some(old),
+            None if says.names_id => None,
+            None => self.meant_without_id(new)?,
+        };
+        let Some(old) = meant else {
+            return Ok(Replaced::Made(self.create(new, now)?));
+        };
+        if let Err(refused) = judged(&old, new, says) {
+            return Ok(refused);
+        }
+        let account = account_to_pin(&old, new);
+        let connected = self.reconnect(&old.id, account, &new.tokens, replaced, now)?;
+        Ok(Replaced::Replaced(connected))
+    }
+
+    fn meant_without_id(&self, new: &NewConnection) -> Stored<Option<Connection>> {
+        let of_the_account = match &new.account {
+            Some(account) => self.find(&new.app, &new.customer, account.id.as_str())?,
+            None => None,
+        };
+        match of_the_account {
+            Some(old) => Ok(Some(old)),
+            None => match self.grant_holder(&new.id, &new.app, &new.tokens)? {
+                Some(by) => self.connection(&by),
+                None => Ok(None),
+            },
+        }
     }
 
     /// The old one ends before the new one begins: of both, only one may have the account and the grant.

@@ -5,7 +5,8 @@ use evergrant_domain::event::{Event, EventKind};
 use evergrant_domain::{Connection, ConnectionStatus, Kind, ReconnectReason, Version};
 use evergrant_store::Store;
 use evergrant_store::contract::{
-    Change, Connected, ConnectionFilter, Landed, NewConnection, Presented, RevocationState, Revoke, SortKey,
+    Change, Connected, ConnectionFilter, Landed, NewConnection, Presented, RecordSays, Replaced,
+    RevocationState, Revoke, SortKey,
 };
 use futures_util::future::join_all;
 
@@ -672,4 +673,181 @@ pub(crate) async fn every_change_of_state_is_in_the_history(fixture: &impl Fixtu
     let correlation_id = &history[0].circumstances.provider_correlation_id;
     assert_eq!(correlation_id.as_deref(), Some("correlation"));
     assert_eq!(store.events(&id("c1"), 2).await.unwrap(), history[..2]);
+}
+
+/// A record of this connection whose access token ends then.
+fn record(name: &str, grant: &str, ends_at: i64) -> (NewConnection, RecordSays) {
+    let mut tokens = tokens(grant);
+    tokens.ends.expires = at(ends_at);
+    let says = RecordSays {
+        names_id: true,
+        ends_at: Some(at(ends_at)),
+    };
+    (NewConnection { tokens, ..new(name) }, says)
+}
+
+async fn bring(store: &impl Store, (new, says): (NewConnection, RecordSays)) -> Replaced {
+    store.replace_older(new, says, event(), at(3)).await.unwrap()
+}
+
+pub(crate) async fn a_newer_record_replaces_what_is_stored_once_and_an_older_one_never(
+    fixture: &impl Fixture,
+) {
+    let store = fixture.open().await;
+    let mut made = in_account("c1", "portal");
+    made.labels = vec![("region".into(), "eu".into())];
+    create(&store, made).await;
+    // The stored one ends at 205.
+    for ends_at in [204, 205] {
+        let answer = bring(&store, record("c1", "older", ends_at)).await;
+        assert!(
+            matches!(&answer, Replaced::NotOlder { by } if *by == id("c1")),
+            "{answer:?}"
+        );
+    }
+    let (new, mut says) = record("c1", "endless", 900);
+    says.ends_at = None;
+    let answer = bring(&store, (new, says)).await;
+    assert!(matches!(answer, Replaced::NotOlder { .. }), "{answer:?}");
+    assert_eq!(token_name(&store, "c1").await, "c1");
+    let before = store.change_head().await.unwrap();
+    let Replaced::Replaced(Connected::Stored(replaced)) = bring(&store, record("c1", "newer", 206)).await
+    else {
+        panic!("it is newer");
+    };
+    assert_eq!(replaced.connection.version, Version::new(2));
+    assert_eq!(token_name(&store, "c1").await, "newer");
+    let connection = held(&store, "c1").await.connection;
+    assert_eq!(connection.account, Some(account("portal")));
+    assert_eq!(connection.labels.len(), 1);
+    assert!(
+        store.change_head().await.unwrap() > before,
+        "nobody is told of it"
+    );
+    // Running it again is harmless, and what was there before comes back no more.
+    for (grant, ends_at) in [("newer", 206), ("c1", 205)] {
+        let answer = bring(&store, record("c1", grant, ends_at)).await;
+        assert!(matches!(answer, Replaced::NotOlder { .. }), "{answer:?}");
+    }
+    assert_eq!(held(&store, "c1").await.connection.version, Version::new(2));
+    // Where there is none it is made; what its owner ended no record brings back.
+    let answer = bring(&store, record("c2", "c2", 300)).await;
+    assert!(
+        matches!(answer, Replaced::Made(Connected::Stored(_))),
+        "{answer:?}"
+    );
+    disconnect(&store, "c2", Revoke::Never).await;
+    let answer = bring(&store, record("c2", "again", 900)).await;
+    assert!(
+        matches!(answer, Replaced::Replaced(Connected::IdTaken)),
+        "{answer:?}"
+    );
+    assert!(held(&store, "c2").await.tokens.is_none());
+}
+
+pub(crate) async fn a_record_replaces_nothing_while_a_redemption_is_under_way(fixture: &impl Fixture) {
+    let store = fixture.open().await;
+    create(&store, new("c1")).await;
+    let lease = lease(&store, "c1", 1, LEASE).await;
+    let answer = bring(&store, record("c1", "newer", 900)).await;
+    assert!(
+        matches!(&answer, Replaced::UnderWay { by } if *by == id("c1")),
+        "{answer:?}"
+    );
+    // Its answer counts, and is the older one no more than it says.
+    let landed = store.land(&lease, refreshed("landed"), at(4)).await.unwrap();
+    assert!(matches!(landed, Landed::Stored(_)), "{landed:?}");
+    assert_eq!(token_name(&store, "c1").await, "landed");
+    let answer = bring(&store, record("c1", "newer", 900)).await;
+    assert!(
+        matches!(answer, Replaced::Replaced(Connected::Stored(_))),
+        "{answer:?}"
+    );
+    // Whoever still redeems what was replaced finds another version.
+    let late = store.land(&lease, refreshed("late"), at(5)).await.unwrap();
+    assert!(!matches!(late, Landed::Stored(_)), "{late:?}");
+    assert_eq!(token_name(&store, "c1").await, "newer");
+}
+
+pub(crate) async fn a_record_means_the_connection_of_its_id_or_of_its_account_or_of_its_grant(
+    fixture: &impl Fixture,
+) {
+    let store = fixture.open().await;
+    create(&store, in_account("c1", "portal")).await;
+    create(&store, new("c2")).await;
+    let unnamed = |name: &str, of: &str, grant: &str, portal: Option<&str>| {
+        let (new, mut says) = record(name, grant, 900);
+        says.names_id = false;
+        let new = NewConnection {
+            customer: customer(of),
+            account: portal.map(account),
+            ..new
+        };
+        (new, says)
+    };
+    let replaced = |answer: &Replaced, name: &str| match answer {
+        Replaced::Replaced(Connected::Stored(held)) => assert_eq!(held.connection.id, id(name)),
+        other => panic!("{other:?}"),
+    };
+    replaced(
+        &bring(&store, unnamed("made-1", "c1", "by-account", Some("portal"))).await,
+        "c1",
+    );
+    assert_eq!(token_name(&store, "c1").await, "by-account");
+    replaced(&bring(&store, unnamed("made-2", "c2", "c2", None)).await, "c2");
+    // A grant of another customer's is refused, and so is an id of another customer's or account's, and an account of another id's.
+    let answer = bring(&store, unnamed("made-3", "somebody", "c2", None)).await;
+    assert!(
+        matches!(&answer, Replaced::Replaced(Connected::GrantTaken { by }) if *by == id("c2")),
+        "{answer:?}"
+    );
+    let (new, says) = record("c1", "other", 1900);
+    let of_somebody = NewConnection {
+        customer: customer("somebody"),
+        ..new.clone()
+    };
+    let elsewhere = NewConnection {
+        account: Some(account("elsewhere")),
+        ..new
+    };
+    for record in [of_somebody, elsewhere] {
+        let answer = bring(&store, (record, says)).await;
+        assert!(
+            matches!(answer, Replaced::Replaced(Connected::IdTaken)),
+            "{answer:?}"
+        );
+    }
+    let (new, says) = record("c9", "other", 1900);
+    let new = NewConnection {
+        customer: customer("c1"),
+        account: Some(account("portal")),
+        ..new
+    };
+    let answer = bring(&store, (new, says)).await;
+    assert!(
+        matches!(&answer, Replaced::Made(Connected::AccountTaken { by }) if *by == id("c1")),
+        "{answer:?}"
+    );
+    assert_eq!(token_name(&store, "c1").await, "by-account");
+}
+
+pub(crate) async fn of_many_records_at_once_the_newest_stands(fixture: &impl Fixture) {
+    let stores = [fixture.open().await, fixture.open().await];
+    warm(&stores).await;
+    create(&stores[0], new("c1")).await;
+    let brought = (0..12).map(|nth| {
+        let ends_at = 300 + (nth * 7) % 12;
+        let store = &stores[usize::try_from(nth % 2).unwrap()];
+        async move { bring(store, record("c1", &format!("ends-{ends_at}"), ends_at)).await }
+    });
+    for answer in join_all(brought).await {
+        assert!(
+            matches!(
+                answer,
+                Replaced::Replaced(Connected::Stored(_)) | Replaced::NotOlder { .. }
+            ),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(token_name(&stores[1], "c1").await, "ends-311");
 }

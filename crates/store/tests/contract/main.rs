@@ -91,6 +91,10 @@ macro_rules! every_claim {
                 a_static_connection_has_an_access_token_and_nothing_else
                 a_reconnect_voids_what_belonged_to_the_old_grant
                 a_reconnect_keeps_the_rules_of_one_account_and_one_grant
+                a_newer_record_replaces_what_is_stored_once_and_an_older_one_never
+                a_record_replaces_nothing_while_a_redemption_is_under_way
+                a_record_means_the_connection_of_its_id_or_of_its_account_or_of_its_grant
+                of_many_records_at_once_the_newest_stands
                 what_takes_anothers_account_over_ends_it_and_is_named_by_it
                 a_restored_connection_takes_its_account_over_too
                 what_may_not_take_an_account_over_ends_nothing
