@@ -255,6 +255,10 @@ pub(crate) struct Import {
     /// Change nothing and ask no provider: say which lines would be refused
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Ask the provider before a line is stored whether its refresh token lives and is of the account that is named: once for each
+    /// line, in its turn. With --dry-run, too
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// What a line is whose id, account or grant is connected already
     #[arg(long, value_enum, default_value = "fail")]
     pub(crate) on_conflict: OnConflict,
@@ -280,6 +284,8 @@ pub(crate) enum OnConflict {
     Fail,
     /// It is passed over.
     Skip,
+    /// It replaces what is stored where the token there ends before its own, and is passed over otherwise.
+    Newer,
 }
 
 /// The filters of `evergrant connections list`.

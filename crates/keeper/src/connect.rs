@@ -1,5 +1,6 @@
 //! How a connection comes to be, is restored, and ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_domain::connection::Account;
@@ -14,11 +15,12 @@ use evergrant_domain::{
 use evergrant_metrics::{Metrics, Source};
 use evergrant_oauth::Introspect;
 use evergrant_store::StoreError;
-use evergrant_store::contract::{Connected, NewConnection, RevocationState, Revoke};
-use tokio::time::Instant;
+use evergrant_store::contract::{Connected, NewConnection, RecordSays, Replaced, RevocationState, Revoke};
+use tokio::time::{Instant, timeout};
 
 use crate::asker::Asker;
 use crate::error::{ConnectError, KeepError};
+use crate::gate::WaitedFor;
 use crate::keeper::Keeper;
 
 /// How long a static token is taken to serve: nothing says when it ends.
@@ -83,6 +85,44 @@ pub enum ImportTokens {
     },
 }
 
+/// How a record is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImportTerms {
+    /// What becomes of one that is here already.
+    pub on_conflict: OnConflict,
+    /// Whether the provider is asked first.
+    pub verify: Verify,
+}
+
+/// What becomes of a record that is here already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It replaces what is stored, where that ends before it.
+    ReplaceOlder,
+}
+
+/// Whether the provider is asked about a record before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Only for an account that the record does not name.
+    #[default]
+    No,
+    /// Whether its refresh token lives, and whose it is: one introspection, in its turn among the app's exchanges.
+    Yes,
+}
+
+/// What came of an import.
+#[derive(Debug)]
+pub enum Imported {
+    /// There was none.
+    Made(Connection),
+    /// What was stored ended before.
+    Replaced(Connection),
+}
+
 impl Keeper {
     /// Redeems an authorization code and stores what it brings: a new connection, or an old one restored in place.
     pub async fn consent(&self, consent: Consent) -> Result<Connection, ConnectError> {
@@ -138,12 +178,33 @@ impl Keeper {
 
     /// The same for somebody, whom the history names.
     pub async fn import_for(&self, asker: Asker<'_>, import: Import) -> Result<Connection, ConnectError> {
-        let app = self
-            .configured(&import.app)
-            .map_err(|_| ConnectError::AppNotConfigured {
-                app: import.app.clone(),
-            })?;
+        match self.import_on(asker, import, ImportTerms::default()).await? {
+            Imported::Made(connection) | Imported::Replaced(connection) => Ok(connection),
+        }
+    }
+
+    /// Whether the provider says that a record's refresh token lives and is of the account that the record names. Stores nothing.
+    pub async fn verify(&self, import: &Import) -> Result<(), ConnectError> {
+        let app = self.app_of(import)?;
         self.be_on_time().await?;
+        self.verified(&app, import).await.map(drop)
+    }
+
+    /// Takes over a connection whose tokens were issued elsewhere, on these terms.
+    pub async fn import_on(
+        &self,
+        asker: Asker<'_>,
+        import: Import,
+        terms: ImportTerms,
+    ) -> Result<Imported, ConnectError> {
+        let app = self.app_of(&import)?;
+        self.be_on_time().await?;
+        let mut verified = match terms.verify {
+            Verify::Yes => Some(self.verified(&app, &import).await?),
+            Verify::No => None,
+        };
+        let names_id = import.id.is_some();
+        let mut ends_at = None;
         let now = self.inner.clock.now();
         let jitter = self.jitter();
         let mut account = import.account.map(|id| Account {
@@ -175,10 +236,12 @@ impl Keeper {
                 if let Some(token) = &access_token {
                     require_sendable(token.expose())?;
                 }
-                let facts = if account.is_none() && app.provider.introspect_url.is_some() {
-                    self.facts_of(&app, &refresh_token).await?
-                } else {
-                    TokenFacts::default()
+                let facts = match verified.take() {
+                    Some(facts) => facts,
+                    None if account.is_none() && app.provider.introspect_url.is_some() => {
+                        self.facts_of(&app, &refresh_token).await?
+                    }
+                    None => TokenFacts::default(),
                 };
                 if let (None, Some(id)) = (&account, facts.account) {
                     account = Some(Account {
@@ -195,13 +258,15 @@ impl Keeper {
                     }
                     _ => Duration::ZERO,
                 };
+                let ends = app.refresh_policy.ends(now, lifetime, jitter);
+                ends_at = believed(access_token.as_ref(), expires_at, ends.expires);
                 let tokens = TokenSet {
                     access_token: access_token.unwrap_or_else(|| AccessToken::new("")),
                     refresh_token: Some(refresh_token),
                     token_type: "bearer".to_owned(),
                     scopes: scopes.or(facts.scopes).unwrap_or_else(|| app.scopes.clone()),
                     issued_at: now,
-                    ends: app.refresh_policy.ends(now, lifetime, jitter),
+                    ends,
                     unproven: false,
                 };
                 (Kind::OAuth, tokens)
@@ -217,8 +282,90 @@ impl Keeper {
             labels: import.labels,
             event: Event::new(EventKind::Connected, "a record was imported").during(asker.circumstances()),
         };
-        let made = self.inner.store.create(new, now).await?;
-        announce(&self.inner.metrics, made, Source::Import)
+        match terms.on_conflict {
+            OnConflict::Refuse => {
+                let made = self.inner.store.create(new, now).await?;
+                announce(&self.inner.metrics, made, Source::Import).map(Imported::Made)
+            }
+            OnConflict::ReplaceOlder => {
+                let says = RecordSays { names_id, ends_at };
+                self.replace_older(asker, new, says, now).await
+            }
+        }
+    }
+
+    async fn replace_older(
+        &self,
+        asker: Asker<'_>,
+        new: NewConnection,
+        says: RecordSays,
+        now: Timestamp,
+    ) -> Result<Imported, ConnectError> {
+        let event =
+            Event::new(EventKind::Reconnected, "a newer record was imported").during(asker.circumstances());
+        match self.inner.store.replace_older(new, says, event, now).await? {
+            Replaced::Made(made) => announce(&self.inner.metrics, made, Source::Import).map(Imported::Made),
+            Replaced::Replaced(replaced) => {
+                // What this process holds of it is the older one.
+                if let Connected::Stored(held) = &replaced {
+                    self.inner.cache.forget(&held.connection.id);
+                }
+                announce(&self.inner.metrics, replaced, Source::Import).map(Imported::Replaced)
+            }
+            Replaced::NotOlder { by } => Err(ConnectError::NotNewer { by }),
+            Replaced::UnderWay { by } => Err(ConnectError::RedemptionUnderWay { by }),
+        }
+    }
+
+    fn app_of(&self, import: &Import) -> Result<Arc<App>, ConnectError> {
+        self.configured(&import.app)
+            .map_err(|_| ConnectError::AppNotConfigured {
+                app: import.app.clone(),
+            })
+    }
+
+    /// What the provider says of a record's grant, once it is its turn: after those who wait for a token.
+    async fn verified(&self, app: &App, import: &Import) -> Result<TokenFacts, ConnectError> {
+        let ImportTokens::OAuth { refresh_token, .. } = &import.tokens else {
+            return Err(ConnectError::Invalid {
+                what: "a static token cannot be verified: no provider says whether it lives",
+            });
+        };
+        require_sendable(refresh_token.expose())?;
+        if app.provider.introspect_url.is_none() {
+            return Err(ConnectError::Invalid {
+                what: "the record cannot be verified: the provider of its app introspects no tokens",
+            });
+        }
+        let unverified = |code: &str| ConnectError::Unverified {
+            code: code.to_owned(),
+        };
+        let id = import.id.clone().unwrap_or_else(new_id);
+        let turn = timeout(DEADLINE, self.permit(&app.name, &id, &WaitedFor::default())).await;
+        let _permit = turn
+            .map_err(|_| unverified("overloaded"))?
+            .map_err(|error| match error {
+                KeepError::StoreUnavailable { .. } => unverified("store_unavailable"),
+                _ => unverified("overloaded"),
+            })?;
+        let facts = match self.introspect(app, Introspect::Refresh(refresh_token)).await {
+            Introspected::Active(facts) => *facts,
+            Introspected::Inactive => return Err(ConnectError::GrantInactive),
+            Introspected::ClientRefused(failure) => {
+                return Err(ConnectError::AppCredentialsRejected {
+                    app: app.name.clone(),
+                    code: failure.code,
+                });
+            }
+            Introspected::Unknown(failure) => return Err(unverified(&failure.code)),
+        };
+        match (&import.account, &facts.account) {
+            (Some(named), Some(found)) if named != found => Err(ConnectError::RecordOfAnotherAccount {
+                named: named.to_string(),
+                found: found.to_string(),
+            }),
+            _ => Ok(facts),
+        }
     }
 
     /// Ends a connection: its tokens are erased, its refresh token is revoked where that is asked for and possible.
@@ -444,6 +591,17 @@ impl Keeper {
             Introspected::Unknown(_) => Ok(TokenFacts::default()),
         }
     }
+}
+
+/// When a record says that its access token ends, where that is believed: `expires` is the end that it was given here.
+fn believed(
+    access_token: Option<&AccessToken>,
+    says: Option<Timestamp>,
+    expires: Timestamp,
+) -> Option<Timestamp> {
+    access_token?;
+    // Lifetimes are whole seconds here; one that no token has was taken for another.
+    says.filter(|says| says.since(expires) < Duration::from_secs(1))
 }
 
 fn retired_for(successor: &ConnectionId) -> Event {

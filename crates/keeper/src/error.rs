@@ -151,6 +151,36 @@ pub enum ConnectError {
     /// The provider says that the refresh token to be imported is dead.
     #[error("the provider says that this refresh token is not active")]
     GrantInactive,
+    /// A record whose grant is another account's than the record says.
+    #[error("the record names account {named}, and the provider says that its grant is of account {found}")]
+    RecordOfAnotherAccount {
+        /// The account that the record names.
+        named: String,
+        /// The account of its grant.
+        found: String,
+    },
+    /// The provider gave no answer to whether a token to be imported lives.
+    #[error("the provider could not be asked whether this refresh token lives: {code}")]
+    Unverified {
+        /// What failed.
+        code: String,
+    },
+    /// The connection that a record means holds a token set that does not end before the record's.
+    #[error(
+        "connection {by} holds a token set that ends as late as the record's, or later, or the record does not say when its own ends"
+    )]
+    NotNewer {
+        /// Which connection.
+        by: ConnectionId,
+    },
+    /// The refresh token of the connection that a record means is being redeemed, or nobody knows yet how that ended.
+    #[error(
+        "the refresh token of connection {by} is being redeemed: what comes of that may be newer than the record"
+    )]
+    RedemptionUnderWay {
+        /// Which connection.
+        by: ConnectionId,
+    },
     /// What was asked for makes no sense.
     #[error("{what}")]
     Invalid {

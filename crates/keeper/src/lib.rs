@@ -36,7 +36,7 @@ mod throttle;
 mod watched_store;
 
 pub use clock::{Clock, SystemClock};
-pub use connect::{Consent, Import, ImportTokens};
+pub use connect::{Consent, Import, ImportTerms, ImportTokens, Imported, OnConflict, Verify};
 pub use error::{ConnectError, KeepError};
 pub use keeper::{AfterRejection, EventsKept, Keeper, KeeperParts, RefreshReport, Renewal};
 pub use lifeboat::{Lifeboat, LifeboatFolder, LifeboatRefused};

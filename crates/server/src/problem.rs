@@ -19,6 +19,8 @@ use utoipa::ToSchema;
 
 /// The longest pause that a caller is asked for; what is gone for longer is worth another look by then.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// Most redemptions are over by then.
+const UNDER_WAY: Duration = Duration::from_secs(2);
 
 macro_rules! codes {
     ($($variant:ident $word:literal $status:literal $retryable:literal $title:literal $meaning:literal $action:literal;)+) => {
@@ -131,6 +133,9 @@ codes! {
     GrantTaken "grant_taken" 409 false "The grant is held already"
         "Another live connection of this app holds this refresh token. Two holders would redeem it against each other."
         "Use that connection, or disconnect it first.";
+    NotNewer "not_newer" 409 false "The record is not newer"
+        "The connection holds a token set that ends as late as the record's, or later, or the record does not say when its own ends. Nothing was changed."
+        "Nothing: what is stored is kept. A record that is newer says when its access token ends (expires_at).";
     AccountMismatch "account_mismatch" 409 false "Another account was chosen"
         "Consent was given in another account than the one that this connection is pinned to. Nothing was changed."
         "Reconnect and choose the account that is named, or make a new connection for the other one.";
@@ -547,14 +552,20 @@ impl From<ConnectError> for Problem {
             ConnectError::AppCredentialsRejected { .. } => {
                 Self::because(Code::AppCredentialsRejected, detail)
             }
-            ConnectError::ProviderUnavailable { .. } => {
+            ConnectError::ProviderUnavailable { .. } | ConnectError::Unverified { .. } => {
                 Self::because(Code::ProviderUnavailable, detail).retry_after(RETRY_AFTER_MAX)
             }
             // A lost answer spends the code, too.
             ConnectError::CodeRefused { .. } | ConnectError::OutcomeLost => {
                 Self::because(Code::CodeRefused, detail)
             }
-            ConnectError::AccountMismatch { .. } => Self::because(Code::AccountMismatch, detail),
+            ConnectError::NotNewer { by } => Self::new(Code::NotNewer).about(&by),
+            ConnectError::RedemptionUnderWay { .. } => {
+                Self::because(Code::Overloaded, detail).retry_after(UNDER_WAY)
+            }
+            ConnectError::AccountMismatch { .. } | ConnectError::RecordOfAnotherAccount { .. } => {
+                Self::because(Code::AccountMismatch, detail)
+            }
             ConnectError::IdTaken => Self::new(Code::IdTaken),
             ConnectError::AccountTaken { by } => Self::because(Code::AccountTaken, detail).about(&by),
             ConnectError::GrantTaken { by } => Self::because(Code::GrantTaken, detail).about(&by),

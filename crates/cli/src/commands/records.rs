@@ -15,7 +15,7 @@ use evergrant_domain::ConnectionId;
 use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_store::StoreError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -50,6 +50,7 @@ struct Refused {
 #[derive(Default)]
 struct Taken {
     imported: u64,
+    replaced: u64,
     skipped: u64,
     refused: u64,
 }
@@ -65,16 +66,20 @@ pub(crate) async fn import(api: &Api, import: &Import, output: Output) -> Result
         shown.inc(1);
         let refused = match record? {
             Err(reason) => ("bad_request".to_owned(), reason),
-            Ok(record) => match bring(api, &record, import.dry_run).await? {
-                None => {
+            Ok(record) => match bring(api, &record, import).await? {
+                Ok(StatusCode::OK) => {
+                    taken.replaced += 1;
+                    continue;
+                }
+                Ok(_) => {
                     taken.imported += 1;
                     continue;
                 }
-                Some(problem) if is_conflict(&problem.code) && import.on_conflict == OnConflict::Skip => {
+                Err(problem) if is_passed_over(&problem.code, import.on_conflict) => {
                     taken.skipped += 1;
                     continue;
                 }
-                Some(problem) => (problem.code, problem.detail),
+                Err(problem) => (problem.code, problem.detail),
             },
         };
         taken.refused += 1;
@@ -102,12 +107,13 @@ impl Taken {
     fn say(&self, dry_run: bool, output: Output) -> Result<(), Failure> {
         let Self {
             imported,
+            replaced,
             skipped,
             refused,
         } = self;
         if output.json {
             return print_json(
-                &json!({"imported": imported, "skipped": skipped, "refused": refused, "dry_run": dry_run}),
+                &json!({"imported": imported, "replaced": replaced, "skipped": skipped, "refused": refused, "dry_run": dry_run}),
             );
         }
         let imported = count(*imported, "record");
@@ -116,26 +122,42 @@ impl Taken {
                 "{imported} would be imported, {skipped} are here already, {refused} would be refused; nothing was changed"
             ))
         } else {
+            let replaced = match replaced {
+                0 => String::new(),
+                replaced => format!(", {replaced} replaced older ones"),
+            };
             print_line(format_args!(
-                "{imported} imported, {skipped} were here already, {refused} refused"
+                "{imported} imported{replaced}, {skipped} were here already, {refused} refused"
             ))
         }
     }
 }
 
-/// Has one record taken. What passes by itself is waited for.
-async fn bring(api: &Api, record: &Map<String, Value>, dry_run: bool) -> Result<Option<Problem>, Failure> {
+/// Has one record taken: with which status, or why not. What passes by itself is waited for.
+async fn bring(
+    api: &Api,
+    record: &Map<String, Value>,
+    import: &Import,
+) -> Result<Result<StatusCode, Problem>, Failure> {
     const TRIES: u32 = 5;
     let body = Bytes::from(serde_json::to_vec(record).map_err(Failure::failed)?);
+    // What a service does not know it refuses: only what was asked for is said.
+    let mut path = format!("/v1/connections?dry_run={}", import.dry_run);
+    if import.verify {
+        path.push_str("&verify=true");
+    }
+    if import.on_conflict == OnConflict::Newer {
+        path.push_str("&on_conflict=newer");
+    }
     let mut tries = 0;
     loop {
-        let request = Request::post(format!("/v1/connections?dry_run={dry_run}"))
+        let request = Request::post(path.as_str())
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.clone()))
             .map_err(Failure::failed)?;
         let answer = whole(api.send(request).await?).await?;
         if answer.status().is_success() {
-            return Ok(None);
+            return Ok(Ok(answer.status()));
         }
         let Ok(problem) = serde_json::from_slice::<Problem>(answer.body()) else {
             return Err(Failure::foreign(answer.status()));
@@ -147,7 +169,7 @@ async fn bring(api: &Api, record: &Map<String, Value>, dry_run: bool) -> Result<
             "store_unavailable" | "overloaded" | "provider_unavailable" if tries < TRIES => {
                 sleep(pause(&answer)).await;
             }
-            _ => return Ok(Some(problem)),
+            _ => return Ok(Err(problem)),
         }
     }
 }
@@ -161,8 +183,13 @@ fn pause(answer: &Response<Bytes>) -> Duration {
     Duration::from_secs(seconds.unwrap_or(1).clamp(1, PAUSE_MAX))
 }
 
-fn is_conflict(code: &str) -> bool {
-    matches!(code, "id_taken" | "account_taken" | "grant_taken")
+fn is_passed_over(code: &str, on_conflict: OnConflict) -> bool {
+    match on_conflict {
+        OnConflict::Fail => false,
+        OnConflict::Skip => matches!(code, "id_taken" | "account_taken" | "grant_taken"),
+        // What is another's stays a conflict.
+        OnConflict::Newer => code == "not_newer",
+    }
 }
 
 /// A record as it stands in its line, or what is wrong with that; the outer error ends the import.

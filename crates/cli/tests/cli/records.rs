@@ -86,6 +86,72 @@ fn records_are_taken_over_line_by_line_and_again_without_harm() {
 }
 
 #[test]
+fn newer_records_replace_older_ones_and_dead_ones_are_found_before_they_are_stored() {
+    let world = World::new();
+    let (one, two) = (grant(&world, 1001), grant(&world, 1002));
+    let ends = |minutes: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes)).to_string();
+    let record = |id: &str, refresh_token: &str, portal: u32, minutes: i64| json!({"app": "crm", "customer": id, "id": id, "refresh_token": refresh_token, "access_token": "imported", "account": portal, "expires_at": ends(minutes)});
+    let write = |name: &str, records: &[Value]| fs::write(world.home.path(name), lines(records)).unwrap();
+    write(
+        "first.jsonl",
+        &[
+            record("one", "was-there", 1001, 10),
+            record("two", &two, 1002, 20),
+        ],
+    );
+    write(
+        "second.jsonl",
+        &[
+            record("one", &one, 1001, 15),
+            record("two", "canary", 1002, 15),
+            record("three", "canary-dead", 1003, 15),
+        ],
+    );
+    let outcome = |line: &str, code| {
+        let done = world
+            .home
+            .run(&format!("connections import --json {line}"))
+            .ends_with(code);
+        assert!(!done.err.contains("canary"), "{done:?}");
+        ["imported", "replaced", "skipped", "refused"].map(|member| done.json()[member].as_u64().unwrap())
+    };
+    assert_eq!(outcome("first.jsonl --on-conflict newer", 0), [2, 0, 0, 0]);
+    // A line whose refresh token is dead is refused, whether it is newer or not.
+    let verified = "second.jsonl --on-conflict newer --verify --report refused.jsonl";
+    assert_eq!(outcome(&format!("{verified} --dry-run"), 1), [1, 0, 0, 2]);
+    assert_eq!(outcome(verified, 1), [0, 1, 0, 2]);
+    let report = fs::read_to_string(world.home.path("refused.jsonl")).unwrap();
+    assert!(!report.contains("canary"), "{report}");
+    for (line, said) in report.lines().zip([2, 3]) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["line"], &line["code"]),
+            (&json!(said), &json!("grant_inactive")),
+            "{report}"
+        );
+    }
+    // Again, it is there already; without being asked about, what is older is passed over and what is new is taken.
+    assert_eq!(outcome(verified, 1), [0, 0, 1, 2]);
+    assert_eq!(outcome("second.jsonl --on-conflict newer", 0), [1, 0, 2, 0]);
+    let version = |id: &str| {
+        let shown = world
+            .home
+            .run(&format!("connections show {id} --json"))
+            .ends_with(0);
+        shown.json()["version"].as_u64().unwrap()
+    };
+    assert_eq!((version("one"), version("two"), version("three")), (2, 1, 1));
+    let said = world
+        .home
+        .run("connections import first.jsonl --on-conflict newer")
+        .ends_with(0);
+    assert_eq!(
+        said.out.trim(),
+        "0 records imported, 2 were here already, 0 refused"
+    );
+}
+
+#[test]
 fn an_export_holds_no_token_and_reads_as_an_import_does() {
     let world = World::new();
     let token = grant(&world, 1001);

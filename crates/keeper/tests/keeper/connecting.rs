@@ -8,9 +8,12 @@ use evergrant_domain::refresh_policy::Jitter;
 use evergrant_domain::trust::Trust;
 use evergrant_domain::{
     AccessToken, AppName, AuthorizationCode, ConnectionId, Customer, ReconnectReason, RefreshPolicy,
-    RefreshToken, TokenSet, Version,
+    RefreshToken, Timestamp, TokenSet, Version,
 };
-use evergrant_keeper::{Clock, ConnectError, Consent, Import, ImportTokens, KeepError, Keeper, Renewal};
+use evergrant_keeper::{
+    Asker, Clock, ConnectError, Consent, Import, ImportTerms, ImportTokens, Imported, KeepError, Keeper,
+    OnConflict, Renewal, Verify,
+};
 use evergrant_store::Store;
 use evergrant_store::contract::{Connected, RevocationState, Revoke};
 use hubspot_sim::{Fault, FaultKind};
@@ -361,6 +364,140 @@ async fn an_import_whose_access_token_never_ends_is_not_believed() {
         let lifetime = connection.ends.expires.since(connection.issued_at);
         assert!(lifetime.as_secs().abs_diff(believed) <= 1, "{id}: {lifetime:?}");
     }
+}
+
+fn record(grant: &hubspot_sim::Grant, refresh_token: &str, expires_at: Option<Timestamp>) -> Import {
+    Import {
+        id: Some(ConnectionId::parse("c1").unwrap()),
+        app: AppName::parse("crm").unwrap(),
+        customer: Customer::parse("acme").unwrap(),
+        tokens: ImportTokens::OAuth {
+            refresh_token: RefreshToken::new(refresh_token),
+            access_token: Some(AccessToken::new(&*grant.access_token)),
+            expires_at,
+            scopes: None,
+        },
+        account: Some(evergrant_domain::AccountId::parse("1001").unwrap()),
+        labels: vec![],
+    }
+}
+
+const NEWER: ImportTerms = ImportTerms {
+    on_conflict: OnConflict::ReplaceOlder,
+    verify: Verify::No,
+};
+const VERIFIED: ImportTerms = ImportTerms {
+    on_conflict: OnConflict::Refuse,
+    verify: Verify::Yes,
+};
+
+#[tokio::test]
+async fn a_newer_record_serves_at_once_and_again_changes_nothing() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let (old, new) = (
+        world.hubspot.grant(CLIENT, HUB).unwrap(),
+        world.hubspot.grant(CLIENT, HUB).unwrap(),
+    );
+    let now = world.clock.now();
+    let ends_in = |seconds| Some(now.after(Duration::from_secs(seconds)));
+    let bring = async |grant: &hubspot_sim::Grant, ends_at| {
+        let record = record(grant, &grant.refresh_token, ends_at);
+        keeper.import_on(Asker::UNKNOWN, record, NEWER).await
+    };
+    let made = bring(&old, ends_in(900)).await.unwrap();
+    assert!(matches!(made, Imported::Made(_)), "{made:?}");
+    let id = ConnectionId::parse("c1").unwrap();
+    let held = keeper.current(&id, None).await.unwrap();
+    assert_eq!(held.access_token.expose(), old.access_token);
+    let replaced = bring(&new, ends_in(1800)).await.unwrap();
+    assert!(
+        matches!(&replaced, Imported::Replaced(connection) if connection.version == Version::new(2)),
+        "{replaced:?}"
+    );
+    // What this process held before is served no more.
+    let held = keeper.current(&id, None).await.unwrap();
+    assert_eq!(held.access_token.expose(), new.access_token);
+    for (grant, ends_at) in [
+        (&new, ends_in(1800)),
+        (&old, ends_in(900)),
+        (&old, None),
+        // An end that no token has is no claim to be newer.
+        (&old, ends_in(8_000 * 365 * 24 * 3600)),
+    ] {
+        let refused = bring(grant, ends_at).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::NotNewer { .. }), "{refused:?}");
+    }
+    assert_eq!(keeper.current(&id, None).await.unwrap().version, Version::new(2));
+    assert!(
+        world
+            .hubspot
+            .ledger()
+            .refresh_tokens
+            .iter()
+            .all(|token| token.presented == 0),
+        "nothing was redeemed"
+    );
+}
+
+#[tokio::test]
+async fn a_record_that_is_verified_is_asked_about_once_and_stored_only_if_it_lives() {
+    let world = World::new().await;
+    let keeper = world.keeper().await;
+    let grant = world.hubspot.grant(CLIENT, HUB).unwrap();
+    let of_another = world.hubspot.grant(CLIENT, HUB + 1).unwrap();
+    let ends_at = Some(world.clock.now().after(Duration::from_secs(900)));
+    let bring = async |refresh_token: &str| {
+        keeper
+            .import_on(Asker::UNKNOWN, record(&grant, refresh_token, ends_at), VERIFIED)
+            .await
+    };
+    let stored = async || {
+        let id = ConnectionId::parse("c1").unwrap();
+        keeper.store().connection(&id).await.unwrap().is_some()
+    };
+    let asked = || world.hubspot.ledger().introspections;
+    let before = asked();
+    let dead = bring("na1-never-issued").await.unwrap_err();
+    assert!(matches!(dead, ConnectError::GrantInactive), "{dead:?}");
+    let foreign = bring(&of_another.refresh_token).await.unwrap_err();
+    assert!(
+        matches!(foreign, ConnectError::RecordOfAnotherAccount { .. }),
+        "{foreign:?}"
+    );
+    assert_eq!(asked(), before + 2);
+    world.hubspot.arm(
+        Fault::token(FaultKind::Status {
+            code: 503,
+            location: None,
+        })
+        .path("/oauth/2026-09/token/introspect")
+        .times(1),
+    );
+    let silent = bring(&grant.refresh_token).await.unwrap_err();
+    assert!(matches!(silent, ConnectError::Unverified { .. }), "{silent:?}");
+    assert!(!stored().await);
+    let before = asked();
+    keeper
+        .verify(&record(&grant, &grant.refresh_token, ends_at))
+        .await
+        .unwrap();
+    assert!(!stored().await, "looking stores nothing");
+    bring(&grant.refresh_token).await.unwrap();
+    assert!(stored().await);
+    assert_eq!(asked(), before + 2);
+    let fixed = Import {
+        id: None,
+        tokens: ImportTokens::Static {
+            access_token: AccessToken::new("static"),
+        },
+        ..record(&grant, "unused", None)
+    };
+    let fixed = keeper
+        .import_on(Asker::UNKNOWN, fixed, VERIFIED)
+        .await
+        .unwrap_err();
+    assert!(matches!(fixed, ConnectError::Invalid { .. }), "{fixed:?}");
 }
 
 #[tokio::test]

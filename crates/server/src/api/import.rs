@@ -8,11 +8,14 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use evergrant_domain::access::Role;
+use evergrant_domain::connection::AgainstRecord;
 use evergrant_domain::{
     AccessToken, AccountId, AppName, AuthorizationCode, CodeVerifier, Connection, ConnectionId, Customer,
     Kind, RefreshToken,
 };
-use evergrant_keeper::{ConnectError, Consent, Import, ImportTokens};
+use evergrant_keeper::{
+    ConnectError, Consent, Import, ImportTerms, ImportTokens, Imported, OnConflict, Verify,
+};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
@@ -89,15 +92,31 @@ macro_rules! from_text {
 from_text!(RefreshToken, AccessToken, AuthorizationCode, CodeVerifier);
 
 /// The query of the route, read before its body.
-pub(crate) struct DryRun(bool);
+pub(crate) struct Asked {
+    dry_run: bool,
+    terms: ImportTerms,
+}
 
-impl<S: Send + Sync> FromRequestParts<S> for DryRun {
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut query = Query::parse(parts.uri.query());
         let dry_run = query.flag("dry_run")?;
-        query.done().map(|()| Self(dry_run))
+        let verify = if query.flag("verify")? {
+            Verify::Yes
+        } else {
+            Verify::No
+        };
+        let on_conflict = match query.one("on_conflict")?.as_deref() {
+            None | Some("fail") => OnConflict::Refuse,
+            Some("newer") => OnConflict::ReplaceOlder,
+            Some(_) => return Err(Problem::bad_request("`on_conflict`: expected fail or newer")),
+        };
+        query.done().map(|()| Self {
+            dry_run,
+            terms: ImportTerms { on_conflict, verify },
+        })
     }
 }
 
@@ -105,11 +124,16 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRun {
 ///
 /// With `dry_run=true` tokens are looked at and nothing is stored or asked: 204 where they would be taken, as far as that shows here.
 ///
+/// With `verify=true` the provider is asked first, once and in its turn, whether the refresh token lives and is of the account that is
+/// named; also with `dry_run`. With `on_conflict=newer` a connection that is here already gets the record's tokens (200) where those that
+/// it holds end before: by `id`, else by app, customer and account, else by the grant. Otherwise nothing changes (409 `not_newer`).
+///
 /// Role: `tokens`.
 #[utoipa::path(
     post, path = "/v1/connections", operation_id = "createConnection", tag = "connections", request_body = NewConnection,
-    params(("dry_run" = Option<bool>, Query)),
+    params(("dry_run" = Option<bool>, Query), ("verify" = Option<bool>, Query), ("on_conflict" = Option<String>, Query, description = "`fail` (the default) or `newer`.")),
     responses(
+        (status = 200, body = Record, description = "It was here, with tokens that ended before."),
         (status = 201, body = Record), (status = 204, description = "It would be taken."),
         (status = "default", body = ProblemView<'_>, content_type = "application/problem+json")
     )
@@ -117,7 +141,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRun {
 pub(crate) async fn create(
     State(shared): State<Shared>,
     caller: Caller,
-    DryRun(dry_run): DryRun,
+    Asked { dry_run, terms }: Asked,
     input::Json(new): input::Json<NewConnection>,
 ) -> Result<Response, Problem> {
     caller.require(Role::Tokens)?;
@@ -126,58 +150,114 @@ pub(crate) async fn create(
     let id = new.id.as_deref().map(parse_id).transpose()?;
     require_within(&shared, &caller, &app, &customer, id.as_ref())?;
     let work: Work = if new.code.is_some() {
+        if terms != ImportTerms::default() {
+            return Err(Problem::bad_request(
+                "`verify` and `on_conflict` do not go with `code`",
+            ));
+        }
         Work::Consent(new.consent(app, customer, id)?)
     } else {
         Work::Import(new.import(app, customer, id)?)
     };
     if dry_run {
-        return look(&shared, &caller, &work).await;
+        return look(&shared, &caller, &work, terms).await;
     }
     let made = {
         let (shared, caller) = (shared.clone(), caller.clone());
         async move {
             match work {
-                Work::Consent(consent) => shared.keeper().consent_for(caller.asked(), consent).await,
-                Work::Import(import) => shared.keeper().import_for(caller.asked(), import).await,
+                Work::Consent(consent) => {
+                    let made = shared.keeper().consent_for(caller.asked(), consent).await;
+                    made.map(Imported::Made)
+                }
+                Work::Import(import) => shared.keeper().import_on(caller.asked(), import, terms).await,
             }
         }
     };
     match shared
-        .to_the_end::<Result<Connection, ConnectError>, _>(made)
+        .to_the_end::<Result<Imported, ConnectError>, _>(made)
         .await?
     {
-        Ok(connection) => {
+        Ok(Imported::Made(connection)) => {
             let record = Json(shared.record(connection));
             Ok((StatusCode::CREATED, record).into_response())
         }
+        Ok(Imported::Replaced(connection)) => Ok(Json(shared.record(connection)).into_response()),
         Err(ConnectError::AccountTaken { by }) => Err(taken(&shared, &caller, Code::AccountTaken, &by).await),
         Err(ConnectError::GrantTaken { by }) => Err(taken(&shared, &caller, Code::GrantTaken, &by).await),
+        Err(ConnectError::NotNewer { by }) => Err(taken(&shared, &caller, Code::NotNewer, &by).await),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Whether a record would be taken. Whether its grant is held already, and whether the provider knows it, shows only when it is.
-async fn look(shared: &Shared, caller: &Caller, work: &Work) -> Result<Response, Problem> {
+/// Whether a record would be taken. Whether its grant is held already shows only when it is, and whether the provider knows it only
+/// where that is asked for.
+async fn look(
+    shared: &Shared,
+    caller: &Caller,
+    work: &Work,
+    terms: ImportTerms,
+) -> Result<Response, Problem> {
     let Work::Import(import) = work else {
         return Err(Problem::bad_request(
             "`dry_run` does not go with `code`: it would be spent",
         ));
     };
+    if terms.verify == Verify::Yes {
+        shared.keeper().verify(import).await?;
+    }
     let store = shared.keeper().store();
     if let Some(id) = &import.id
-        && store.connection(id).await?.is_some()
+        && let Some(held) = store.connection(id).await?
     {
-        return Err(taken(shared, caller, Code::IdTaken, id).await);
+        return match terms.on_conflict {
+            OnConflict::Refuse => Err(taken(shared, caller, Code::IdTaken, id).await),
+            OnConflict::ReplaceOlder => compare(shared, caller, import, &held).await,
+        };
     }
     if let Some(account) = &import.account {
         let held = store
             .find(&import.app, &import.customer, account.as_str())
             .await?;
-        if let Some(held) = held {
-            return Err(taken(shared, caller, Code::AccountTaken, &held.id).await);
+        match held {
+            None => {}
+            Some(held) if terms.on_conflict == OnConflict::ReplaceOlder && import.id.is_none() => {
+                return compare(shared, caller, import, &held).await;
+            }
+            Some(held) => return Err(taken(shared, caller, Code::AccountTaken, &held.id).await),
         }
     }
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Whether a record would replace what this connection holds.
+async fn compare(
+    shared: &Shared,
+    caller: &Caller,
+    import: &Import,
+    held: &Connection,
+) -> Result<Response, Problem> {
+    let ends_at = match &import.tokens {
+        ImportTokens::OAuth {
+            access_token: Some(_),
+            expires_at,
+            ..
+        } => *expires_at,
+        ImportTokens::OAuth { .. } | ImportTokens::Static { .. } => None,
+    };
+    let is_another_account = match (&held.account, &import.account) {
+        (Some(pinned), Some(named)) => pinned.id != *named,
+        _ => false,
+    };
+    if held.app != import.app || held.customer != import.customer || is_another_account {
+        return Err(taken(shared, caller, Code::IdTaken, &held.id).await);
+    }
+    match held.against_record(ends_at) {
+        AgainstRecord::Older => Ok(StatusCode::NO_CONTENT.into_response()),
+        AgainstRecord::NotOlder => Err(taken(shared, caller, Code::NotNewer, &held.id).await),
+        AgainstRecord::UnderWay => Err(ConnectError::RedemptionUnderWay { by: held.id.clone() }.into()),
+        AgainstRecord::Closed => Err(taken(shared, caller, Code::IdTaken, &held.id).await),
+    }
 }
 
 enum Work {

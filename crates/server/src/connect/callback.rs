@@ -291,11 +291,18 @@ fn explain(app: &App, error: &ConnectError) -> Outcome {
             "id_taken",
             format!("This link does not fit what {shown} knows. Please ask its vendor for a new one."),
         ),
-        ConnectError::AccountTaken { .. } | ConnectError::GrantTaken { .. } => failed(
+        ConnectError::AccountTaken { .. }
+        | ConnectError::GrantTaken { .. }
+        // No consent meets these: they are about records.
+        | ConnectError::NotNewer { .. }
+        | ConnectError::RedemptionUnderWay { .. } => failed(
             "account_taken",
             "This account is connected already. There is nothing more to do.",
         ),
-        ConnectError::GrantInactive | ConnectError::Invalid { .. } => failed(
+        ConnectError::GrantInactive
+        | ConnectError::RecordOfAnotherAccount { .. }
+        | ConnectError::Unverified { .. }
+        | ConnectError::Invalid { .. } => failed(
             "provider_error",
             "The provider's answer could not be used. Please begin again, or ask for help if it happens again.",
         ),

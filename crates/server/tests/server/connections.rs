@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{House, PUBLIC};
+use crate::harness::{House, PUBLIC, in_seconds};
 
 #[tokio::test]
 async fn a_record_shows_everything_but_tokens() {
@@ -186,6 +186,67 @@ async fn a_dry_run_refuses_what_an_import_would_and_changes_nothing() {
         .expect(200)
         .json();
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_record_replaces_and_a_verified_one_is_asked_about() {
+    let house = House::build().await;
+    let grant = house.sim.grant("sim-client", 1001).unwrap();
+    let bring = async |query: &str, record: Value| {
+        house
+            .operate("POST", &format!("/v1/connections?{query}"), Some(record))
+            .await
+    };
+    let record = |refresh_token: &str, ends_in: i64| json!({"app": "crm", "customer": "acme", "id": "c1", "refresh_token": refresh_token, "access_token": grant.access_token, "account": 1001, "expires_at": in_seconds(ends_in)});
+    let asked = || house.sim.ledger().introspections;
+    let before = asked();
+    bring("on_conflict=newer", record("first", 900)).await.expect(201);
+    bring("on_conflict=newer", record("older", 800))
+        .await
+        .refused(409, "not_newer");
+    bring("on_conflict=newer&dry_run=true", record("older", 800))
+        .await
+        .refused(409, "not_newer");
+    bring("on_conflict=newer&dry_run=true", record("newer", 1700))
+        .await
+        .expect(204);
+    assert_eq!(asked(), before);
+    // Found dead before anything is compared or replaced.
+    for query in ["on_conflict=newer&verify=true", "verify=true&dry_run=true"] {
+        bring(query, record("never-issued", 1700))
+            .await
+            .refused(422, "grant_inactive");
+    }
+    assert_eq!(asked(), before + 2);
+    let replaced = bring(
+        "on_conflict=newer&verify=true",
+        record(&grant.refresh_token, 1700),
+    )
+    .await
+    .expect(200)
+    .json();
+    assert_eq!((&replaced["id"], &replaced["version"]), (&json!("c1"), &json!(2)));
+    assert_eq!(asked(), before + 3);
+    bring("on_conflict=skip", record("x", 900))
+        .await
+        .refused(400, "bad_request");
+    bring(
+        "verify=true",
+        json!({"app": "crm", "customer": "x", "code": "c", "redirect_uri": "http://localhost"}),
+    )
+    .await
+    .refused(400, "bad_request");
+    let mut of_another = record("x", 1750);
+    of_another["customer"] = json!("globex");
+    for query in ["on_conflict=newer", "on_conflict=newer&dry_run=true"] {
+        bring(query, of_another.clone()).await.refused(409, "id_taken");
+    }
+    let told = house
+        .get(&house.admin, "/v1/connections/c1/events?type=reconnected")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(told["items"][0]["detail"], "a newer record was imported");
 }
 
 #[tokio::test]
