@@ -37,6 +37,8 @@ pub(crate) struct Call<'a> {
     pub(crate) token_took: Duration,
     /// When the first token was at hand.
     pub(crate) ready_at: Instant,
+    /// When it leaves, where nothing has been waited for since.
+    pub(crate) leaves_at: Option<Instant>,
     /// Which budget it is counted by.
     pub(crate) counted: Counted,
     /// On whose terms it waits for that.
@@ -56,13 +58,14 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     /// The only place where an access token is put on a call.
-    pub(crate) fn leaving(&self) -> Leaving<'_> {
+    pub(crate) fn leaving(&self, at: Instant) -> Leaving<'_> {
         Leaving {
             method: self.method,
             uri: &self.uri,
             headers: &self.headers,
             bearer: &self.token.bearer,
             body: self.body.send(),
+            at,
         }
     }
 

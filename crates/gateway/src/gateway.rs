@@ -308,6 +308,7 @@ impl<T: Transport> Gateway<T> {
             permit: Permit::NONE,
             token_took: ready_at - came.began,
             ready_at,
+            leaves_at: Some(ready_at),
             token,
             sent_at: NEVER,
             repeated_for_401: false,
@@ -319,6 +320,7 @@ impl<T: Transport> Gateway<T> {
         match asked.guards {
             // What only reads needs no guard, whatever a client puts on each of its calls.
             Some(guards) if call.effect != Effect::Read => {
+                call.leaves_at = None;
                 Box::pin(self.inner.guarded(call, &guards, record)).await
             }
             Some(_) | None => self.inner.carry_out(&mut call, record).await,

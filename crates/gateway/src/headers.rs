@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use evergrant_domain::api_answer::Class;
 use evergrant_domain::call_budget::Lane;
 use evergrant_domain::{Timestamp, Version};
@@ -218,37 +219,51 @@ impl Said {
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(CLASS, HeaderValue::from_static(self.class.as_str()));
         headers.insert(ATTEMPTS, number(self.attempts.into()));
-        headers.insert(TOKEN_VERSION, number(self.version.number()));
-        if let Some(seconds) = self.seconds_remaining {
-            headers.insert(TOKEN_TTL, number(seconds));
-        }
         if self.outcome_unknown {
             headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
         }
         if self.not_repeated {
             headers.insert(NOT_REPEATED, HeaderValue::from_static("body-not-kept"));
         }
-        let mut timing = String::with_capacity(64);
+        // One after the other in one piece of memory.
+        let mut digits = itoa::Buffer::new();
+        let mut texts = String::with_capacity(128);
+        texts.push_str(digits.format(self.version.number()));
+        let version_end = texts.len();
+        if let Some(seconds) = self.seconds_remaining {
+            texts.push_str(digits.format(seconds));
+        }
+        let ttl_end = texts.len();
         for (step, took) in [
             ("token", Some(self.token_took)),
             ("budget", self.budget_wait),
             ("upstream", Some(self.upstream_took)),
         ] {
             let Some(took) = took else { continue };
-            if !timing.is_empty() {
-                timing.push_str(", ");
+            if texts.len() > ttl_end {
+                texts.push_str(", ");
             }
-            timing.push_str(step);
-            timing.push_str(";dur=");
-            push_millis(&mut timing, took);
+            texts.push_str(step);
+            texts.push_str(";dur=");
+            push_millis(&mut texts, took);
         }
-        if let Ok(timing) = HeaderValue::from_maybe_shared(bytes::Bytes::from(timing)) {
+        let texts = Bytes::from(texts);
+        let value = |from, to| HeaderValue::from_maybe_shared(texts.slice(from..to)).ok();
+        if let Some(version) = value(0, version_end) {
+            headers.insert(TOKEN_VERSION, version);
+        }
+        if self.seconds_remaining.is_some()
+            && let Some(seconds) = value(version_end, ttl_end)
+        {
+            headers.insert(TOKEN_TTL, seconds);
+        }
+        if let Some(timing) = value(ttl_end, texts.len()) {
             headers.append(SERVER_TIMING, timing);
         }
     }
 }
 
-/// A number as a header's value. The smallest, which are the most frequent, are at hand.
+/// A number as a header's value. The smallest, which are nearly all, are at hand.
 fn number(number: i64) -> HeaderValue {
     const SMALL: &str = "0123456789";
     match usize::try_from(number) {

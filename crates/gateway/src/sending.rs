@@ -126,6 +126,7 @@ impl<T: Transport> Inner<T> {
         };
         waited(call, record, call.ready_at);
         if call.permit.has_waited() {
+            call.leaves_at = None;
             // Time has passed since it was chosen, and the connection may be another by now.
             call.token = self.keeper.current_for(call.asker, call.id, call.min_ttl).await?;
         }
@@ -181,7 +182,7 @@ impl<T: Transport> Inner<T> {
 
     async fn send(&self, call: &mut Call<'_>, record: &mut CallRecord) -> Result<Response<Rest>, NoAnswer> {
         call.sent_at = self.keeper.clock().now();
-        let began = Instant::now();
+        let began = call.leaves_at.take().unwrap_or_else(Instant::now);
         call.permit.leaves(began);
         record.attempts += 1;
         record.version = Some(call.token.version);
@@ -222,7 +223,7 @@ impl<T: Transport> Inner<T> {
     /// While the caller's body moves on, the provider is not late.
     async fn answer_in_time(&self, call: &Call<'_>, began: Instant) -> Result<Response<Rest>, NoAnswer> {
         let patience = self.upstream_timeout();
-        let mut answer = pin!(self.transport.send(call.leaving()));
+        let mut answer = pin!(self.transport.send(call.leaving(began)));
         let mut until = began + patience;
         loop {
             match timeout_at(until, &mut answer).await {

@@ -30,20 +30,21 @@ impl<'a> Target<'a> {
         if whole.starts_with("//") {
             return refuse("the path begins with two slashes; is there one at the end of the base URL, too?");
         }
-        if has(whole, |byte| !byte.is_ascii_graphic()) {
-            return refuse(
-                "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
-            );
-        }
-        if has(whole, |byte| byte == b'\\' || byte == b'#') {
-            return refuse("path and query hold a backslash or '#', which must be percent-encoded");
-        }
         let path = match whole.bytes().position(|byte| byte == b'?') {
             Some(end) => &whole[..end],
             None => whole,
         };
+        let has = kinds(whole);
+        if has & UNSENDABLE != 0 {
+            return refuse(
+                "path and query must be percent-encoded: spaces, control and non-ASCII characters cannot be sent",
+            );
+        }
+        if has & MISREAD != 0 {
+            return refuse("path and query hold a backslash or '#', which must be percent-encoded");
+        }
         // Without these there is no dot segment, and nothing encoded.
-        if !has(path, |byte| byte == b'.' || byte == b'%') {
+        if has & TELLING == 0 || kinds(path) & TELLING == 0 {
             return Ok(Self { whole, path });
         }
         // Decoded twice, because some servers do. Then there is nothing left that they could find.
@@ -108,9 +109,8 @@ impl<'a> Target<'a> {
         if is_one(self.path) {
             return true;
         }
-        let pairs = self.path.as_bytes().windows(2);
-        let is_plain = !has(self.path, |byte| byte == b'%' || byte == b';')
-            && pairs.filter(|pair| pair[0] == b'/' && pair[1] == b'/').count() == 0;
+        let mut pairs = self.path.as_bytes().windows(2);
+        let is_plain = kinds(self.path) & READ_IN_TWO_WAYS == 0 && !pairs.any(|pair| pair == b"//");
         if is_plain {
             return false;
         }
@@ -127,9 +127,38 @@ impl<'a> Target<'a> {
 
 const DECODED_TIMES: usize = 2;
 
-/// Whether a text has such a byte. Counted and not searched for: so the processor looks at many at a time.
-fn has(text: &str, what: impl Fn(u8) -> bool) -> bool {
-    text.bytes().filter(|&byte| what(byte)).count() > 0
+/// Not visible ASCII.
+const UNSENDABLE: u8 = 1;
+/// A backslash or `#`.
+const MISREAD: u8 = 2;
+/// What a dot segment or anything encoded cannot do without.
+const TELLING: u8 = 4;
+/// What a path can be read in two ways by, beside its slashes.
+const READ_IN_TWO_WAYS: u8 = 8;
+
+static KIND: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0u8;
+    loop {
+        kinds[byte as usize] = match byte {
+            b'\\' | b'#' => MISREAD,
+            b'.' => TELLING,
+            b'%' => TELLING | READ_IN_TWO_WAYS,
+            b';' => READ_IN_TWO_WAYS,
+            _ if !byte.is_ascii_graphic() => UNSENDABLE,
+            _ => 0,
+        };
+        if byte == u8::MAX {
+            break kinds;
+        }
+        byte += 1;
+    }
+};
+
+/// Which of these kinds of bytes a text has.
+fn kinds(text: &str) -> u8 {
+    text.bytes()
+        .fold(0, |kinds, byte| kinds | KIND[usize::from(byte)])
 }
 
 /// `.` and `..`, with or without path parameters, which some servers cut off first.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 
+use tokio::time::Instant;
+
 use crate::answer_body::Rest;
 use crate::call_body::Outgoing;
 
@@ -29,6 +31,8 @@ pub struct Leaving<'a> {
     /// The access token, as it stands in the header.
     pub(crate) bearer: &'a HeaderValue,
     pub(crate) body: Outgoing,
+    /// When it leaves.
+    pub(crate) at: Instant,
 }
 
 impl Leaving<'_> {

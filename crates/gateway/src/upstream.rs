@@ -80,7 +80,7 @@ impl Transport for Upstream {
         };
         let home = self.shelves.here();
         loop {
-            let line = match home.take(origin) {
+            let line = match home.take(origin, call.at) {
                 Some(line) => line,
                 None => Box::pin(self.connect(to, origin, &home)).await?,
             };

@@ -189,6 +189,7 @@ impl<T: Transport> Inner<T> {
             token,
             token_took: ready_at - began,
             ready_at,
+            leaves_at: Some(ready_at),
             counted: counted(app.provider.dialect, "GET", target.path()),
             patience,
             permit: Permit::NONE,

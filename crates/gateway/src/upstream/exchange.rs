@@ -143,8 +143,10 @@ impl Line {
     }
 
     /// For how long it has waited for its next call.
-    pub(crate) fn has_waited(&mut self) -> Duration {
-        self.waited = self.idle_since.map_or(Duration::ZERO, |since| since.elapsed());
+    pub(crate) fn has_waited(&mut self, now: Instant) -> Duration {
+        self.waited = self
+            .idle_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.waited
     }
 
@@ -233,6 +235,7 @@ impl Line {
             uri,
             headers,
             bearer,
+            at,
             ..
         } = call;
         let mut request = call.request();
@@ -255,6 +258,7 @@ impl Line {
                     uri,
                     headers,
                     bearer,
+                    at,
                     body: request.into_body(),
                 }),
                 error: failed.into_error().into(),

@@ -9,7 +9,7 @@ use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{self, Handle};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::upstream::exchange::Line;
 
@@ -129,8 +129,8 @@ impl Host {
 }
 
 impl Shelf {
-    /// A connection to this origin, if one waits.
-    pub(crate) fn take(&self, origin: Origin<'_>) -> Option<Box<Line>> {
+    /// A connection to this origin, if one waits, for a call that leaves now.
+    pub(crate) fn take(&self, origin: Origin<'_>, now: Instant) -> Option<Box<Line>> {
         let mut waiting = self.waiting.lock();
         let name = origin.host.as_bytes();
         let lines = &mut waiting
@@ -138,7 +138,7 @@ impl Shelf {
             .find(|host| host.is(name, origin.is_tls))?
             .lines;
         let mut line = lines.pop()?;
-        if line.has_waited() < IDLE_MAX {
+        if line.has_waited(now) < IDLE_MAX {
             return Some(line);
         }
         // All others wait longer.
@@ -168,12 +168,13 @@ impl Shelf {
     }
 
     fn sweep(&self) {
+        let now = Instant::now();
         let mut ended = Vec::new();
         let mut waiting = self.waiting.lock();
         waiting.retain_mut(|host| {
             ended.extend(
                 host.lines
-                    .extract_if(.., |line| line.has_waited() >= IDLE_MAX || line.has_ended()),
+                    .extract_if(.., |line| line.has_waited(now) >= IDLE_MAX || line.has_ended()),
             );
             !host.lines.is_empty()
         });

@@ -7,6 +7,7 @@
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -67,7 +68,8 @@ pub(crate) async fn ask(
     let mut buffer = BytesMut::new();
     let (mut has_begun, mut is_sent) = (false, false);
     poll_fn(|cx| {
-        if !has_begun && !is_silent(stream, cx) {
+        let begins = !has_begun;
+        if begins && !is_silent(stream, cx) {
             return Poll::Ready(Err(Unheard::Before));
         }
         has_begun = true;
@@ -76,6 +78,10 @@ pub(crate) async fn ask(
             is_sent = poll_write(stream, cx, &mut left)
                 .map_err(Unheard::After)?
                 .is_ready();
+        }
+        if begins {
+            // It was silent a moment ago, and since that look whatever comes wakes us.
+            return Poll::Pending;
         }
         loop {
             if buffer.is_empty() {
@@ -212,23 +218,25 @@ fn read(buffer: &mut BytesMut, method: &Method) -> Read {
     let start = buffer.as_ptr().addr();
     let place = |part: &[u8]| {
         let from = part.as_ptr().addr() - start;
-        from..from + part.len()
+        Some((u16::try_from(from).ok()?, u16::try_from(from + part.len()).ok()?))
     };
-    let lines: Vec<_> = answer
-        .headers
-        .iter()
-        .filter(|line| !is_settled(line))
-        .map(|line| (place(line.name.as_bytes()), place(line.value)))
-        .collect();
+    let (mut lines, mut count) = ([((0, 0), (0, 0)); HEADERS_MAX], 0);
+    for line in answer.headers.iter().filter(|line| !is_settled(line)) {
+        let (Some(name), Some(value)) = (place(line.name.as_bytes()), place(line.value)) else {
+            return Read::Odd;
+        };
+        lines[count] = (name, value);
+        count += 1;
+    }
     let whole = buffer.split_to(end).freeze();
     let mut head = Response::new(());
     *head.status_mut() = status;
     let headers = head.headers_mut();
-    headers.reserve(lines.len() + SAID);
-    for (name, value) in lines {
+    headers.reserve(count + SAID);
+    for &(name, value) in &lines[..count] {
         // What the parser takes for a header is one (RFC 9110 §5): both know the same characters.
-        if let Ok(name) = HeaderName::from_bytes(&whole[name])
-            && let Ok(value) = HeaderValue::from_maybe_shared(whole.slice(value))
+        if let Ok(name) = HeaderName::from_bytes(&whole[range(name)])
+            && let Ok(value) = HeaderValue::from_maybe_shared(whole.slice(range(value)))
         {
             headers.append(name, value);
         }
@@ -238,6 +246,10 @@ fn read(buffer: &mut BytesMut, method: &Method) -> Read {
     }
     let stays = framing.stays;
     Read::Whole { head, length, stays }
+}
+
+fn range((from, to): (u16, u16)) -> Range<usize> {
+    usize::from(from)..usize::from(to)
 }
 
 /// What an answer's head says about the bytes that follow.
@@ -636,6 +648,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let call = Leaving {
+            at: tokio::time::Instant::now(),
             method: &Method::DELETE,
             uri: &Uri::from_static("http://ignored.test/a?b=%20c"),
             headers: &headers,
