@@ -39,6 +39,6 @@ pub use app::{App, AppHealth, Provider, Rotation};
 pub use connection::{Connection, ConnectionStatus, Health, Kind, ReconnectReason};
 pub use id::{AccountId, AppName, ConnectionId, Customer, Fence, InvalidId, Version};
 pub use refresh_policy::{KeepFresh, RefreshPolicy};
-pub use secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+pub use secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken, ShownToken};
 pub use time::Timestamp;
 pub use token_set::TokenSet;

@@ -37,6 +37,10 @@ secret!(
     AccessToken
 );
 secret!(
+    /// An access token among what is said with it each time that it is handed out.
+    ShownToken
+);
+secret!(
     /// A refresh token (RFC 6749 §1.5).
     RefreshToken
 );
@@ -60,8 +64,9 @@ mod tests {
     #[test]
     fn no_secret_shows_in_debug_output() {
         let shown = format!(
-            "{:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
             AccessToken::new("canary"),
+            ShownToken::new("canary"),
             RefreshToken::new("canary"),
             ClientSecret::new("canary"),
             AuthorizationCode::new("canary"),

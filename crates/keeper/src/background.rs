@@ -292,7 +292,7 @@ impl Keeper {
             let flushed_at = self.inner.usage_flushed_at.lock();
             boot.saturating_sub(*flushed_at) >= USAGE_EVERY
         };
-        if !is_time && self.inner.usage.lock().len() > FEW {
+        if !is_time && self.inner.usage.len() > FEW {
             return Ok(());
         }
         *self.inner.usage_flushed_at.lock() = boot;
@@ -301,7 +301,7 @@ impl Keeper {
 
     /// Writes what connections were used for now, where they are few: for who counts or looks for them by that.
     pub async fn flush_soon(&self) {
-        if self.inner.usage.lock().len() <= FEW
+        if self.inner.usage.len() <= FEW
             && let Err(error) = self.flush_usage().await
         {
             tracing::warn!(event = "store_error", %error, "what connections were used for could not be noted");
@@ -309,7 +309,7 @@ impl Keeper {
     }
 
     pub(crate) async fn flush_usage(&self) -> Result<(), StoreError> {
-        let seen = std::mem::take(&mut *self.inner.usage.lock());
+        let seen = self.inner.usage.take();
         if seen.is_empty() {
             return Ok(());
         }

@@ -2,20 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use evergrant_domain::refresh_policy::{Ends, satisfies_min_ttl};
 use evergrant_domain::{
-    AccessToken, AccountId, App, ConnectionId, Customer, Kind, RefreshToken, Timestamp, TokenSet, Version,
+    AccessToken, AccountId, App, ConnectionId, Customer, Kind, RefreshToken, ShownToken, Timestamp, TokenSet,
+    Version,
 };
 use evergrant_metrics::AppSeries;
 use evergrant_store::contract::Held;
+use foldhash::quality::RandomState;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
 use crate::keeper::millis;
+use crate::throttle::AT_MOST_EVERY;
 
 /// A token set as callers use it: the access token, never the refresh token.
 #[derive(Debug)]
@@ -51,6 +54,10 @@ pub struct Current {
     pub(crate) hard: Duration,
     /// Boot-time milliseconds before which no refresh is begun behind a call: the last one failed.
     pub(crate) rest_until: AtomicU64,
+    /// Boot-time milliseconds before which it need not be looked at whether the history should tell that it was handed out.
+    told_until: AtomicU64,
+    /// What a service shows of it each time it is asked for: see [`Current::shown`].
+    shown: OnceLock<ShownToken>,
 }
 
 /// What callers never see: with it, a store that has lost this token set is given it back. PROTOCOL rule 18.
@@ -98,6 +105,22 @@ impl Current {
         millis(boot) < self.rest_until.load(Ordering::Relaxed)
     }
 
+    /// Whether the history has been told lately that it was handed out.
+    pub(crate) fn was_told_of(&self, boot: Duration) -> bool {
+        millis(boot) < self.told_until.load(Ordering::Relaxed)
+    }
+
+    /// It is being told at `boot`.
+    pub(crate) fn told_of_at(&self, boot: Duration) {
+        let until = millis(boot + AT_MOST_EVERY);
+        self.told_until.store(until, Ordering::Relaxed);
+    }
+
+    /// What a service says each time that it hands it out, put together the first time.
+    pub fn shown(&self, put_together: impl FnOnce(&Self) -> ShownToken) -> &ShownToken {
+        self.shown.get_or_init(|| put_together(self))
+    }
+
     pub(crate) fn satisfies(&self, min_ttl: Option<Duration>, now: Timestamp) -> bool {
         min_ttl.is_none_or(|min_ttl| satisfies_min_ttl(self.issued_at, self.ends, min_ttl, now))
     }
@@ -138,6 +161,8 @@ impl Current {
             soft: by_boot(tokens.ends.soft),
             hard: by_boot(tokens.ends.hard),
             rest_until: AtomicU64::new(0),
+            told_until: AtomicU64::new(0),
+            shown: OnceLock::new(),
         })
     }
 }
@@ -149,7 +174,7 @@ impl Current {
 /// after, would bring the old state back for good; so whoever keeps says which [`Sight`] it was read under.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    tokens: papaya::HashMap<ConnectionId, Entry>,
+    tokens: papaya::HashMap<ConnectionId, Entry, RandomState>,
     /// How often connections were doubted or forgotten, counted in shards by their id.
     moved: Box<[AtomicU64; SHARDS]>,
     hasher: BuildHasherDefault<DefaultHasher>,
@@ -175,7 +200,7 @@ pub(crate) struct Sight(u64);
 impl Default for Cache {
     fn default() -> Self {
         Self {
-            tokens: papaya::HashMap::new(),
+            tokens: papaya::HashMap::with_hasher(RandomState::default()),
             moved: Box::new([const { AtomicU64::new(0) }; SHARDS]),
             hasher: BuildHasherDefault::new(),
             to_compare: Mutex::default(),
@@ -333,6 +358,8 @@ mod tests {
             soft: Duration::ZERO,
             hard: Duration::ZERO,
             rest_until: AtomicU64::new(0),
+            told_until: AtomicU64::new(0),
+            shown: OnceLock::new(),
         })
     }
 

@@ -1,10 +1,10 @@
 //! What time it is: the machine's clock, and the fleet's where the store has one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use evergrant_domain::Timestamp;
-use parking_lot::Mutex;
 
 /// What time it is, in both of its meanings.
 pub trait Clock: Send + Sync + 'static {
@@ -35,6 +35,15 @@ impl Clock for SystemClock {
     }
 }
 
+/// One look at both clocks: what belongs together is judged by one time.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Wall time.
+    pub now: Timestamp,
+    /// Boot time.
+    pub boot: Duration,
+}
+
 /// A sample whose round trip took longer says too little.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
@@ -42,20 +51,18 @@ const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 /// moves it nowhere; before the first sample the machine's clock is all there is.
 pub(crate) struct Timeline {
     machine: Arc<dyn Clock>,
-    sample: Mutex<Option<Sample>>,
+    /// By how many microseconds the store's time is ahead of boot time, as last seen: a number, for every call reads it.
+    ahead_of_boot: AtomicI64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sample {
-    at: Timestamp,
-    boot: Duration,
-}
+/// Nobody knows.
+const NO_SAMPLE: i64 = i64::MIN;
 
 impl Timeline {
     pub(crate) fn new(machine: Arc<dyn Clock>) -> Self {
         Self {
             machine,
-            sample: Mutex::default(),
+            ahead_of_boot: AtomicI64::new(NO_SAMPLE),
         }
     }
 
@@ -65,10 +72,8 @@ impl Timeline {
         let round_trip = self.machine.boot().saturating_sub(asked);
         let tells = round_trip <= ROUND_TRIP_MAX;
         if tells {
-            *self.sample.lock() = Some(Sample {
-                at,
-                boot: asked + round_trip / 2,
-            });
+            let ahead = at.millis().saturating_mul(1000) - micros(asked + round_trip / 2);
+            self.ahead_of_boot.store(ahead, Ordering::Relaxed);
         }
         tells
     }
@@ -76,24 +81,35 @@ impl Timeline {
     /// By how many milliseconds the machine's clock is ahead of the store's; negative where it is behind. `None` while nobody
     /// knows, or where the machine's is the only one.
     pub(crate) fn machine_ahead_ms(&self) -> Option<i64> {
-        let sample = (*self.sample.lock())?;
-        let ours = self.machine.now().millis();
-        Some(ours.saturating_sub(sample.now(self.machine.boot()).millis()))
+        let theirs = self.by_sample(self.machine.boot())?;
+        Some(self.machine.now().millis().saturating_sub(theirs.millis()))
+    }
+
+    /// Both times, when it is `boot` by the one.
+    pub(crate) fn moment_at(&self, boot: Duration) -> Moment {
+        let now = self.by_sample(boot).unwrap_or_else(|| self.machine.now());
+        Moment { now, boot }
+    }
+
+    fn by_sample(&self, boot: Duration) -> Option<Timestamp> {
+        let ahead = self.ahead_of_boot.load(Ordering::Relaxed);
+        (ahead != NO_SAMPLE).then(|| {
+            let now = micros(boot).saturating_add(ahead);
+            Timestamp::from_millis(now.div_euclid(1000))
+        })
     }
 }
 
-impl Sample {
-    fn now(self, boot: Duration) -> Timestamp {
-        self.at.after(boot.saturating_sub(self.boot))
-    }
+fn micros(boot: Duration) -> i64 {
+    i64::try_from(boot.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Clock for Timeline {
     fn now(&self) -> Timestamp {
-        match *self.sample.lock() {
-            Some(sample) => sample.now(self.machine.boot()),
-            None => self.machine.now(),
+        if self.ahead_of_boot.load(Ordering::Relaxed) == NO_SAMPLE {
+            return self.machine.now();
         }
+        self.moment_at(self.machine.boot()).now
     }
 
     fn boot(&self) -> Duration {
@@ -103,6 +119,8 @@ impl Clock for Timeline {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     /// Wall and boot time, in seconds, as a test sets them.

@@ -1,6 +1,7 @@
 //! The keeper's doors, and the path of a call with a fresh token.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,10 +16,11 @@ use evergrant_domain::tally::{Counted, EndedCall, Tally};
 use evergrant_domain::token_set::Due;
 use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{App, AppName, Connection, ConnectionId, ConnectionStatus, Kind, Timestamp, Version};
-use evergrant_metrics::Metrics;
+use evergrant_metrics::{Metrics, Shards};
 use evergrant_oauth::TokenEndpoint;
 use evergrant_store::contract::{Held, LeaseOn};
 use evergrant_store::{Coordination, Store, Vault};
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::asker::Asker;
 use crate::background::merge;
 use crate::cache::{Cache, Current};
-use crate::clock::{Clock, Timeline};
+use crate::clock::{Clock, Moment, Timeline};
 use crate::error::KeepError;
 use crate::flight::Flights;
 use crate::gate::Gates;
@@ -90,7 +92,7 @@ pub(crate) struct Inner {
     pub(crate) alarmed: Alarmed,
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
-    pub(crate) usage: Mutex<HashMap<ConnectionId, Used>>,
+    pub(crate) usage: Usage,
     /// When that was last written, in boot time.
     pub(crate) usage_flushed_at: Mutex<Duration>,
     pub(crate) events_kept: Mutex<EventsKept>,
@@ -133,8 +135,57 @@ impl Default for EventsKept {
     }
 }
 
+/// What connections were used for since that was last written. Each call notes it, so each thread has a part of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Usage(Shards<Mutex<HashMap<ConnectionId, Used, RandomState>>>);
+
+impl Usage {
+    /// How many there are; one that was used on two threads may be counted twice.
+    pub(crate) fn len(&self) -> usize {
+        self.0.all().map(|part| part.lock().len()).sum()
+    }
+
+    fn add(&self, id: &ConnectionId, app: &AppName, add: impl FnOnce(&mut Used)) {
+        let mut part = self.0.here().lock();
+        if let Some(used) = part.get_mut(id) {
+            add(used);
+        } else {
+            add(part.entry(id.clone()).or_insert_with(|| Used::of(app)));
+        }
+    }
+
+    fn of(&self, id: &ConnectionId) -> Option<Used> {
+        let mut whole: Option<Used> = None;
+        for part in self.0.all() {
+            if let Some(used) = part.lock().get(id) {
+                match &mut whole {
+                    Some(whole) => whole.merge(used),
+                    None => whole = Some(used.clone()),
+                }
+            }
+        }
+        whole
+    }
+
+    /// Takes all of it.
+    pub(crate) fn take(&self) -> HashMap<ConnectionId, Used> {
+        let mut whole = HashMap::new();
+        for part in self.0.all() {
+            for (id, used) in std::mem::take(&mut *part.lock()) {
+                match whole.entry(id) {
+                    Entry::Vacant(new) => {
+                        new.insert(used);
+                    }
+                    Entry::Occupied(mut known) => known.get_mut().merge(&used),
+                }
+            }
+        }
+        whole
+    }
+}
+
 /// What a connection was used for since that was last written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Used {
     pub(crate) app: AppName,
     pub(crate) last: LastSeen,
@@ -148,6 +199,11 @@ impl Used {
             last: LastSeen::default(),
             tally: Tally::default(),
         }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        merge(&mut self.last, &other.last);
+        self.tally.merge(&other.tally);
     }
 }
 
@@ -221,7 +277,7 @@ impl Keeper {
                 alarmed: Alarmed::default(),
                 cache: Cache::default(),
                 flights: Flights::default(),
-                usage: Mutex::default(),
+                usage: Usage::default(),
                 usage_flushed_at: Mutex::default(),
                 events_kept: Mutex::default(),
                 trimmed_to: Mutex::default(),
@@ -294,6 +350,16 @@ impl Keeper {
         &self.inner.clock
     }
 
+    /// What time it is by both clocks.
+    pub fn moment(&self) -> Moment {
+        self.inner.timeline.moment_at(self.inner.clock.boot())
+    }
+
+    /// The same for who knows one of them.
+    pub fn moment_at(&self, boot: Duration) -> Moment {
+        self.inner.timeline.moment_at(boot)
+    }
+
     /// What is counted in this process.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
@@ -320,17 +386,32 @@ impl Keeper {
         min_ttl: Option<Duration>,
     ) -> Result<Arc<Current>, KeepError> {
         let boot = self.inner.clock.boot();
+        if let Some(token) = self.at_once(boot, asker, id, min_ttl) {
+            return Ok(token);
+        }
         let at_hand = self
             .serving(id, min_ttl, boot)
             .map(|token| (token, self.trust_at(boot)));
-        if let Some((token, Trust::Full)) = at_hand {
-            if boot >= token.soft && !token.rests(boot) {
-                self.refresh_behind(asker, id);
-            }
-            return Ok(token);
-        }
         // In a place of its own: whoever has a token at hand, as most have, need not carry the room that this takes.
         Box::pin(self.current_as_stored(asker, id, min_ttl, at_hand)).await
+    }
+
+    /// The same where nobody need be waited for. `boot` is what time it is.
+    pub fn at_once(
+        &self,
+        boot: Duration,
+        asker: Asker<'_>,
+        id: &ConnectionId,
+        min_ttl: Option<Duration>,
+    ) -> Option<Arc<Current>> {
+        let token = self.serving(id, min_ttl, boot)?;
+        if self.trust_at(boot) != Trust::Full {
+            return None;
+        }
+        if boot >= token.soft && !token.rests(boot) {
+            self.refresh_behind(asker, id);
+        }
+        Some(token)
     }
 
     /// The same where what is at hand does not do, or not alone.
@@ -545,16 +626,20 @@ impl Keeper {
         });
     }
 
-    /// Notes that an access token was handed to a caller.
-    pub fn note_handed_out(&self, token: &Current) {
+    /// Notes that an access token was handed to a caller, and every now and then this event.
+    pub fn note_handed_out(&self, token: &Current, at: Moment, event: impl FnOnce() -> Event) {
         let seen = LastSeen {
-            call_at: Some(self.inner.clock.now()),
+            call_at: Some(at.now),
             ..LastSeen::default()
         };
         self.use_of(&token.connection, &token.app.name, |used| {
             merge(&mut used.last, &seen);
             used.tally.add(Counted::HandedOut, 1);
         });
+        if !token.was_told_of(at.boot) {
+            token.told_of_at(at.boot);
+            self.event_with(&token.connection, EventKind::TokenHandedOut, event);
+        }
     }
 
     /// Counts a call of which no more is to be noted.
@@ -568,17 +653,12 @@ impl Keeper {
     }
 
     pub(crate) fn use_of(&self, id: &ConnectionId, app: &AppName, add: impl FnOnce(&mut Used)) {
-        let mut usage = self.inner.usage.lock();
-        if let Some(used) = usage.get_mut(id) {
-            add(used);
-        } else {
-            add(usage.entry(id.clone()).or_insert_with(|| Used::of(app)));
-        }
+        self.inner.usage.add(id, app, add);
     }
 
     /// What this process saw of a connection and has not written yet: later than what its record says.
     pub fn unflushed(&self, id: &ConnectionId) -> Option<LastSeen> {
-        self.inner.usage.lock().get(id).map(|used| used.last.clone())
+        self.inner.usage.of(id).map(|used| used.last)
     }
 
     /// Adds to a record what this process saw and has not written yet.
@@ -590,7 +670,7 @@ impl Keeper {
 
     /// What this process counted of a connection and has not written yet.
     pub fn uncounted(&self, id: &ConnectionId) -> Option<Tally> {
-        self.inner.usage.lock().get(id).map(|used| used.tally.clone())
+        self.inner.usage.of(id).map(|used| used.tally)
     }
 
     /// The token of a record that may serve, or why it may not.
@@ -648,7 +728,8 @@ impl Keeper {
         self.trust_at(self.inner.clock.boot())
     }
 
-    fn trust_at(&self, boot: Duration) -> Trust {
+    /// The same at `boot`, which is now.
+    pub fn trust_at(&self, boot: Duration) -> Trust {
         let read_at = Duration::from_millis(self.inner.feed_read_at.load(Ordering::Relaxed));
         let away = self.inner.store_away.load(Ordering::Relaxed);
         Trust::after(boot.saturating_sub(read_at), away, self.inner.max_stale)
@@ -669,4 +750,36 @@ impl Keeper {
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_connection_was_used_for_is_one_sum_whichever_threads_saw_it() {
+        let usage = Usage::default();
+        let id = ConnectionId::parse("c1").expect("a literal id");
+        let app = AppName::parse("plain").expect("a literal name");
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                let (usage, id, app) = (&usage, &id, &app);
+                scope.spawn(move || {
+                    usage.add(id, app, |used| {
+                        used.tally.add(Counted::HandedOut, 1);
+                        used.last.call_at = Some(Timestamp::from_millis(thread));
+                    });
+                });
+            }
+        });
+        let whole = usage.of(&id).expect("it was used");
+        let mut expected = Used::of(&app);
+        expected.tally.add(Counted::HandedOut, 4);
+        assert_eq!(whole.tally, expected.tally);
+        assert_eq!(whole.last.call_at, Some(Timestamp::from_millis(4)));
+        let taken = usage.take();
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[&id].tally, expected.tally);
+        assert_eq!((usage.len(), usage.of(&id).is_none()), (0, true));
+    }
 }

@@ -35,7 +35,7 @@ mod tenure;
 mod throttle;
 mod watched_store;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, Moment, SystemClock};
 pub use connect::{Consent, Import, ImportTerms, ImportTokens, Imported, OnConflict, Verify};
 pub use error::{ConnectError, KeepError};
 pub use keeper::{AfterRejection, EventsKept, Keeper, KeeperParts, RefreshReport, Renewal};

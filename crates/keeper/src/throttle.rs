@@ -7,7 +7,8 @@ use evergrant_domain::ConnectionId;
 use evergrant_domain::event::EventKind;
 use parking_lot::Mutex;
 
-const AT_MOST_EVERY: Duration = Duration::from_secs(10);
+/// How often an event of one kind is noted about a connection.
+pub(crate) const AT_MOST_EVERY: Duration = Duration::from_secs(10);
 /// Above this many entries those that are over are dropped.
 const ENTRIES_MAX: usize = 4096;
 

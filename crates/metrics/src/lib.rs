@@ -22,3 +22,4 @@ pub use exposition::{Exposition, Kind};
 pub use metrics::{Delivery, InFlight, Metrics};
 pub use process::Process;
 pub use series::{AppSeries, CallSeen, Redemption, Refresh, Series, Source};
+pub use shards::Shards;

@@ -97,34 +97,34 @@ impl Metrics {
     /// A call begins.
     pub fn begin(&self) -> InFlight {
         InFlight {
-            _here: self.inner.here.here().clone(),
+            _here: self.inner.here.held_here().clone(),
         }
     }
 
     /// A call's job was put into its queue so long ago.
     pub fn enqueued(&self, delay: Duration) {
-        self.inner.here.here().0.enqueue_delay.observe(delay);
+        self.inner.here.here().enqueue_delay.observe(delay);
     }
 
     /// A refresh ended after so long.
     pub fn refresh_took(&self, took: Duration) {
-        self.inner.here.here().0.refresh_took.observe(took);
+        self.inner.here.here().refresh_took.observe(took);
     }
 
     /// A refresh waited so long for the lease, whether it got it or found what another one had brought.
     pub fn lease_waited(&self, waited: Duration) {
-        self.inner.here.here().0.lease_waited.observe(waited);
+        self.inner.here.here().lease_waited.observe(waited);
     }
 
     /// Two token sets were issued for one version.
     pub fn double_redemption(&self) {
-        let here = &self.inner.here.here().0;
+        let here = self.inner.here.here();
         here.double_redemptions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A webhook was tried once.
     pub fn webhook_delivery(&self, outcome: Delivery) {
-        let here = &self.inner.here.here().0;
+        let here = self.inner.here.here();
         here.deliveries[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -226,7 +226,7 @@ impl AppSeries {
     /// The part of this thread. Taken where the look at the app's token is at hand, and used until the call has ended, on
     /// whichever thread that is.
     pub fn here(&self) -> Series {
-        Series(self.0.here().clone())
+        Series(self.0.held_here().clone())
     }
 }
 

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-/// A part of its own for each of a few threads. More threads than parts share them, which is slower and counts the same.
-pub(crate) struct Shards<T> {
+/// A part of its own for each of a few threads. More threads than parts share them, which is slower and comes to the same.
+#[derive(Debug)]
+pub struct Shards<T> {
     /// Their number is a power of two.
     parts: Box<[Arc<Apart<T>>]>,
 }
 
 /// In memory far enough from everything else: two lines, because they are fetched in pairs.
 #[repr(align(128))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Apart<T>(pub(crate) T);
 
 impl<T: Default> Default for Shards<T> {
@@ -30,7 +31,12 @@ impl<T: Default> Default for Shards<T> {
 
 impl<T> Shards<T> {
     /// The part of this thread.
-    pub(crate) fn here(&self) -> &Arc<Apart<T>> {
+    pub fn here(&self) -> &T {
+        &self.held_here().0
+    }
+
+    /// The same, to be held.
+    pub(crate) fn held_here(&self) -> &Arc<Apart<T>> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
             static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +44,8 @@ impl<T> Shards<T> {
         &self.parts[NUMBER.with(|number| number & (self.parts.len() - 1))]
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
+    /// The parts of all threads.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
         self.parts.iter().map(|part| &part.0)
     }
 
@@ -55,7 +62,7 @@ mod tests {
     #[test]
     fn a_thread_keeps_its_part_and_another_thread_has_another() {
         let shards = Shards::<()>::default();
-        let here = || Arc::as_ptr(shards.here()).addr();
+        let here = || std::ptr::from_ref(shards.here()).addr();
         let mine = here();
         assert_eq!(mine, here());
         let theirs = std::thread::scope(|scope| {

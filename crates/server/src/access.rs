@@ -4,6 +4,7 @@
 //! (the keeper's `keys_generation`), so a call costs a hash and a look into a map, and a revocation is felt within a second.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use evergrant_domain::trust::{STORE_ANSWERS_WITHIN, Trust};
 use evergrant_domain::{AppName, Connection, ConnectionId, Customer};
 use evergrant_gateway::Terms;
 use evergrant_keeper::{Asker, Keeper};
+use evergrant_metrics::Shards;
 use evergrant_store::contract::ApiKey;
 use evergrant_store::vault::random_token;
 use http::{HeaderMap, header};
-use papaya::{Compute, Operation};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -56,12 +58,15 @@ pub(crate) struct Caller {
     key: Option<Arc<KnownKey>>,
     /// The request, where it goes to the router.
     request_id: Option<Arc<str>>,
+    /// When its key was found at hand, in boot time; where nothing need be looked up for it since.
+    seen_at: Option<Duration>,
 }
 
 /// A key, and on which terms it calls through the gateway.
 #[derive(Debug)]
 struct KnownKey {
     record: ApiKey,
+    is_limited: bool,
     terms: Terms,
     in_flight: InFlight,
 }
@@ -76,6 +81,7 @@ impl KnownKey {
             held: None,
         };
         Self {
+            is_limited: record.limits != Limits::default(),
             record,
             terms,
             in_flight,
@@ -88,11 +94,14 @@ impl Caller {
     pub(crate) const OPERATOR: Self = Self {
         key: None,
         request_id: None,
+        seen_at: None,
     };
 
     /// The same in this request.
     pub(crate) fn in_request(mut self, request_id: &str) -> Self {
         self.request_id = Some(request_id.into());
+        // Its body may be on its way for a while.
+        self.seen_at = None;
         self
     }
 
@@ -109,12 +118,17 @@ impl Caller {
         self.asker(self.request_id.as_deref())
     }
 
+    /// When it was seen, in boot time: now, unless something was waited for since.
+    pub(crate) fn seen_at(&self) -> Option<Duration> {
+        self.seen_at
+    }
+
     /// What it is limited to; `None` for nothing.
     pub(crate) fn limits(&self) -> Option<&Limits> {
         self.key
             .as_ref()
+            .filter(|key| key.is_limited)
             .map(|key| &key.record.limits)
-            .filter(|limits| **limits != Limits::default())
     }
 
     /// What to filter lists by.
@@ -265,19 +279,22 @@ impl Caller {
     }
 }
 
-/// The keys in use.
+/// The keys in use. Each thread has its own copies: most calls show the same key, and counting who holds it would be a matter between
+/// all threads.
 pub(crate) struct Keys {
-    at_hand: papaya::HashMap<[u8; 32], AtHand, ByItself>,
+    at_hand: Shards<Mutex<ByHash<AtHand>>>,
+    /// The calls in flight of each key that is at hand somewhere.
+    in_flight: Mutex<ByHash<InFlight>>,
     lookups: Semaphore,
 }
+
+type ByHash<T> = HashMap<[u8; 32], T, BuildHasherDefault<Itself>>;
 
 #[derive(Clone)]
 struct AtHand {
     key: Arc<KnownKey>,
     generation: u64,
 }
-
-type ByItself = BuildHasherDefault<Itself>;
 
 /// A hash is its own hash: nobody can choose what it begins with.
 #[derive(Default)]
@@ -301,7 +318,8 @@ impl Hasher for Itself {
 impl Default for Keys {
     fn default() -> Self {
         Self {
-            at_hand: papaya::HashMap::with_hasher(ByItself::default()),
+            at_hand: Shards::default(),
+            in_flight: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
         }
     }
@@ -312,30 +330,48 @@ impl Keys {
     pub(crate) async fn caller(&self, keeper: &Keeper, headers: &HeaderMap) -> Result<Caller, Problem> {
         let refused = || Problem::new(Code::InvalidApiKey);
         let key = bearer(headers).ok_or_else(refused)?;
-        self.by_hash(keeper, sha256(key.as_bytes()))
+        // What is at hand has the form of a key.
+        self.of(keeper, sha256(key), || is_key(key))
             .await?
             .ok_or_else(refused)
     }
 
     /// The key of this hash, where there is one that lives.
     pub(crate) async fn by_hash(&self, keeper: &Keeper, hash: [u8; 32]) -> Result<Option<Caller>, Problem> {
+        self.of(keeper, hash, || true).await
+    }
+
+    /// The same. What is not at hand is looked up only if it may be there.
+    async fn of(
+        &self,
+        keeper: &Keeper,
+        hash: [u8; 32],
+        may_be: impl Fn() -> bool,
+    ) -> Result<Option<Caller>, Problem> {
         let generation = keeper.keys_generation();
         let known = self
             .at_hand
-            .pin()
+            .here()
+            .lock()
             .get(&hash)
             .filter(|known| known.generation == generation)
             .map(|known| known.key.clone());
-        let key = match known.map(|key| (key, keeper.trust())) {
+        let boot = keeper.clock().boot();
+        let (key, seen_at) = match known.map(|key| (key, keeper.trust_at(boot))) {
             // What is known without the store counts for as long as cached tokens do.
-            Some((key, Trust::Full)) => Some(key),
+            Some((key, Trust::Full)) => (Some(key), Some(boot)),
+            None if !may_be() => (None, None),
             // In a place of its own: most callers need not carry the room that this takes.
-            known => Box::pin(self.as_stored(keeper, hash, generation, known)).await?,
+            known => {
+                let stored = Box::pin(self.as_stored(keeper, hash, generation, known)).await?;
+                (stored, None)
+            }
         };
         let has_ended = |end| end <= keeper.clock().now();
         let lives =
             |record: &ApiKey| record.revoked_at.is_none() && !record.expires_at.is_some_and(has_ended);
         Ok(key.filter(|key| lives(&key.record)).map(|key| Caller {
+            seen_at: seen_at.filter(|_| !key.is_limited),
             key: Some(key),
             request_id: None,
         }))
@@ -370,57 +406,57 @@ impl Keys {
             return Err(Problem::new(Code::Overloaded).retry_after(LOOKUP_WAIT));
         };
         let key = keeper.store().key_by_hash(hash).await?;
-        // Only keys that exist are kept, so the map is no larger than their number.
+        // Only keys that exist are kept, so there are no more than their number.
         if key.is_none() {
-            self.at_hand.pin().remove(&hash);
+            self.at_hand.here().lock().remove(&hash);
+            self.in_flight.lock().remove(&hash);
         }
-        Ok(key.map(|record| self.keep(hash, &record, generation)))
+        Ok(key.map(|record| self.keep(hash, record, generation)))
     }
 
-    /// Keeps what was looked up. One step, or two look-ups at once would each begin to count the key's calls.
-    fn keep(&self, hash: [u8; 32], record: &ApiKey, generation: u64) -> Arc<KnownKey> {
-        let at_hand = self.at_hand.pin();
-        let kept = at_hand.compute(hash, |known| {
-            let in_flight = known.map(|(_, known)| known.key.in_flight.clone());
-            let key = Arc::new(KnownKey::new(record.clone(), in_flight.unwrap_or_default()));
-            Operation::<_, ()>::Insert(AtHand { key, generation })
-        });
-        match kept {
-            Compute::Inserted(_, kept) | Compute::Updated { new: (_, kept), .. } => kept.key.clone(),
-            Compute::Removed(..) | Compute::Aborted(()) => unreachable!("it is always inserted"),
-        }
+    /// Keeps what was looked up.
+    fn keep(&self, hash: [u8; 32], record: ApiKey, generation: u64) -> Arc<KnownKey> {
+        // However many threads have it, its calls are counted together.
+        let in_flight = self.in_flight.lock().entry(hash).or_default().clone();
+        let key = Arc::new(KnownKey::new(record, in_flight));
+        let at_hand = AtHand {
+            key: key.clone(),
+            generation,
+        };
+        self.at_hand.here().lock().insert(hash, at_hand);
+        key
     }
 
     /// A key that this process revoked is not at hand any more; other processes learn it from the change feed.
     pub(crate) fn forget(&self, id: &str) {
-        self.at_hand.pin().retain(|_, known| known.key.record.id != id);
+        for part in self.at_hand.all() {
+            part.lock().retain(|_, known| known.key.record.id != id);
+        }
     }
 }
 
-/// The key of the one `Authorization` header. Nothing else is looked at: not the query, not a cookie.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = single(headers, &header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, key) = value.split_at_checked("Bearer".len())?;
-    let key = key.strip_prefix(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && is_key(key)).then_some(key)
+/// What the one `Authorization` header says in place of a key, if it is as long as one. Nothing else is looked at: not the query, not
+/// a cookie.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = single(headers, &header::AUTHORIZATION)?.as_bytes();
+    let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && key.len() == PREFIX.len() + KEY_TEXT).then_some(key)
 }
 
 /// Whether a text has the form of a key.
-fn is_key(text: &str) -> bool {
-    text.strip_prefix(PREFIX).is_some_and(|random| {
+fn is_key(text: &[u8]) -> bool {
+    text.strip_prefix(PREFIX.as_bytes()).is_some_and(|random| {
         random.len() == KEY_TEXT
-            // Counted and not searched for: so the processor looks at many at a time.
             && random
-                .bytes()
-                .filter(|&byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-                .count()
-                == KEY_TEXT
+                .iter()
+                .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     })
 }
 
 /// What a key is looked up by. `None` for what cannot be one.
 pub(crate) fn key_hash(text: &str) -> Option<[u8; 32]> {
-    is_key(text).then(|| sha256(text.as_bytes()))
+    let text = text.as_bytes();
+    is_key(text).then(|| sha256(text))
 }
 
 #[cfg(test)]
@@ -432,9 +468,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn however_many_look_a_key_up_first_its_calls_are_counted_together() {
-        let record = ApiKey {
+    fn record() -> ApiKey {
+        ApiKey {
             id: "k".to_owned(),
             name: "n".to_owned(),
             role: Role::Gateway,
@@ -444,13 +479,42 @@ mod tests {
             created_at: Timestamp::from_millis(0),
             expires_at: None,
             revoked_at: None,
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_forgotten_is_at_hand_on_no_thread() {
+        let keys = Keys::default();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| keys.keep([0; 32], record(), 0));
+            }
+        });
+        let at_hand = || keys.at_hand.all().map(|part| part.lock().len()).sum::<usize>();
+        assert!(at_hand() > 0);
+        keys.forget("k");
+        assert_eq!(at_hand(), 0);
+    }
+
+    #[test]
+    fn what_waits_for_its_body_is_judged_by_the_time_when_it_has_come() {
+        let caller = Caller {
+            key: None,
+            request_id: None,
+            seen_at: Some(Duration::from_secs(1)),
         };
+        assert_eq!(caller.in_request("r").seen_at(), None);
+    }
+
+    #[test]
+    fn however_many_look_a_key_up_first_its_calls_are_counted_together() {
+        let record = record();
         for _ in 0..2000 {
             let keys = Keys::default();
             let both = Barrier::new(2);
             let look_up = || {
                 both.wait();
-                keys.keep([0; 32], &record, 0).in_flight.clone()
+                keys.keep([0; 32], record.clone(), 0).in_flight.clone()
             };
             let (one, other) = std::thread::scope(|scope| {
                 let one = scope.spawn(look_up);
@@ -473,7 +537,7 @@ mod tests {
                     HeaderValue::from_str(value).expect("a literal value"),
                 );
             }
-            assert_eq!(bearer(&headers).is_some(), taken, "{values:?}");
+            assert_eq!(bearer(&headers).is_some_and(is_key), taken, "{values:?}");
         };
         let whole = format!("Bearer {key}");
         check(&[&whole], true);

@@ -10,6 +10,7 @@ use evergrant_gateway::GatewayBody;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::guest::Turn;
 use crate::in_flight::Placed;
 use crate::log::GatewayCall;
 use crate::problem::Problem;
@@ -20,8 +21,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer.
 pub(crate) struct Answer {
-    /// What is sent.
-    pub(crate) response: Response<AnswerBody>,
+    /// What is sent. Where it stays: it goes through many hands.
+    pub(crate) response: Box<Response<AnswerBody>>,
     /// The call that it is the answer to.
     pub(crate) call: Option<GatewayCall>,
     /// The route that gave it, as the log names it.
@@ -35,7 +36,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn new(response: Response<AnswerBody>) -> Self {
         Self {
-            response,
+            response: Box::new(response),
             call: None,
             endpoint: None,
             problem: None,
@@ -68,7 +69,11 @@ impl From<RouterResponse> for Answer {
 }
 
 /// The body of an answer. What most calls have needs no box.
-pub struct AnswerBody(Kind);
+pub struct AnswerBody {
+    kind: Kind,
+    /// Until its end it is its guest's turn.
+    turn: Option<Turn>,
+}
 
 enum Kind {
     Call(Placed<GatewayBody>),
@@ -79,18 +84,29 @@ enum Kind {
 impl AnswerBody {
     /// The provider's.
     pub(crate) fn call(body: Placed<GatewayBody>) -> Self {
-        Self(Kind::Call(body))
+        Self::from(Kind::Call(body))
     }
 
     /// A route's.
     pub(crate) fn routed(body: RouterBody) -> Self {
-        Self(Kind::Routed(body))
+        Self::from(Kind::Routed(body))
+    }
+
+    /// It is this guest's turn until the body's end.
+    pub(crate) fn keep_turn(&mut self, turn: Turn) {
+        self.turn = Some(turn);
     }
 }
 
 impl From<Bytes> for AnswerBody {
     fn from(body: Bytes) -> Self {
-        Self(Kind::Whole(body))
+        Self::from(Kind::Whole(body))
+    }
+}
+
+impl From<Kind> for AnswerBody {
+    fn from(kind: Kind) -> Self {
+        Self { kind, turn: None }
     }
 }
 
@@ -102,7 +118,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Call(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Whole(body) if body.is_empty() => Poll::Ready(None),
             Kind::Whole(body) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(body))))),
@@ -111,7 +127,7 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Call(body) => body.is_end_stream(),
             Kind::Whole(body) => body.is_empty(),
             Kind::Routed(body) => body.is_end_stream(),
@@ -119,7 +135,7 @@ impl Body for AnswerBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Call(body) => body.size_hint(),
             Kind::Whole(body) => SizeHint::with_exact(body.len() as u64),
             Kind::Routed(body) => body.size_hint(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
@@ -41,14 +42,14 @@ pub(crate) async fn serve<S, B, P, O>(
     guest: &Arc<Guest>,
     mut draining: Draining,
     header_timeout: Duration,
-    plain: impl Fn(Request<Full<Bytes>>) -> P,
+    plain: impl Fn(Box<Parts>, Full<Bytes>) -> P,
     odd: impl Fn(Request<Incoming>) -> O,
 ) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes, Error: Into<BoxError> + Unpin> + Unpin + 'static,
-    P: Future<Output = Response<B>>,
-    O: Future<Output = Response<B>>,
+    P: Future<Output = Box<Response<B>>>,
+    O: Future<Output = Box<Response<B>>>,
 {
     let patience = Patience::with(guest.clone());
     let mut short = Short::new(stream, guest.clone(), patience.clone(), header_timeout);
@@ -63,7 +64,7 @@ where
             };
             async move {
                 let mut response = match answering {
-                    Ok(answering) => answering.await.map(Begun::not_yet),
+                    Ok(answering) => (*answering.await).map(Begun::not_yet),
                     // Its request has been read before, and is short.
                     Err((ready, again)) => {
                         let _ = again.collect().await;
@@ -146,23 +147,22 @@ impl Hyper {
 #[cfg(test)]
 mod tests {
     use std::future::ready;
-    use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http_body_util::Channel;
-    use http_body_util::combinators::UnsyncBoxBody;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::sync::{Notify, watch};
     use tokio::task::{JoinHandle, yield_now};
     use tokio::time::Instant;
 
     use super::*;
+    use crate::answer::AnswerBody;
     use crate::guest::{Strangers, Turn};
-    use crate::own_words::InTurn;
 
     const HEADERS: Duration = Duration::from_secs(15);
+    const NEARLY: Duration = Duration::from_secs(14);
 
-    type Answering = Response<InTurn<UnsyncBoxBody<Bytes, io::Error>>>;
+    type Answering = Box<Response<AnswerBody>>;
 
     /// A connection, and how many requests went which way. Each answer is the path; `/long` comes in two pieces, the second when told.
     struct Table {
@@ -187,7 +187,9 @@ mod tests {
             let body = Full::from(path.to_owned());
             body.map_err(|never| match never {}).boxed_unsync()
         };
-        Response::new(InTurn { body, _turn: turn })
+        let mut response = Response::new(AnswerBody::routed(axum::body::Body::new(body)));
+        response.body_mut().keep_turn(turn);
+        Box::new(response)
     }
 
     impl Table {
@@ -199,9 +201,9 @@ mod tests {
             let served = tokio::spawn({
                 let (guest, counts, goes_on) = (guest.clone(), counts.clone(), goes_on.clone());
                 async move {
-                    let plain = |request: Request<Full<Bytes>>| {
+                    let plain = |head: Box<Parts>, _: Full<Bytes>| {
                         counts[0].fetch_add(1, Ordering::Relaxed);
-                        ready(answer(request.uri().path(), guest.turn(), &goes_on))
+                        ready(answer(head.uri.path(), guest.turn(), &goes_on))
                     };
                     let odd = |request: Request<Incoming>| {
                         counts[1].fetch_add(1, Ordering::Relaxed);
@@ -285,6 +287,22 @@ mod tests {
             heard.find("/6") < heard.find("/7") && heard.contains("/7"),
             "{heard}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_begins_when_the_answer_before_has_ended_whoever_wrote_it() {
+        let mut table = Table::lay();
+        for request in [plain("/1"), chunked("/2")] {
+            table.say(&request[..request.len() - 2]).await;
+            tokio::time::sleep(NEARLY).await;
+            table.say("\r\n").await;
+            table
+                .heard(&request[..10][request.find('/').unwrap()..][..2])
+                .await;
+            tokio::time::sleep(NEARLY).await;
+        }
+        table.say(&plain("/3")).await;
+        table.heard("/3").await;
     }
 
     #[tokio::test]

@@ -1,11 +1,10 @@
 //! How many calls are in flight, in all and of each API key, and that there are not too many.
 //!
 //! A call that finds no place is refused at once: waiting would only take what is short already. Counting costs a call four
-//! atomic additions and no lock.
+//! atomic additions and no lock: a call is counted by what it holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,14 +18,13 @@ const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// Calls that are counted together. Clones count as one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct InFlight(Arc<AtomicUsize>);
+pub(crate) struct InFlight(Arc<Counted>);
 
 impl InFlight {
     fn enter(&self, max: usize) -> Option<Counted> {
-        // One that is over takes its number back: two that meet at the limit may both be refused, none is let in over it.
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(self.clone());
-        (before < max).then_some(counted)
+        // One that is over is dropped again: two that meet at the limit may both be refused, none is let in over it.
+        let counted = Counted::clone(&self.0);
+        (counted.how_many() <= max).then_some(counted)
     }
 
     /// Whether both count the same calls.
@@ -38,17 +36,17 @@ impl InFlight {
     /// How many there are.
     #[cfg(test)]
     fn now(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.how_many()
     }
 }
 
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Counted(InFlight);
+/// One of them, until it is dropped; the first is none.
+#[derive(Debug, Clone, Default)]
+struct Counted(Arc<()>);
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+impl Counted {
+    fn how_many(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evergrant_config::TlsFiles;
 use futures_util::future::select_all;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -30,7 +31,6 @@ use crate::by_turns::{self, HEADERS_READ_MAX, Hyper};
 use crate::draining::Draining;
 use crate::guest::{Stay, Strangers, Turn};
 use crate::leftover;
-use crate::own_words::InTurn;
 use crate::rarely::Rarely;
 use crate::service::{Peer, Reach, Service};
 use crate::threads::Threads;
@@ -417,7 +417,7 @@ impl Desk {
         header_timeout: Duration,
     ) -> Result<(), BoxError> {
         let guest = &self.stay.guest;
-        let plain = |request| self.answer(request, guest.turn());
+        let plain = |head, body| self.answer(head, body, guest.turn());
         let odd = |request| {
             let (desk, turn) = (self.clone(), guest.turn());
             async move { desk.answer_watched(request, turn).await }
@@ -432,7 +432,7 @@ impl Desk {
     ) -> Result<(), BoxError> {
         let answer = service_fn(move |request| {
             let (desk, turn) = (self.clone(), self.stay.guest.turn());
-            async move { Ok::<_, Infallible>(desk.answer_watched(request, turn).await) }
+            async move { Ok::<_, Infallible>(*desk.answer_watched(request, turn).await) }
         });
         let mut connection = pin!(http2().serve_connection(TokioIo::new(stream), answer));
         let mut hyper = Hyper::default();
@@ -448,22 +448,24 @@ impl Desk {
     }
 
     /// Answers one request, whose caller's turn it is until the end of the answer's body.
-    async fn answer<B>(&self, request: Request<B>, turn: Turn) -> Response<InTurn<AnswerBody>>
+    async fn answer<B>(&self, head: Box<Parts>, body: B, turn: Turn) -> Box<Response<AnswerBody>>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let answer = self.service.respond(request, Some(self.peer)).await;
+        let mut answer = self.service.respond(head, body, Some(self.peer)).await;
         if answer.key_was_valid {
             self.stay.is_known_now();
         }
-        answer.response.map(|body| InTurn { body, _turn: turn })
+        answer.response.body_mut().keep_turn(turn);
+        answer.response
     }
 
     /// The same for a request that may still be on its way.
-    async fn answer_watched(&self, request: Request<Incoming>, turn: Turn) -> Response<InTurn<AnswerBody>> {
+    async fn answer_watched(&self, request: Request<Incoming>, turn: Turn) -> Box<Response<AnswerBody>> {
         let (request, leftover) = leftover::watch(request);
-        let response = self.answer(request, turn).await;
+        let (head, body) = request.into_parts();
+        let response = self.answer(Box::new(head), body, turn).await;
         if let Some(leftover) = leftover {
             leftover.throw_away().await;
         }

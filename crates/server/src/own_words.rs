@@ -14,11 +14,10 @@ use std::task::{Context, Poll, ready};
 use axum::response::Response;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use crate::guest::{Guest, Turn};
+use crate::guest::Guest;
 use crate::problem::{Code, Door, Problem};
 use crate::trace::{REQUEST_ID, Trace};
 
@@ -184,30 +183,4 @@ fn written(response: Response) -> Vec<u8> {
         .extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     words.extend_from_slice(&body);
     words
-}
-
-/// An answer's body, until whose end it is its guest's turn.
-pub(crate) struct InTurn<B> {
-    pub(crate) body: B,
-    pub(crate) _turn: Turn,
-}
-
-impl<B: Body + Unpin> Body for InTurn<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -50,9 +50,9 @@ impl Patience {
         }
     }
 
-    /// When a wait ends that begins now and may last so long.
-    pub(crate) fn until(&self, lasts: Duration) -> tokio::time::Instant {
-        tokio::time::Instant::now() + lasts + self.added()
+    /// When a wait ends that began then and may last so long.
+    pub(crate) fn until(&self, began: tokio::time::Instant, lasts: Duration) -> tokio::time::Instant {
+        began + lasts + self.added()
     }
 
     /// Whether it is over.
@@ -222,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hyper_has_no_more_time_for_a_head_than_was_left_and_that_once() {
         let patience = Patience::with(Arc::default());
-        let until = patience.until(HEADERS);
+        let until = patience.until(Instant::now(), HEADERS);
         sleep(Duration::from_secs(10)).await;
         patience.hand_over(Some(until));
         let began = Instant::now();
@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_now_is_woken() {
         let patience = Patience::with(Arc::default());
-        let until = patience.until(HEADERS);
+        let until = patience.until(Instant::now(), HEADERS);
         // Looked at by another task before.
         let other = patience.clone();
         let looked = tokio::spawn(std::future::poll_fn(move |cx| {

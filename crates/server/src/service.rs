@@ -193,17 +193,17 @@ impl Service {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.respond(request, Some(peer)).await.response
+        let (head, body) = request.into_parts();
+        *self.respond(Box::new(head), body, Some(peer)).await.response
     }
 
     /// The same with what is known of the answer besides.
-    pub(crate) async fn respond<B>(&self, request: Request<B>, peer: Option<Peer>) -> Answer
+    pub(crate) async fn respond<B>(&self, mut head: Box<Parts>, body: B, peer: Option<Peer>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let (mut head, body) = request.into_parts();
         let path = head.uri.path();
         let door = if is_gateway(path) || is_meant_for_the_gateway(path) {
             Door::Gateway
@@ -231,7 +231,7 @@ impl Service {
         let mut answer = answer.unwrap_or_else(|_| Answer::from(Problem::new(Code::Internal)));
         if let Some(problem) = &answer.problem {
             self.inner.process.answered_with(problem.code());
-            answer.response = problem.write(trace.request_id(), door).map(AnswerBody::routed);
+            *answer.response = problem.write(trace.request_id(), door).map(AnswerBody::routed);
             if let Some(call) = &answer.call {
                 crate::api::gateway::describe(&call.record, answer.response.headers_mut());
             }
@@ -244,7 +244,7 @@ impl Service {
         answer
     }
 
-    async fn dispatch<B>(&self, head: Parts, body: B, peer: Option<Peer>, trace: &Trace) -> Answer
+    async fn dispatch<B>(&self, mut head: Box<Parts>, body: B, peer: Option<Peer>, trace: &Trace) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -289,10 +289,13 @@ impl Service {
                     && let Some(id) = with_a_token(path) =>
             {
                 let query = head.uri.query();
-                crate::api::tokens::token(&self.inner, caller, request_id, id, query).await
+                // Nobody reads the request's any more: the answer's take their room.
+                let mut room = std::mem::take(&mut head.headers);
+                room.clear();
+                crate::api::tokens::token(&self.inner, caller, request_id, id, query, room).await
             }
             caller => {
-                let mut request = Request::from_parts(head, Body::new(body));
+                let mut request = Request::from_parts(*head, Body::new(body));
                 if let Some(caller) = caller {
                     let caller = caller.clone().in_request(request_id);
                     request.extensions_mut().insert(caller);
@@ -504,7 +507,9 @@ pub struct Operator {
 impl Operator {
     /// Answers one request, with all rights.
     pub async fn call(&self, request: Request<Full<Bytes>>) -> Response {
-        self.service.respond(request, None).await.response.map(Body::new)
+        let (head, body) = request.into_parts();
+        let answer = self.service.respond(Box::new(head), body, None).await;
+        (*answer.response).map(Body::new)
     }
 }
 

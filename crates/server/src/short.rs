@@ -19,7 +19,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, Request, Response};
+use http::request::Parts;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -57,6 +58,8 @@ pub(crate) struct Short<S> {
     guest: Arc<Guest>,
     patience: Patience,
     header_timeout: Duration,
+    /// What time it was when nobody had been waited for since.
+    now: Option<Instant>,
 }
 
 /// What is for hyper.
@@ -78,6 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
             guest,
             patience,
             header_timeout,
+            now: None,
         }
     }
 
@@ -102,12 +106,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
     pub(crate) async fn serve<B, F>(
         &mut self,
         draining: &mut Draining,
-        answer: impl Fn(Request<Full<Bytes>>) -> F,
+        answer: impl Fn(Box<Parts>, Full<Bytes>) -> F,
     ) -> io::Result<Option<Odd<B>>>
     where
         B: Body<Data = Bytes> + Unpin,
-        F: Future<Output = Response<B>>,
+        F: Future<Output = Box<Response<B>>>,
     {
+        self.now = None;
         // hyper's last bytes may lie with TLS still.
         self.send(Vec::new(), Bytes::new()).await?;
         loop {
@@ -118,7 +123,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
                     Read::Partial if pieces < PIECES_MAX && self.read.len() <= HEAD_MAX => {}
                     Read::Partial | Read::Odd => return Ok(Some(self.odd(until))),
                 }
-                let until = *until.get_or_insert_with(|| self.patience.until(self.header_timeout));
+                let until = *until.get_or_insert_with(|| {
+                    let began = self.now.take().unwrap_or_else(Instant::now);
+                    self.patience.until(began, self.header_timeout)
+                });
                 if !poll_fn(|cx| self.poll_more(draining, until, cx)).await? {
                     self.stream.shutdown().await?;
                     return Ok(None);
@@ -126,36 +134,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
                 pieces += 1;
             };
             let Plain {
-                request,
+                head,
+                body,
                 whole,
                 is_head,
             } = plain;
-            let mut answering = pin!(answer(request));
+            let mut answering = pin!(answer(head, body));
             let mut response = poll_fn(|cx| {
-                if self.has_hung_up(cx)? {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                // First, for nearly always that is what there is to be done.
+                if let Poll::Ready(response) = answering.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(response));
                 }
-                answering.as_mut().poll(cx).map(Ok::<_, io::Error>)
+                if self.has_hung_up(cx)? {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof)));
+                }
+                Poll::Pending
             })
             .await?;
             let is_last = poll_fn(|cx| Poll::Ready(draining.is_said(cx))).await;
             let mut written = ROOM.take();
             written.clear();
-            let body = match write::head(&mut written, &response, is_head, is_last) {
+            let now = Instant::now();
+            let body = match write::head(&mut written, &response, is_head, is_last, now) {
                 Some(Framing::Nothing) => Some(Bytes::new()),
                 Some(Framing::Length(length)) => {
                     let first = poll_fn(|cx| Poll::Ready(Pin::new(response.body_mut()).poll_frame(cx))).await;
                     match whole_of::<B>(first, length) {
                         Ok(body) => Some(body),
                         Err(first) => {
-                            return Ok(Some(self.odd_answer(&whole, response, first)));
+                            return Ok(Some(self.odd_answer(&whole, *response, first)));
                         }
                     }
                 }
                 None => None,
             };
             let Some(mut body) = body else {
-                return Ok(Some(self.odd_answer(&whole, response, Poll::Pending)));
+                return Ok(Some(self.odd_answer(&whole, *response, Poll::Pending)));
             };
             // What was asked and answered is over, whenever its last byte has been written.
             self.headers = std::mem::take(response.headers_mut());
@@ -165,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
                 written.extend_from_slice(&body);
                 body.clear();
             }
+            self.now = Some(now);
             self.send(written, body).await?;
             self.guest.flushed();
             if is_last {
@@ -253,7 +268,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Short<S> {
             if done.is_ready() {
                 return done;
             }
-            let until = *until.get_or_insert_with(|| self.patience.until(self.header_timeout));
+            self.now = None;
+            let until =
+                *until.get_or_insert_with(|| self.patience.until(Instant::now(), self.header_timeout));
             self.poll_too_late(until, cx).map(Err)
         })
         .await?;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// On every answer.
@@ -43,25 +44,28 @@ impl Trace {
     }
 }
 
-/// Random bytes are asked for by the hundred: one request's few cost most of it.
+/// Ids are made by the hundred and lie side by side: making one by itself costs most of that.
 fn new_request_id() -> HeaderValue {
     const AT_ONCE: usize = 64;
+    const LENGTH: usize = REQUEST_ID_BYTES / 3 * 4;
+    const {
+        assert!(
+            REQUEST_ID_BYTES.is_multiple_of(3),
+            "ids must not share a character"
+        );
+    };
     thread_local! {
-        static LEFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        static LEFT: RefCell<Bytes> = const { RefCell::new(Bytes::new()) };
     }
-    let mut id = [0; REQUEST_ID_BYTES.div_ceil(3) * 4];
-    LEFT.with_borrow_mut(|left| {
+    let id = LEFT.with_borrow_mut(|left| {
         if left.is_empty() {
-            left.resize(AT_ONCE * REQUEST_ID_BYTES, 0);
-            aws_lc_rs::rand::fill(left).expect("the system's random generator answers");
+            let mut random = [0; AT_ONCE * REQUEST_ID_BYTES];
+            aws_lc_rs::rand::fill(&mut random).expect("the system's random generator answers");
+            *left = URL_SAFE_NO_PAD.encode(random).into();
         }
-        let at = left.len() - REQUEST_ID_BYTES;
-        URL_SAFE_NO_PAD
-            .encode_slice(&left[at..], &mut id)
-            .expect("there is room for four characters for every three bytes");
-        left.truncate(at);
+        left.split_to(LENGTH)
     });
-    HeaderValue::from_bytes(&id).expect("base64url is visible ASCII")
+    HeaderValue::from_maybe_shared(id).expect("base64url is visible ASCII")
 }
 
 /// The header's value, unless it is missing or there twice. Looked through from the first to the last: few requests have so many

@@ -11,7 +11,7 @@ use evergrant_domain::diagnosis::times;
 use evergrant_domain::event::RefreshReason;
 use evergrant_domain::redemption::QUIET_TIME;
 use evergrant_domain::{
-    App, Connection, ConnectionStatus, Health, Kind, ReconnectReason, Timestamp, Version,
+    App, Connection, ConnectionStatus, Health, Kind, ReconnectReason, ShownToken, Timestamp, Version,
 };
 use evergrant_keeper::Current;
 use evergrant_store::contract::{ApiKey, ConnectSession, RefreshCount, SessionOutcome, StoredEvent};
@@ -386,48 +386,31 @@ impl<'a> TokenView<'a> {
         }
     }
 
-    /// As JSON, member by member: the one view that is asked for as often as tokens are.
-    pub(crate) fn written(&self) -> Bytes {
-        const OTHERS: usize = 160;
-        let mut json = Vec::with_capacity(self.access_token.len() + self.token_type.len() + OTHERS);
-        json.extend_from_slice(b"{\"access_token\":");
-        push_text(&mut json, self.access_token);
-        json.extend_from_slice(b",\"token_type\":");
-        push_text(&mut json, self.token_type);
-        json.extend_from_slice(b",\"expires_at\":");
-        match &self.expires_at {
-            Some(at) => push_text(&mut json, at),
-            None => json.extend_from_slice(b"null"),
-        }
-        json.extend_from_slice(b",\"seconds_remaining\":");
-        match self.seconds_remaining {
-            Some(seconds) => push_number(&mut json, seconds),
-            None => json.extend_from_slice(b"null"),
-        }
-        json.extend_from_slice(b",\"version\":");
-        push_number(&mut json, self.version);
-        json.push(b'}');
-        json.into()
+    /// The token as JSON: the one view that is asked for as often as tokens are. Put together once, up to what changes by the second.
+    pub(crate) fn written(token: &Current, now: Timestamp) -> Bytes {
+        let begin = token.shown(|token| ShownToken::new(TokenView::new(token, now).up_to_seconds()));
+        let ends = token.kind == Kind::OAuth;
+        let seconds = ends.then(|| token.seconds_remaining(now));
+        with_seconds(begin.expose(), seconds, token.version.number())
+    }
+
+    fn up_to_seconds(&self) -> String {
+        let mut json = serde_json::to_string(self).expect("text and numbers are plain data");
+        let end = json.rfind(SECONDS).map_or(0, |at| at + SECONDS.len());
+        json.truncate(end);
+        json
     }
 }
 
-fn push_text(json: &mut Vec<u8>, text: &str) {
-    // Counted and not searched for: so the processor looks at many at a time.
-    let escapes = text
-        .bytes()
-        .filter(|&byte| byte < b' ' || byte == b'"' || byte == b'\\')
-        .count();
-    if escapes == 0 {
-        json.push(b'"');
-        json.extend_from_slice(text.as_bytes());
-        json.push(b'"');
-    } else {
-        serde_json::to_writer(json, text).expect("text is plain data");
-    }
-}
+const SECONDS: &str = "\"seconds_remaining\":";
 
-fn push_number(json: &mut Vec<u8>, number: i64) {
-    serde_json::to_writer(json, &number).expect("a number is plain data");
+fn with_seconds(begin: &str, seconds: Option<i64>, version: i64) -> Bytes {
+    let [mut one, mut other] = [itoa::Buffer::new(); 2];
+    let seconds = seconds.map_or("null", |seconds| one.format(seconds));
+    // No longer than that: then it need not be moved to become the answer.
+    [begin, seconds, ",\"version\":", other.format(version), "}"]
+        .concat()
+        .into()
 }
 
 /// One line of a history. What does not apply is left out.
@@ -716,7 +699,8 @@ mod tests {
                 seconds_remaining,
                 version,
             };
-            assert_eq!(view.written(), serde_json::to_vec(&view).unwrap());
+            let written = with_seconds(&view.up_to_seconds(), seconds_remaining, version);
+            assert_eq!(written, serde_json::to_vec(&view).unwrap());
         }
     }
 }

@@ -12,9 +12,9 @@ use evergrant_domain::api_answer::{ApiAnswer, Class, judge};
 use evergrant_domain::event::{Circumstances, Event, EventKind};
 use evergrant_domain::tally::Counted;
 use evergrant_domain::{Connection, ConnectionId, Kind, Version};
-use evergrant_keeper::{AfterRejection, Asker, Current, Renewal};
+use evergrant_keeper::{AfterRejection, Asker, Current, Moment, Renewal};
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +50,7 @@ pub(crate) async fn token(
     request_id: &str,
     id: &str,
     query: Option<&str>,
+    headers: HeaderMap,
 ) -> Answer {
     let answer = async {
         let id = parse_id_in_path(id)?;
@@ -59,7 +60,7 @@ pub(crate) async fn token(
         hand_out(shared, caller, caller.asker(Some(request_id)), &id, min_ttl).await
     };
     let answer = match answer.await {
-        Ok(token) => Answer::new(show(shared, &token)),
+        Ok((token, at)) => Answer::new(show(&token, at, headers)),
         Err(problem) => problem.into(),
     };
     Answer {
@@ -68,45 +69,49 @@ pub(crate) async fn token(
     }
 }
 
-fn show(shared: &Inner, token: &Current) -> http::Response<AnswerBody> {
-    let json = TokenView::new(token, shared.now()).written();
-    let mut response = http::Response::new(AnswerBody::from(json));
-    let headers = response.headers_mut();
+/// `headers`: an empty map, which has room if it was used before.
+fn show(token: &Current, at: Moment, mut headers: HeaderMap) -> http::Response<AnswerBody> {
+    let json = TokenView::written(token, at.now);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    no_store(headers);
+    no_store(&mut headers);
+    let mut response = http::Response::new(AnswerBody::from(json));
+    *response.headers_mut() = headers;
     response
 }
 
-/// A token for a caller that may have it.
+/// A token for a caller that may have it, and when it was handed out.
 async fn hand_out(
     shared: &Inner,
     caller: &Caller,
     asker: Asker<'_>,
     id: &ConnectionId,
     min_ttl: Option<Duration>,
-) -> Result<Arc<Current>, Problem> {
+) -> Result<(Arc<Current>, Moment), Problem> {
     let keeper = shared.keeper();
     caller.admit(keeper, id, Role::Tokens).await?;
-    let token = keeper
-        .current_for(asker, id, min_ttl)
-        .await
-        .map_err(|error| shared.problem(Problem::keep(error, id)))?;
-    note_handed_out(shared, caller, asker, &token);
-    Ok(token)
+    let boot = caller.seen_at().unwrap_or_else(|| keeper.clock().boot());
+    let (token, at) = if let Some(token) = keeper.at_once(boot, asker, id, min_ttl) {
+        (token, keeper.moment_at(boot))
+    } else {
+        let token = keeper
+            .current_for(asker, id, min_ttl)
+            .await
+            .map_err(|error| shared.problem(Problem::keep(error, id)))?;
+        (token, keeper.moment())
+    };
+    note_handed_out(shared, caller, asker, &token, at);
+    Ok((token, at))
 }
 
-fn note_handed_out(shared: &Inner, caller: &Caller, asker: Asker<'_>, token: &Current) {
-    shared.keeper().note_handed_out(token);
-    shared
-        .keeper()
-        .event_with(&token.connection, EventKind::TokenHandedOut, || {
-            let detail = format!("an access token was handed to {}", caller.shown());
-            Event::new(EventKind::TokenHandedOut, detail).during(Circumstances {
-                seconds_remaining: Some(token.seconds_remaining(shared.now())),
-                token_version: Some(token.version),
-                ..asker.circumstances()
-            })
-        });
+fn note_handed_out(shared: &Inner, caller: &Caller, asker: Asker<'_>, token: &Current, at: Moment) {
+    shared.keeper().note_handed_out(token, at, || {
+        let detail = format!("an access token was handed to {}", caller.shown());
+        Event::new(EventKind::TokenHandedOut, detail).during(Circumstances {
+            seconds_remaining: Some(token.seconds_remaining(at.now)),
+            token_version: Some(token.version),
+            ..asker.circumstances()
+        })
+    });
 }
 
 /// Which tokens are wanted.
@@ -165,7 +170,7 @@ pub(crate) async fn batch(
         )));
     }
     let min_ttl = batch.min_ttl.map(|seconds| Duration::from_secs(seconds.into()));
-    let outcomes: Vec<Result<Arc<Current>, Problem>> = stream::iter(batch.connections.clone())
+    let outcomes: Vec<Result<(Arc<Current>, Moment), Problem>> = stream::iter(batch.connections.clone())
         .map(|id| {
             let (shared, caller) = (shared.clone(), caller.clone());
             async move { hand_out(&shared, &caller, caller.asked(), &parse_id(&id)?, min_ttl).await }
@@ -181,7 +186,7 @@ pub(crate) async fn batch(
         .map(|(connection, outcome)| BatchItem {
             connection,
             outcome: match outcome {
-                Ok(token) => BatchOutcome::Token(TokenView::new(token, now)),
+                Ok((token, _)) => BatchOutcome::Token(TokenView::new(token, now)),
                 Err(problem) => BatchOutcome::Problem(problem.item()),
             },
         })
@@ -328,7 +333,7 @@ pub(crate) async fn rejected(
         })
     });
     if let Some(token) = token {
-        note_handed_out(&shared, &caller, caller.asked(), token);
+        note_handed_out(&shared, &caller, caller.asked(), token, shared.keeper().moment());
     }
     let token = token.map(|token| TokenView::new(token, shared.now()));
     let mut response = Json(RejectedAnswer::new(class, why, token)).into_response();

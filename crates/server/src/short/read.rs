@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 
@@ -15,10 +16,6 @@ pub(super) const BODY_MAX: usize = 16 * 1024;
 const PUT_ON: usize = 4;
 
 /// What was made of the bytes so far.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart where it arrives, nearly always this one"
-)]
 pub(super) enum Read {
     /// A request, which is taken out of them.
     Whole(Plain),
@@ -30,7 +27,9 @@ pub(super) enum Read {
 
 /// A plain request.
 pub(super) struct Plain {
-    pub(super) request: Request<Full<Bytes>>,
+    /// Where it stays, whoever has it in hand.
+    pub(super) head: Box<Parts>,
+    pub(super) body: Full<Bytes>,
     /// Its bytes, first to last.
     pub(super) whole: Bytes,
     /// Whether its answer has no body, whatever its head says.
@@ -101,12 +100,13 @@ pub(super) fn read(buffer: &mut BytesMut, headers: &mut HeaderMap) -> Read {
         return Read::Odd;
     };
     let is_head = method == Method::HEAD;
-    let mut request = Request::new(Full::new(whole.slice(end..)));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = std::mem::take(headers);
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = method;
+    head.uri = uri;
+    head.headers = std::mem::take(headers);
     Read::Whole(Plain {
-        request,
+        head: Box::new(head),
+        body: Full::new(whole.slice(end..)),
         whole,
         is_head,
     })

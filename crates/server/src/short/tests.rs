@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
-use http::Version;
+use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::BoxBody};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -29,8 +29,8 @@ fn made_of(bytes: &str) -> String {
                 bytes.as_bytes(),
                 "it can be read again"
             );
-            let request = plain.request;
-            let body = request.body().clone().collect().now_or_never().unwrap().unwrap();
+            let request = Request::from_parts(*plain.head, ());
+            let body = plain.body.collect().now_or_never().unwrap().unwrap();
             format!(
                 "{} {} {} {} {}",
                 request.method(),
@@ -229,9 +229,9 @@ impl Table {
                 let mut draining = Draining::heard_by(hears);
                 let mut short = Short::new(ours, guest.clone(), Patience::with(guest), HEADERS);
                 let ended = short
-                    .serve(&mut draining, |request| {
+                    .serve(&mut draining, |head, body| {
                         asked.fetch_add(1, Ordering::Relaxed);
-                        answer(request)
+                        answer(Request::from_parts(*head, body)).map(Box::new)
                     })
                     .await;
                 (short, ended)

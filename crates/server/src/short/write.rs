@@ -1,12 +1,13 @@
 //! Which answers are plain, and how their heads are written: to the byte as hyper writes them.
 
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::ext::ReasonPhrase;
+use tokio::time::Instant;
 
 use crate::short::read::plain_length;
 
@@ -37,6 +38,7 @@ pub(super) fn head<B>(
     response: &Response<B>,
     is_head: bool,
     is_last: bool,
+    now: Instant,
 ) -> Option<Framing>
 where
     B: Body<Data = Bytes>,
@@ -90,7 +92,7 @@ where
         out.extend_from_slice(b"\r\n");
     }
     if !has_date {
-        date(out);
+        date(out, now);
     }
     out.extend_from_slice(b"\r\n");
     Some(match said {
@@ -135,23 +137,26 @@ fn digits(out: &mut Vec<u8>, mut number: u64) {
 }
 
 thread_local! {
-    /// The header and the second that it names.
-    static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    /// The header, and the end of the second that it names.
+    static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
 }
 
-/// The header that says when this was written.
+/// The header that says when this was written. The machine's clock is asked once a second.
 #[expect(
     clippy::disallowed_methods,
     reason = "HTTP tells the machine's time, as hyper does; nothing is decided by it"
 )]
-fn date(out: &mut Vec<u8>) {
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(of, line)| {
-        if *of != second || line.is_empty() {
-            *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
-            *of = second;
-        }
+fn date(out: &mut Vec<u8>, now: Instant) {
+    DATE.with_borrow_mut(|date| {
+        let (_, line) = match date {
+            Some(known) if now < known.0 => known,
+            _ => {
+                let time = SystemTime::now();
+                let past = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+                let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(past.into()));
+                date.insert((now + left, format!("date: {}\r\n", httpdate::fmt_http_date(time))))
+            }
+        };
         out.extend_from_slice(line.as_bytes());
     });
 }
