@@ -56,6 +56,8 @@ pub struct Server {
     pub public_url: Url,
     /// How long calls in flight may take to finish once the service was told to stop.
     pub drain_timeout: Duration,
+    /// On how many threads connections are served; `None` leaves it to the machine.
+    pub threads: Option<usize>,
     /// The certificate and its key; `None` means plain HTTP.
     pub tls: Option<TlsFiles>,
     /// Whose `X-Forwarded-For` is believed.

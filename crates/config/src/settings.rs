@@ -102,6 +102,9 @@ fn server(section: &mut Section<'_>) -> Server {
         drain_timeout: section
             .duration("drain_timeout", SECOND..=HOUR)
             .map_or(Duration::from_secs(25), |at| at.value),
+        threads: section
+            .number("threads", 1..=256)
+            .and_then(|at| usize::try_from(at.value).ok()),
         tls: tls.and_then(|tls| tls.value),
         trusted_proxies: trusted_proxies.map_or_else(Vec::new, |networks| networks.value),
     }

@@ -204,6 +204,10 @@ fn a_duration_needs_a_unit_and_bounds() {
         "[server]\ndrain_timeout = \"2h\"\n",
         "evergrant.toml:2: server.drain_timeout: \"2h\" is out of bounds: at least 1s, at most 1h",
     );
+    check(
+        "[server]\nthreads = 0\n",
+        "evergrant.toml:2: server.threads: \"0\" is out of bounds: at least 1, at most 256",
+    );
     check_app(
         "refresh_buffer = \"0s\"",
         "evergrant.toml:5: apps.crm.refresh_buffer: \"0s\" is out of bounds: at least 1s, at most 1d",

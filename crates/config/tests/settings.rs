@@ -62,6 +62,7 @@ fn an_empty_file_means_the_defaults_beside_it() {
     );
     assert_eq!(config.server.public_url.as_str(), "http://localhost:8484/");
     assert_eq!(config.server.drain_timeout, Duration::from_secs(25));
+    assert_eq!(config.server.threads, None);
     assert_eq!(config.server.tls, None);
     assert!(config.server.trusted_proxies.is_empty());
     assert_eq!(config.store, sqlite(folder.path().join("evergrant.db")));

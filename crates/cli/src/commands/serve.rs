@@ -68,6 +68,7 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         tracing::info!(event = "metrics", address = %metrics.address(), "metrics are read here, without a key");
         tokio::spawn(metrics.run(CancellationToken::new()))
     });
+    let threads = config.server.threads;
     let stop = CancellationToken::new();
     let reload = Reload {
         file: globals.config.clone(),
@@ -85,7 +86,10 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
         );
         stopping.cancel();
     });
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // The kernel's own work for them, the engine, the store and the providers' TLS take as much again. On more threads each is woken
+    // more often and for less, which costs more than it brings.
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = threads.unwrap_or(processors.div_ceil(2));
     server.on_threads(threads).run(stop).await;
     reloading.abort();
     if let Some(metrics) = metrics {
