@@ -89,6 +89,21 @@ fn ratios(world: &World, wish: &Wish) -> Result<()> {
             goal: 1.10,
             per: 1.0,
         },
+        // As peers are measured, whose token is always the same.
+        Pair {
+            name: "gateway call of one connection : nginx proxy",
+            peer: world.nginx_call(),
+            ours: world.call_of_one(),
+            goal: 1.10,
+            per: 1.0,
+        },
+        Pair {
+            name: "GET token of one connection : nginx",
+            peer: world.nginx_token(),
+            ours: world.token_of_one(),
+            goal: 1.10,
+            per: 1.0,
+        },
         Pair {
             name: "batch of 64, per token : GET token",
             peer: world.token(),

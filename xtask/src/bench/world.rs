@@ -325,6 +325,8 @@ impl World {
             ("gateway", "'/gateway/' .. id .. '/item'".to_owned()),
             ("gateway-large", "'/gateway/' .. id .. '/big.bin'".to_owned()),
             ("gateway-tls", "'/gateway/tls/item'".to_owned()),
+            ("gateway-one", "'/gateway/connection-0000/item'".to_owned()),
+            ("token-one", "'/v1/connections/connection-0000/token'".to_owned()),
         ];
         let begin = format!(
             "local made, at = {{}}, 0\nlocal headers = {{ Authorization = 'Bearer {}' }}\n",
@@ -363,6 +365,14 @@ impl World {
 
     pub(crate) fn token(&self) -> Load {
         self.load(&self.ours, self.ports.ours, "token", AT_ONCE)
+    }
+
+    pub(crate) fn call_of_one(&self) -> Load {
+        self.load(&self.ours, self.ports.ours, "gateway-one", AT_ONCE)
+    }
+
+    pub(crate) fn token_of_one(&self) -> Load {
+        self.load(&self.ours, self.ports.ours, "token-one", AT_ONCE)
     }
 
     pub(crate) fn batch(&self) -> Load {
